@@ -134,6 +134,8 @@ def _headline(result: DemoResult) -> RenderableType:
             f"test accuracy of the whole model, version {last.version} "
             f"(average of versions; {figures.percent(last.raw)} raw)",
         )
+        for name, accuracy in view.exits(last):
+            grid.add_row("", figures.percent(accuracy), f"{name}, of the same version")
     if best is not None:
         row = result.view.telemetry.devices.get(best.worker_id)
         kind = f", {row.device_class}" if row else ""

@@ -15,12 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cos2p.version_row import AccuracyPoint
 from cos2p_cli.run_view import RunView, Span
 
 INK = "#010203"
 """Drawn in this colour, shown in the page's own (`currentColor`)."""
 GREEN, ORANGE, BLUE, GREY = "#2a9d6f", "#d98232", "#3f83d8", "#8d8d97"
 ACTIVITY_COLOURS = {"train": GREEN, "fetch": BLUE, "upload": ORANGE, "idle": GREY}
+EXIT_SHADES = (1.0, 0.75, 0.55, 0.4, 0.3)
+"""Of the lines of exits, deepest first; more are not drawn."""
 WIDTH_IN = 9.0
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -48,7 +51,7 @@ def accuracy(view: RunView, alone: float | None = None) -> str:
         view: the run.
         alone: accuracy of the best worker by itself, drawn as a line.
     """
-    points = [p for p in view.accuracy if p.average is not None or p.raw is not None]
+    points = [p for p in view.accuracy if _judged(p)]
     if not points:
         return ""
     start = _begin_s(view)
@@ -67,6 +70,8 @@ def accuracy(view: RunView, alone: float | None = None) -> str:
                 lw=2,
                 label="average of versions",
             )
+            for shade, (name, course) in zip(EXIT_SHADES, _exit_courses(view), strict=False):
+                axes.plot(xs, _percent(course), color=BLUE, lw=1, alpha=shade, label=name)
             if alone is not None:
                 axes.axhline(100 * alone, color=GREY, lw=1.2, ls="--", label="best worker alone")
             axes.grid(axis="y", color=GREY, lw=0.4, alpha=0.4)
@@ -75,6 +80,16 @@ def accuracy(view: RunView, alone: float | None = None) -> str:
         right.set(xlabel="seconds since the first device came", xlim=(0, None))
         left.legend(loc="lower right")
         return _svg(figure, "Test accuracy over versions and over time")
+
+
+def _exit_courses(view: RunView) -> list[tuple[str, list[float | None]]]:
+    """The accuracy of each exit over the versions judged, deepest first."""
+    rows = [dict(view.exits(point)) for point in view.accuracy if _judged(point)]
+    return [(name, [row.get(name) for row in rows]) for name in reversed(rows[-1])]
+
+
+def _judged(point: AccuracyPoint) -> bool:
+    return point.average is not None or point.raw is not None
 
 
 def staleness(view: RunView) -> str:

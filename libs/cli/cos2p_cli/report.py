@@ -183,6 +183,7 @@ def _cards(given: ReportInput) -> list[dict[str, Any]]:
         raw = f"; raw {figures.percent(last.raw)}" if last.raw is not None else ""
         label = f"test accuracy, version {last.version}{raw}"
         cards.append({"value": figures.percent(last.average), "label": label, "good": True})
+        cards += [{"value": figures.percent(x), "label": name} for name, x in view.exits(last)]
     if best is not None:
         label = "best worker alone, same budget and steps"
         cards.append({"value": figures.percent(best), "label": label})

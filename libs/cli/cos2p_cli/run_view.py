@@ -108,6 +108,17 @@ class RunView:
         """Verdicts, by version."""
         return self.telemetry.accuracy
 
+    def exits(self, point: AccuracyPoint) -> list[tuple[str, float]]:
+        """Accuracy of each inner exit and of the mean of all heads, with its name."""
+        if self.table is None or not point.exits:
+            return []
+        blocks = self.table.block_count
+        rows = [
+            (f"exit after {block + 1} of {blocks} blocks", accuracy)
+            for block, accuracy in zip(self.table.exits, point.exits, strict=False)
+        ]
+        return rows if point.mean is None else [*rows, ("mean of all heads", point.mean)]
+
     @property
     def staleness(self) -> Counter[int]:
         """Updates merged, by versions late."""

@@ -48,6 +48,7 @@ def render(view: RunView, now_s: float, width: int, *, note: str = "") -> Render
         _title(view, width),
         _progress(view, now_s, width),
         _accuracy(view, width),
+        *_exits(view),
         _traffic(view),
         Text(""),
         workers(view, now_s, width),
@@ -101,6 +102,12 @@ def _accuracy(view: RunView, width: int) -> Text:
     line.append(f" at version {last.version} (raw {figures.percent(last.raw)})  ")
     line.append(figures.sparkline(curve, min(40, width - 56)), style="green")
     return line
+
+
+def _exits(view: RunView) -> list[Text]:
+    rows = view.exits(view.accuracy[-1]) if view.accuracy else []
+    told = ", ".join(f"{name} {figures.percent(accuracy)}" for name, accuracy in rows)
+    return [Text(told, no_wrap=True, overflow="ellipsis")] if told else []
 
 
 def _traffic(view: RunView) -> Text:

@@ -99,6 +99,12 @@ class UnitTable:
         return np.array([u.kind in GATED for u in self.units], np.bool_)
 
     @cached_property
+    def exits(self) -> tuple[int, ...]:
+        """Blocks after which the model has an exit (a core unit named ``exit<block>``)."""
+        names = (u.name.removeprefix("exit") for u in self.units if u.name.startswith("exit"))
+        return tuple(sorted(int(name) for name in names if name.isdecimal()))
+
+    @cached_property
     def starts(self) -> NDArray[np.int64]:
         """Where each unit starts in the flat model, shape (units + 1,); the last is the size."""
         return np.concatenate(([0], np.cumsum(self.sizes)))

@@ -25,21 +25,22 @@ REF = m.BlobRef(
 )
 
 
-def unit_table() -> UnitTable:
+def unit_table(*, exits: bool = False) -> UnitTable:
     parts: tuple[tuple[Kind, int], ...] = (("core", 0), ("head", 0), ("head", 1))
     blocks = [
         Unit(f"block{b}.{kind}.{i}", kind, b, 100 if kind == "head" else 10, 1000, 20)
         for b in range(2)
         for kind, i in parts
     ]
-    return UnitTable((Unit("stem", "core", STEM, 50, 500, 10), *blocks))
+    heads = [Unit("exit0", "core", STEM, 20, 100, 5)] if exits else []
+    return UnitTable((Unit("stem", "core", STEM, 50, 500, 10), *blocks, *heads))
 
 
 class Script:
     """Makes the messages of a run; time is given with each."""
 
-    def __init__(self) -> None:
-        self.table = unit_table()
+    def __init__(self, *, exits: bool = False) -> None:
+        self.table = unit_table(exits=exits)
         self.config = RunConfig(
             rounds=RoundConfig(versions=4), liveness=LivenessConfig(lost_after_s=15)
         )
@@ -147,6 +148,7 @@ class Script:
         )
 
     def evaluated(self, version: int, accuracy: float) -> m.Evaluated:
+        shown = self.table.exits
         return m.Evaluated(
             run_id=RUN,
             evaluator_id="evaluator",
@@ -155,6 +157,8 @@ class Script:
             loss=0.5,
             accuracy=accuracy,
             raw_accuracy=accuracy - 0.01,
+            exit_accuracies=(accuracy / 2,) * len(shown),
+            mean_accuracy=accuracy / 4 if shown else None,
         )
 
     def published(self, version: int) -> m.VersionPublished:
@@ -193,6 +197,11 @@ class Script:
 @pytest.fixture
 def script() -> Script:
     return Script()
+
+
+@pytest.fixture
+def script_with_exits() -> Script:
+    return Script(exits=True)
 
 
 class LoggedRun:

@@ -118,3 +118,11 @@ def test_a_command_that_the_shell_does_not_find_is_named_by_its_path(tmp_path: P
 
     assert str(elsewhere) == program([str(elsewhere)])
     assert "cos2p" == program(["/usr/lib/something/pytest"])
+
+
+def test_each_exit_has_a_line_under_the_whole_model(script_with_exits: Any) -> None:
+    lines = shown(result(script_with_exits), 120).strip().splitlines()
+
+    assert "47.1 %" in lines[1]
+    assert "exit after 1 of 2 blocks, of the same version" in lines[1]
+    assert "mean of all heads" in lines[2]

@@ -84,3 +84,10 @@ def test_a_run_that_has_only_begun_has_a_page(script: Any) -> None:
         view.apply(message, 1.0)
 
     assert "not finished" in page(ReportInput(view, "sqlite:x"))
+
+
+def test_exits_have_a_card_and_a_line_in_the_course(script_with_exits: Any) -> None:
+    text = page(ReportInput(view_of(script_with_exits), "sqlite:x"))
+
+    assert 2 == text.count("exit after 1 of 2 blocks")
+    assert "40.0 %" in text
