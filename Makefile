@@ -41,6 +41,7 @@ demo: install  ## train on real images with eight unequal workers, on this machi
 
 experiment: install  ## the experiment that newcomers run: sixteen boards, real training, virtual time
 	@$(BIN)/cos2p experiment run experiments/quick.toml --jobs 2 --resume $(ARGS)
+	@$(BIN)/cos2p experiment report runs/experiments/quick
 
 test: install  ## all tests (under 10 minutes on 2 cores; Kafka's need Java or Docker)
 	@$(PYTEST) -n 2 --dist loadgroup -m 'not slow' $(ARGS)
