@@ -79,6 +79,7 @@ def cell(
             accuracy=a,
             raw_accuracy=a - 0.1,
             loss=1 - a,
+            plain_accuracy=a - 0.05,
         )
         for i, a in enumerate(accuracies)
     )

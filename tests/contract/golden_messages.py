@@ -105,6 +105,7 @@ def _fleet() -> tuple[Message, ...]:
             {
                 **{**RUN, "evaluator_id": "evaluator", "version": 12, "sample_count": 360},
                 **{"loss": 0.75, "accuracy": 0.875, "raw_accuracy": 0.85},
+                **{"plain_accuracy": 0.8},
                 **{"exit_accuracies": (0.5, 0.75), "mean_accuracy": 0.88},
             }
         ),
@@ -160,7 +161,8 @@ def _models() -> tuple[Message, ...]:
             {
                 **{**RUN, "version": 13, "shard": 1, "shard_count": 2, "decisions_offset": 99},
                 **{"digest": bytes(range(32)), "unit_digests": bytes(range(24))},
-                **{"unit_norms": bytes(range(12)), "delta_square": 0.75},
+                **{"unit_norms": bytes(range(12)), "unit_shares": bytes(range(12))},
+                **{"delta_square": 0.75},
                 **{"left_out": (left_out,), "merged_count": 4, "step_norm": 0.5},
                 **{"model_norm": 25.5, "checkpoint": BLOB},
             }

@@ -1,7 +1,6 @@
 """The wire format of every message, byte by byte, and of every version that there has ever been."""
 
-import re
-
+import msgpack
 import pytest
 from contract.golden_messages import EXAMPLES, FOLDER, golden
 
@@ -93,13 +92,8 @@ def test_an_example_is_far_below_the_limit_of_a_record(name: str) -> None:
 def test_a_message_of_a_later_program_with_more_fields_is_read(name: str) -> None:
     """Unknown fields are ignored: a field with a default may be added without a new version."""
     new = codec.encode(EXAMPLES[name])
-    value = bytearray(new.value)
-    assert re.match(rb"[\x80-\x8e]|\xde", value), "a msgpack map"
-    if value[0] == 0xDE:
-        value[1:3] = (int.from_bytes(value[1:3], "big") + 1).to_bytes(2, "big")
-    else:
-        value[0] += 1
-    value += b"\xa5extra\x93\x01\x02\xc0"
+    value = msgpack.packb(msgpack.unpackb(new.value) | {"extra": [1, 2, None]})
 
-    read: Message = codec.decode(as_read(NewRecord(bytes(value), new.key, new.headers)))
+    read: Message = codec.decode(as_read(NewRecord(value, new.key, new.headers)))
+
     assert EXAMPLES[name] == read

@@ -107,6 +107,7 @@ def document(view: RunView, now_s: float) -> dict[str, Any]:
                 "at_s": point.at_s,
                 "average": point.average,
                 "raw": point.raw,
+                "plain": point.plain,
                 "loss": point.loss,
                 "sample_count": point.sample_count,
                 "exits": point.exits,

@@ -178,6 +178,9 @@ class Evaluated(Message):
     loss: float
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     raw_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    plain_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of the published model with its units as they are (evaluation.scaling); the other figures are
+    of scaled ones, where the run asks for that."""
     exit_accuracies: Annotated[tuple[float, ...], Field(max_length=64)] = ()
     """Of each inner exit, shallow first."""
     mean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -340,6 +343,10 @@ class VersionPublished(Message):
     """Eight bytes per unit that the shard owns, in table order."""
     unit_norms: Annotated[bytes, Field(max_length=4 * 65_536)] = b""
     """L2 norm of each owned unit's raw weights: float32, little-endian, in table order."""
+    unit_shares: Annotated[bytes, Field(max_length=4 * 65_536)] = b""
+    """Of each owned unit: weight of this version's updates whose submodels held it, trained or
+    frozen, over that of all its updates. float32, little-endian, in table order; empty where it has
+    none (version 0)."""
     left_out: Annotated[tuple[LeftOut, ...], Field(max_length=10_000)] = ()
     merged_count: Count = 0
     step_norm: Annotated[float, Field(ge=0)] = 0.0

@@ -180,9 +180,10 @@ class MergeConfig(_Section):
 class EvaluationConfig(_Section):
     """How a published version is judged."""
 
-    branch_scale: float = Field(1.0, gt=0, le=1)
-    """Factor on every block's branches when the whole model is used: it is deeper and wider than
-    anything that was trained."""
+    scaling: Literal["survival", "none"] = "survival"
+    """What a unit gives to the stream when the whole model is used: times its survival probability,
+    the share of the last versions' updates whose submodels held it, by weight (dropout's and
+    stochastic depth's rule); or as it is."""
 
 
 class LivenessConfig(_Section):

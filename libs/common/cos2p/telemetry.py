@@ -153,6 +153,7 @@ class Telemetry:
             said.sample_count,
             said.exit_accuracies,
             said.mean_accuracy,
+            said.plain_accuracy,
         )
         self._points[said.version] = point
         if said.version in self._rows:

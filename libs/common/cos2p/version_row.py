@@ -31,6 +31,7 @@ class AccuracyPoint:
         sample_count: samples judged on.
         exits: of each inner exit, shallow first.
         mean: of the mean of all exits' probabilities, the final head among them.
+        plain: of the published model with its units unscaled (evaluation.scaling).
     """
 
     version: int
@@ -41,6 +42,7 @@ class AccuracyPoint:
     sample_count: int
     exits: tuple[float, ...] = ()
     mean: float | None = None
+    plain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class VersionRow:
         pruning_noise_mean: mean over its updates of the share of the base version's square that the
             submodel lacked.
         pruning_noise_max: the largest.
-        accuracy: of the published model; raw_accuracy of the raw one, mean_accuracy of the mean of
-            all exits, exit_accuracies of each inner exit.
+        accuracy: of the published model; raw_accuracy of the raw one, plain_accuracy of the
+            published one with its units unscaled, mean_accuracy of the mean of all exits,
+            exit_accuracies of each inner exit.
         counts: its updates per unit, shape (units,).
     """
 
@@ -118,6 +121,7 @@ class VersionRow:
     pruning_noise_max: float | None = None
     accuracy: float | None = None
     raw_accuracy: float | None = None
+    plain_accuracy: float | None = None
     mean_accuracy: float | None = None
     exit_accuracies: tuple[float, ...] = ()
     counts: NDArray[np.int16] = field(
@@ -262,6 +266,7 @@ def judged(row: VersionRow, point: AccuracyPoint) -> VersionRow:
         row,
         accuracy=point.average,
         raw_accuracy=point.raw,
+        plain_accuracy=point.plain,
         mean_accuracy=point.mean,
         exit_accuracies=point.exits,
     )

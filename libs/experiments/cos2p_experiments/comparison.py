@@ -32,6 +32,7 @@ def accuracy_table(study: Study, setting: str) -> Table:
             for name, t in zip(HORIZONS, moments, strict=True)
         ),
         (_points("raw_late", "late, raw"), _accuracy_at(late, form="raw")),
+        (_points("plain_late", "late, unscaled"), _accuracy_at(late, form="plain")),
         (_points("exits_late", "late, mean of exits"), _accuracy_at(late, form="exits")),
         (
             _points("mean_accuracy", "mean over time"),
@@ -41,7 +42,8 @@ def accuracy_table(study: Study, setting: str) -> Table:
     note = (
         f"Accuracy in % on the {_data(study, setting)} data, mean ± sd over seeds, at equal "
         "virtual time. Published model (moving average of versions; the raw version where a "
-        "policy has no average) unless it says raw. Mean over time: area under the curve."
+        "policy has no average) unless it says raw, its units scaled (evaluation.scaling) unless "
+        "it says unscaled. Mean over time: area under the curve."
     )
     return _measured(study, setting, (f"accuracy-{setting}", "Accuracy", note), measured)
 

@@ -131,6 +131,7 @@ class Fold:
                 loss=point.loss,
                 exit_accuracies=point.exits,
                 mean_accuracy=point.mean,
+                plain_accuracy=point.plain,
             )
             for point in self._told.accuracy
             for spent in [self._spent[point.version]]

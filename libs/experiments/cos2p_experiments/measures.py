@@ -13,7 +13,7 @@ from cos2p_experiments import statistics
 from cos2p_experiments.result import CellResult, CurvePoint, DeviceRow
 
 Axis = Literal["time", "bytes"]
-Form = Literal["published", "raw", "exits"]
+Form = Literal["published", "raw", "exits", "plain"]
 AXES: tuple[Axis, ...] = ("time", "bytes")
 
 
@@ -28,12 +28,15 @@ def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
     Args:
         point: the version.
         form: "published" is the moving average of versions, or the raw version where a policy
-            has no average; "exits" is the mean of all exits' probabilities.
+            has no average; "exits" is the mean of all exits' probabilities; "plain" the published
+            model with its units unscaled.
     """
     if form == "raw":
         return point.raw_accuracy if point.raw_accuracy is not None else point.accuracy
     if form == "exits":
         return point.mean_accuracy
+    if form == "plain":
+        return point.plain_accuracy
     return point.accuracy if point.accuracy is not None else point.raw_accuracy
 
 

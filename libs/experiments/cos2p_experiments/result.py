@@ -73,6 +73,7 @@ class CurvePoint:
         loss: mean, of the published model.
         exit_accuracies: of each inner exit, shallow first.
         mean_accuracy: of the mean of all exits' probabilities, the final head among them.
+        plain_accuracy: of the published model with its units unscaled (evaluation.scaling).
     """
 
     version: int
@@ -85,6 +86,7 @@ class CurvePoint:
     loss: float
     exit_accuracies: tuple[float, ...] = ()
     mean_accuracy: float | None = None
+    plain_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

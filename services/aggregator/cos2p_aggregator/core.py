@@ -245,6 +245,7 @@ class AggregatorCore:
         update = UpdateMerge(self._model, plan, admitted, config.merge.update_norm_max)
         self._open.update_count += 1
         self._open.weight_sum += admitted.weight
+        self._model.hold((*plan.trained, *plan.frozen), admitted.weight)
         refused = update.refuse_reference(self._place.updates_topic, config.partitions)
         if not refused and not update.complete:
             yield Merge(admitted.blob, update)
@@ -282,6 +283,7 @@ class AggregatorCore:
         """Tell of the version just made, unless the ledger holds it whole already."""
         store = self._model
         digests, norms = b"".join(store.digest(u) for u in store.owned), store.unit_norms
+        told_bytes = len(digests) + len(norms) + len(store.unit_shares)
         message = VersionPublished(
             run_id=self._config.run_id,
             version=self.version,
@@ -291,7 +293,8 @@ class AggregatorCore:
             digest=blake3(digests).digest(),
             unit_digests=digests,
             unit_norms=norms,
-            left_out=tuple(self._open.left_out[: _left_out_max(len(digests) + len(norms))]),
+            unit_shares=store.unit_shares,
+            left_out=tuple(self._open.left_out[: _left_out_max(told_bytes)]),
             merged_count=self._open.merged_count,
             step_norm=store.step_norm,
             model_norm=store.model_norm,
@@ -370,9 +373,10 @@ def _left_out_max(units_bytes: int) -> int:
     """How many units left out a record can name and stay under the bus's limit.
 
     Args:
-        units_bytes: what digests and norms of the shard's units take in it.
+        units_bytes: what digests, norms and shares of the shard's units take in it.
     """
-    return min(LEFT_OUT_MAX, (PUBLISHED_BYTES_MAX - units_bytes) // LEFT_OUT_BYTES)
+    room = max(0, PUBLISHED_BYTES_MAX - units_bytes)
+    return min(LEFT_OUT_MAX, room // LEFT_OUT_BYTES)
 
 
 def _contradiction(offset: int, what: str) -> MessageError:

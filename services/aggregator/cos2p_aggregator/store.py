@@ -7,7 +7,7 @@ units whose bytes changed.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,11 +61,16 @@ class ModelStore:
         self._scratch: F32Array = np.empty(merge.BLOCK, np.float32)
         self._weights = dict.fromkeys(self.owned, 0.0)
         self._counts: NDArray[np.int64] = np.zeros(len(table), np.int64)
+        self._held: NDArray[np.float64] = np.zeros(len(table))
+        self._weight_sum = 0.0
         self._raw_digests: dict[int, bytes] = {}
         self._digests: dict[int, bytes] = {}
         self._square_sums = dict.fromkeys(self.owned, 0.0)
         self._delta_squares = dict.fromkeys(self.owned, 0.0)
         self._step_square_sum = 0.0
+        self.unit_shares = b""
+        """Of the last version: weight of the updates whose submodels held each owned unit over that
+        of all, float32, little-endian, in table order; empty where it has no updates."""
         self.delta_square = 0.0
         """Of the last version: mean over a unit's updates of their squared L2 norm, weighted as the
         merge weighs them, summed over the units merged. Less the square of the mean delta's norm
@@ -115,6 +120,11 @@ class ModelStore:
         self._digests.pop(unit, None)
         self._square_sums[unit] = _finite_square_sum(self.raw(unit))
 
+    def hold(self, units: Iterable[int], weight: float) -> None:
+        """Count an update of a submodel that held these units, trained or frozen."""
+        self._weight_sum += weight
+        self._held[list(self.owned_set.intersection(units))] += weight
+
     def add(
         self, unit: int, delta: F32Array, *, weight: float, scale: float, square_sum: float
     ) -> None:
@@ -137,6 +147,10 @@ class ModelStore:
         """
         keep = merge.decay_at(closing.version, closing.average_decay)
         self._step_square_sum = self.delta_square = 0.0
+        self.unit_shares = b""
+        if self._weight_sum:
+            shares = self._held[list(self.owned)] / self._weight_sum
+            self.unit_shares = shares.astype("<f4").tobytes()
         for unit in self.owned:
             if self._counts[unit]:
                 self._step(unit, closing)
@@ -147,6 +161,7 @@ class ModelStore:
             self.digest(unit)
             yield self.raw(unit).nbytes
         self._counts = np.zeros(len(self.table), np.int64)
+        self._held, self._weight_sum = np.zeros(len(self.table)), 0.0
 
     def digest(self, unit: int) -> bytes:
         """Digest of the unit's raw and published weights together."""

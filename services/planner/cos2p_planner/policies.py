@@ -63,7 +63,8 @@ def _as_published(
 
     Each plan is cut anew, nothing steers the cut but the method, steps are neither aligned nor
     normalised, no average is published (evaluations score raw versions beside it anyway), and the
-    local loss is the method's. Its logit adjustment is the run's: all are compared under one.
+    local loss is the method's. Its logit adjustment is the run's: all are compared under one; so
+    is the scaling of the whole model, whose accuracy without it is told beside.
     """
     return {
         "rounds": {

@@ -9,16 +9,20 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import ChunkMissingError, SettingsError
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox, Outbox
 from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
+from cos2p.survival import Survival
 from cos2p.topics import FLEET, MODELS
 from cos2p_worker.evaluation import judge_values
 from cos2p_worker.layout import UnitArrays
-from cos2p_worker.submodel import scaled_branches
+from cos2p_worker.submodel import scaled_units
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.versions import Version, VersionShelf, read_version
 
@@ -63,14 +67,15 @@ async def run_evaluator(
         if letters:
             letters += await mailbox.drain()
         for letter in letters:
-            if isinstance(letter.message, RunOpened):
+            if isinstance(letter.message, RunOpened) and bench is None:
                 opened = letter.message
                 task = await asyncio.to_thread(_checked_task, opened, task_of)
                 run_log = log.bind(run=opened.run_id)
-                scale = opened.config.evaluation.branch_scale
                 opened_s = letter.timestamp_s
                 data = task.evaluation_data()
-                bench = _Bench(bus, clock, run_log, evaluator_id, task, data, scale)
+                bench = _Bench(bus, clock, run_log, evaluator_id, task, data)
+                if opened.config.evaluation.scaling == "survival":
+                    bench.survival = Survival(task.units)
         if bench is None:
             continue
         bench.take(letters)
@@ -95,7 +100,7 @@ class _Bench:
     evaluator_id: str
     task: Task
     data: Dataset
-    branch_scale: float
+    survival: Survival | None = None
     finished: bool = False
     run_id: str = ""
     shelf: VersionShelf = field(default_factory=VersionShelf)
@@ -107,6 +112,8 @@ class _Bench:
             self.run_id = message.run_id
             if isinstance(message, VersionPublished):
                 self.shelf.add(message)
+                if self.survival is not None:
+                    self.survival.take(message)
             elif isinstance(message, RunFinished):
                 self.finished = True
 
@@ -138,8 +145,12 @@ class _Bench:
         return verdict
 
     def _judge(self, version: Version) -> Evaluated:
-        average = judge_values(self.task, self._scaled(version.average), self.data)
-        raw = judge_values(self.task, self._scaled(version.raw), self.data)
+        factors = None if self.survival is None else self.survival.at(version.number)
+        average, raw = (
+            judge_values(self.task, self._scaled(values, factors), self.data)
+            for values in (version.average, version.raw)
+        )
+        plain = average if factors is None else judge_values(self.task, version.average, self.data)
         return Evaluated(
             run_id=self.run_id,
             evaluator_id=self.evaluator_id,
@@ -148,12 +159,13 @@ class _Bench:
             loss=average.loss,
             accuracy=average.accuracy,
             raw_accuracy=raw.accuracy,
+            plain_accuracy=plain.accuracy,
             exit_accuracies=average.exit_accuracies,
             mean_accuracy=average.mean_accuracy,
         )
 
-    def _scaled(self, values: UnitArrays) -> UnitArrays:
-        return scaled_branches(self.task.model, values, self.branch_scale)
+    def _scaled(self, values: UnitArrays, factors: NDArray[np.float64] | None) -> UnitArrays:
+        return values if factors is None else scaled_units(self.task.model, values, factors)
 
 
 def _checked_task(opened: RunOpened, task_of: Callable[[RunOpened], Task]) -> Task:

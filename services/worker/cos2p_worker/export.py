@@ -2,8 +2,8 @@
 
 Invariants: the file loads without this package (names, shapes and float32 values); its metadata
 names the run, the version and the version's digests; a submodel's metadata names its units and the
-model's exits, so that `load_submodel` rebuilds the module. The run's branch scale is folded into a
-whole model, as the evaluator does; a cut one keeps the weights that were trained.
+model's exits, so that `load_submodel` rebuilds the module. A whole model's units are scaled as the
+evaluator's are (evaluation.scaling); a cut one keeps the weights that were trained.
 """
 
 import json
@@ -25,12 +25,13 @@ from cos2p.errors import SettingsError, StorageError
 from cos2p.mailbox import Mailbox
 from cos2p.messages import RunOpened, VersionPublished
 from cos2p.run_config import RunConfig
+from cos2p.survival import Survival
 from cos2p.topics import MODELS
 from cos2p.units import units_of_names
 from cos2p_worker.budget import energy_scores, fill_budget
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.models.exits import Exits
-from cos2p_worker.submodel import all_units, build_submodel, scaled_branches
+from cos2p_worker.submodel import all_units, build_submodel, scaled_units
 from cos2p_worker.task import Task
 from cos2p_worker.versions import VersionShelf, read_version
 
@@ -71,7 +72,7 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
         BudgetError: no submodel fits the budget.
         BlobError: the checkpoint is damaged or has left the log.
     """
-    opened, shelf = await _published(bus, prefix)
+    opened, shelf, told = await _published(bus, prefix)
     task = task.for_run(opened.config)
     if task.units.digest != opened.units_digest:
         raise SettingsError(f"run {opened.run_id} trains another model than task {task.name}")
@@ -81,8 +82,12 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
     units = all_units(task.model)
     if wish.memory_bytes is not None:
         units = best_units(task, opened.config, values, wish.memory_bytes)
-    scale = opened.config.evaluation.branch_scale if len(units) == len(values) else 1.0
-    values = scaled_branches(task.model, values, scale)
+    scaling = opened.config.evaluation.scaling if len(units) == len(values) else "none"
+    if scaling == "survival":
+        survival = Survival(task.units)
+        for message in told:
+            survival.take(message)
+        values = scaled_units(task.model, values, survival.at(version.number))
     metadata = {
         "format": FORMAT,
         "run": opened.run_id,
@@ -93,7 +98,7 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
         "units": json.dumps([task.units.units[u].name for u in units]),
         "blocks": json.dumps(block_widths(task, units)),
         "exits": json.dumps(asdict(task.model.exits)),
-        "branch_scale": str(scale),
+        "scaling": scaling,
     }
     _write(out, parameters_of(task, values, units), metadata)
     count = int(task.units.sizes[list(units)].sum())
@@ -164,17 +169,20 @@ def _with_exits(task: Task, found: dict[str, Any]) -> Task:
     return replace(task, model=task.model.with_exits(exits))
 
 
-async def _published(bus: Bus, prefix: str) -> tuple[RunOpened, VersionShelf]:
+async def _published(
+    bus: Bus, prefix: str
+) -> tuple[RunOpened, VersionShelf, list[VersionPublished]]:
     opened: RunOpened | None = None
-    shelf = VersionShelf()
+    shelf, told = VersionShelf(), list[VersionPublished]()
     for letter in await Mailbox(bus, prefix, MODELS, reader="export").drain():
         if isinstance(letter.message, RunOpened):
             opened = letter.message
         elif isinstance(letter.message, VersionPublished):
             shelf.add(letter.message)
+            told.append(letter.message)
     if opened is None:
         raise SettingsError(f"no run was opened under {prefix!r} yet")
-    return opened, shelf
+    return opened, shelf, told
 
 
 def _choose(shelf: VersionShelf, wanted: int | None) -> int:

@@ -60,19 +60,25 @@ def read_units(
     return model.layout.scatter(arrays, units)
 
 
-def scaled_branches(model: Architecture, values: UnitArrays, factor: float) -> UnitArrays:
-    """The values of a model each block's branches of which give `factor` times as much.
+def scaled_units(
+    model: Architecture, values: UnitArrays, factors: NDArray[np.float64]
+) -> UnitArrays:
+    """The values of a model each unit of which gives `factors[unit]` times as much to the stream.
 
     Folded into the weights and biases that write to the stream (`Architecture.branch_outputs`):
-    a scaled model is one as any other. `values` itself where the factor is 1.
+    a scaled model is one as any other. A model that names none is left as it is, and so are stem
+    and heads.
+
+    Args:
+        model: the whole model's architecture.
+        values: flat float32 by unit; unchanged.
+        factors: float64, shape (units of the table,).
     """
-    if factor == 1:
-        return values
     units = tuple(sorted(values))
     scaled = {u: np.array(values[u], np.float32) for u in units}
     for piece in model.layout.pieces(units):
         if piece.parameter in model.branch_outputs:
-            scaled[piece.unit][piece.flat] *= np.float32(factor)
+            scaled[piece.unit][piece.flat] *= np.float32(factors[piece.unit])
     return scaled
 
 

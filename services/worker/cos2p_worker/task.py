@@ -154,11 +154,6 @@ class Task:
                 f"task {self.name} has no classes: set local.objective = 'final' and "
                 "local.anchor.share = 0, the other forms compare class probabilities"
             )
-        if config.evaluation.branch_scale != 1 and not self.model.branch_outputs:
-            raise SettingsError(
-                f"the model of task {self.name} does not name its branches' outputs: set "
-                "evaluation.branch_scale = 1"
-            )
         exits = exits_of(local, self.units.block_count)
         if exits == self.model.exits:
             return self

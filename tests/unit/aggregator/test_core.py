@@ -256,6 +256,32 @@ def test_shards_tell_the_norms_that_one_would(new_script: NewScript, shards: int
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("shards", [1, 3, 7])
+def test_shards_tell_the_shares_that_one_would(new_script: NewScript, shards: int) -> None:
+    """Version 1 merges b with weight 0.3 and a with 1.7; b's frozen units are held as well."""
+
+    async def go() -> None:
+        s = new_script(shards=shards)
+        await s.usual()
+        for shard in range(shards):
+            await s.aggregate(shard)
+        told = [await s.versions(shard) for shard in range(shards)]
+
+        a, b = (s.plans[p] for p in ("p000000", "p000001"))
+        expected = np.zeros(len(s.table))
+        expected[list({*a.trained, *a.frozen})] += 1.7
+        expected[list({*b.trained, *b.frozen})] += 0.3
+        found = np.full(len(s.table), np.nan)
+        for shard, versions in enumerate(told):
+            owned = list(s.table.owned_by(shard, shards))
+            found[owned] = np.frombuffer(versions[1].unit_shares, "<f4")
+        assert 3 in b.frozen
+        np.testing.assert_allclose(found, expected / 2.0, rtol=1e-6)
+        assert b"" == told[0][0].unit_shares
+
+    asyncio.run(go())
+
+
 def test_every_shard_dispatches_its_units_of_every_plan(new_script: NewScript) -> None:
     async def go() -> None:
         s = new_script(shards=3)

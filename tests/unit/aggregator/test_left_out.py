@@ -187,3 +187,23 @@ def test_units_that_pass_are_merged_and_units_left_out_are_not(
         assert set(left) - {0, 2, 3} == same
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("upload", [flipped_bit, another_topic, gap_in_the_middle])
+def test_what_is_left_out_was_in_the_submodel_all_the_same(
+    new_script: NewScript, upload: Upload, shards: int
+) -> None:
+    """The good update's submodel held three units, the bad one's all."""
+
+    async def go() -> None:
+        s = new_script(shards=shards)
+        await one_faulty_round(s, upload, shards)
+
+        shares = np.zeros(len(s.table))
+        for shard in range(shards):
+            told = (await s.versions(shard))[1].unit_shares
+            shares[list(s.table.owned_by(shard, shards))] = np.frombuffer(told, "<f4")
+        assert [1.0 if u in (0, 2, 3) else 0.5 for u in ALL] == shares.tolist()
+
+    asyncio.run(go())

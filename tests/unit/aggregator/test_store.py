@@ -36,6 +36,10 @@ def closed(store: ModelStore, closing: Closing = CLOSING) -> None:
     list(store.close(closing))
 
 
+def shares(store: ModelStore) -> list[float]:
+    return [float(share) for share in np.frombuffer(store.unit_shares, "<f4")]
+
+
 @settings(deadline=None)
 @given(st.sets(st.integers(0, 3)))
 def test_an_untouched_unit_keeps_its_bytes(touched: set[int]) -> None:
@@ -158,6 +162,63 @@ def test_the_square_of_deltas_is_that_of_the_last_version_alone() -> None:
     assert 0.0 == store.delta_square
 
 
+def test_a_units_share_is_the_weight_of_the_submodels_that_held_it_over_that_of_all() -> None:
+    """Weights 1, 3 and 4: the stem 8 / 8, the block's core 4 / 8, its heads 1 / 8 and 3 / 8."""
+    store = filled()
+    store.hold((0, 1, 2), 1.0)
+    store.hold((0, 1, 3), 3.0)
+    store.hold((0,), 4.0)
+
+    closed(store)
+
+    assert [1.0, 0.5, 0.125, 0.375] == shares(store)
+
+
+def test_shares_are_those_of_the_last_version_alone() -> None:
+    store = filled()
+    store.hold((0, 1, 2), 5.0)
+    closed(store)
+    store.hold((0,), 2.0)
+
+    closed(store)
+
+    assert [1.0, 0.0, 0.0, 0.0] == shares(store)
+
+
+def test_a_unit_that_a_plan_names_twice_is_held_once() -> None:
+    store = filled()
+    store.hold((0, 1, 2, 1), 2.0)
+
+    closed(store)
+
+    assert [1.0, 1.0, 1.0, 0.0] == shares(store)
+
+
+def test_a_shard_tells_the_shares_of_its_own_units_over_all_updates() -> None:
+    store = filled(owned=(1, 3))
+    store.hold((0, 1, 3), 1.0)
+    store.hold((0,), 1.0)
+    store.hold((0, 1, 2), 2.0)
+
+    closed(store)
+
+    assert [0.75, 0.25] == shares(store)
+
+
+def test_there_are_no_shares_before_a_version_is_made() -> None:
+    assert [] == shares(filled())
+
+
+def test_a_version_of_no_updates_has_no_shares() -> None:
+    store = filled()
+    store.hold((0, 1, 2), 5.0)
+    closed(store)
+
+    closed(store)
+
+    assert [] == shares(store)
+
+
 def test_updates_that_agree_have_no_dispersion() -> None:
     store = filled()
     for weight in (0.3, 1.7):
@@ -184,3 +245,4 @@ def test_a_shard_that_owns_nothing_closes_versions_too() -> None:
     closed(store)
 
     assert 0.0 == store.model_norm
+    assert [] == shares(store)

@@ -157,6 +157,7 @@ class Script:
             loss=0.5,
             accuracy=accuracy,
             raw_accuracy=accuracy - 0.01,
+            plain_accuracy=accuracy - 0.02,
             exit_accuracies=(accuracy / 2,) * len(shown),
             mean_accuracy=accuracy / 4 if shown else None,
         )

@@ -46,6 +46,12 @@ def test_the_document_is_json_with_the_telemetry_of_the_newest_versions(view: Ru
     assert ROWS_MAX + 2 == len(body["accuracy"])
 
 
+def test_an_accuracy_is_told_scaled_and_unscaled(view: RunView) -> None:
+    newest = document(view, 100.0)["accuracy"][-1]
+
+    assert (0.5, 0.49, 0.48) == (newest["average"], newest["raw"], newest["plain"])
+
+
 def test_a_device_is_told_by_bytes_and_seconds(view: RunView) -> None:
     (device,) = document(view, 100.0)["workers"]
 

@@ -72,6 +72,15 @@ def test_it_is_evaluated_once_in_each_stretch_and_at_the_end(
     assert (0, result.versions) == (versions[0], versions[-1])
 
 
+def test_each_verdict_tells_the_accuracy_of_units_unscaled(
+    done: tuple[CellResult, Path],
+) -> None:
+    result, _ = done
+
+    assert all(p.plain_accuracy is not None for p in result.curve)
+    assert result.curve[0].plain_accuracy == result.curve[0].accuracy
+
+
 def test_no_device_measured_more_than_it_has(done: tuple[CellResult, Path]) -> None:
     result, _ = done
 

@@ -1,7 +1,7 @@
 """The evaluator on a memory bus whose aggregator the test plays."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from cos2p.topics import CHECKPOINTS, FLEET, MODELS, specs
 from cos2p_worker.evaluation import judge_values
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initial_values
-from cos2p_worker.submodel import scaled_branches
+from cos2p_worker.submodel import scaled_units
 from cos2p_worker.task import Task
 
 UnitValues = dict[int, NDArray[np.float32]]
@@ -39,15 +39,26 @@ class Stage:
     async def open(self) -> None:
         await self.bus.create_topics(specs("t", 1))
         self.models = Outbox(self.bus, "t", MODELS)
+        await self.say_opened()
+
+    async def say_opened(self) -> None:
         digest = self.task.units.digest
         opened = RunOpened(run_id="r", config=self.task.run, task="m:T", units_digest=digest)
         await self.models.send(opened)
 
     async def publish(
-        self, number: int, raw: UnitValues, average: UnitValues, *, checkpoint: bool = True
+        self,
+        number: int,
+        raw: UnitValues,
+        average: UnitValues,
+        *,
+        checkpoint: bool = True,
+        shares: Sequence[float] = (),
     ) -> None:
         for shard in range(self.shards):
-            await self.publish_shard(number, shard, raw, average, checkpoint=checkpoint)
+            await self.publish_shard(
+                number, shard, raw, average, checkpoint=checkpoint, shares=shares
+            )
 
     async def publish_shard(
         self,
@@ -57,6 +68,7 @@ class Stage:
         average: UnitValues,
         *,
         checkpoint: bool = True,
+        shares: Sequence[float] = (),
         damage: bool = False,
     ) -> None:
         units = self.task.units.owned_by(shard, self.shards) if number else sorted(raw)
@@ -77,6 +89,7 @@ class Stage:
                 decisions_offset=1,
                 digest=b"\0" * 32,
                 unit_digests=b"",
+                unit_shares=np.array(shares, "<f4")[list(units)].tobytes() if shares else b"",
                 checkpoint=blob if checkpoint else None,
             )
         )
@@ -130,24 +143,91 @@ def test_it_judges_the_average_and_the_raw_weights(task: Task, shards: int) -> N
     within(20, scenario())
 
 
-def test_it_judges_each_exit_and_the_mean_of_all_with_branches_scaled(task: Task) -> None:
+def thirds(task: Task, first: float, rest: float) -> list[float]:
+    """Shares: of every third unit, and of the others."""
+    return [rest if u % 3 else first for u in range(len(task.units))]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_units_are_scaled_by_how_often_they_were_there(task: Task, shards: int) -> None:
+    """By hand: every third unit (0.9 * 1 + 0.5) / 1.9, the others (0.9 * 0 + 0.25) / 1.9."""
+
     async def scenario() -> None:
-        local = LocalConfig(objective="exits")
-        run = RunConfig(local=local, evaluation=EvaluationConfig(branch_scale=0.5))
+        run = RunConfig(local=LocalConfig(objective="exits"))
         exited = replace(task.for_run(run), run=run)
-        values = initial_values(exited, 1)
-        stage = Stage(exited)
+        raw, average = initial_values(exited, 1), initial_values(exited, 2)
+        stage = Stage(exited, shards)
         await stage.open()
-        await stage.publish(5, values, values)
-        await stage.finish(5)
+        await stage.publish(1, raw, average, checkpoint=False, shares=thirds(exited, 1, 0))
+        await stage.publish(2, raw, average, shares=thirds(exited, 0.5, 0.25))
+        await stage.finish(2)
 
         found = (await stage.evaluate())[0]
 
-        scaled = scaled_branches(exited.model, values, 0.5)
-        expected = judge_values(exited, scaled, task.evaluation_data())
+        factors = np.array(thirds(exited, 1.4 / 1.9, 0.25 / 1.9))
+        data = task.evaluation_data()
+        expected = judge_values(exited, scaled_units(exited.model, average, factors), data)
+        assert expected.loss == pytest.approx(found.loss)
         assert expected.exit_accuracies == found.exit_accuracies
         assert (expected.accuracy, expected.mean_accuracy) == (found.accuracy, found.mean_accuracy)
-        assert judge_values(exited, values, task.evaluation_data()) != expected
+        of_raw = judge_values(exited, scaled_units(exited.model, raw, factors), data)
+        assert of_raw.accuracy == found.raw_accuracy
+
+    within(20, scenario())
+
+
+async def judged_alone(task: Task) -> Evaluated:
+    """The verdict on one version, half of whose units half of the submodels held."""
+    values = initial_values(task, 3)
+    stage = Stage(task)
+    await stage.open()
+    await stage.publish(1, values, values, shares=[0.5] * len(task.units))
+    await stage.finish(1)
+    return (await stage.evaluate())[0]
+
+
+def test_the_published_models_accuracy_unscaled_is_told_beside(task: Task) -> None:
+    async def scenario() -> None:
+        found = await judged_alone(task)
+
+        plain = judge_values(task, initial_values(task, 3), task.evaluation_data())
+        assert plain.accuracy == found.plain_accuracy != found.accuracy
+
+    within(20, scenario())
+
+
+def test_a_run_may_ask_for_units_as_they_are(task: Task) -> None:
+    async def scenario() -> None:
+        run = task.run.model_copy(update={"evaluation": EvaluationConfig(scaling="none")})
+        found = await judged_alone(replace(task, run=run))
+
+        plain = judge_values(task, initial_values(task, 3), task.evaluation_data())
+        assert plain.loss == pytest.approx(found.loss)
+        assert plain.accuracy == found.accuracy
+        assert plain.accuracy == found.plain_accuracy == found.raw_accuracy
+
+    within(20, scenario())
+
+
+def test_a_run_opened_again_forgets_no_version(task: Task) -> None:
+    """Version 1 lacks every third unit, version 2 the others: both have come before the verdict."""
+
+    async def scenario() -> None:
+        values = initial_values(task, 1)
+        stage = Stage(task)
+        await stage.open()
+        await stage.publish(1, values, values, shares=thirds(task, 0, 1))
+        running = asyncio.create_task(stage.evaluate())
+        await until(stage, 1)
+        await stage.say_opened()
+        await stage.publish(2, values, values, shares=thirds(task, 1, 0))
+        await stage.finish(2)
+
+        found = (await running)[-1]
+
+        factors = np.array(thirds(task, 1 / 1.9, 0.9 / 1.9))
+        scaled = scaled_units(task.model, values, factors)
+        assert judge_values(task, scaled, task.evaluation_data()).loss == pytest.approx(found.loss)
 
     within(20, scenario())
 
@@ -252,8 +332,6 @@ def test_a_damaged_checkpoint_names_the_unit(task: Task) -> None:
 def test_another_model_than_the_runs_is_refused(
     task: Task, values_of: Callable[..., UnitValues]
 ) -> None:
-    from dataclasses import replace
-
     from cos2p_worker.models.stems import Patches
     from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
 

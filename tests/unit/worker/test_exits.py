@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from cos2p.errors import SettingsError
-from cos2p.run_config import AnchorConfig, EvaluationConfig, ExitConfig, LocalConfig, RunConfig
+from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
 from cos2p.units import STEM
 from cos2p_worker.initial import initial_values
 from cos2p_worker.models.architecture import Architecture
@@ -268,10 +268,3 @@ def test_settings_that_compare_classes_need_classes(task: Task) -> None:
     for given in (local("exits"), LocalConfig(anchor=AnchorConfig(share=0.1))):
         with pytest.raises(SettingsError, match="has no classes"):
             regression.for_run(RunConfig(local=given))
-
-
-def test_branches_are_scaled_only_where_the_model_names_them(task: Task) -> None:
-    silent = replace(task, model=replace(task.model, branch_outputs=frozenset()))
-
-    with pytest.raises(SettingsError, match="branch_scale = 1"):
-        silent.for_run(RunConfig(evaluation=EvaluationConfig(branch_scale=0.8)))

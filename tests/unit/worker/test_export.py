@@ -1,11 +1,13 @@
 """Export of a version, whole or cut, and loading it again."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
@@ -15,28 +17,33 @@ from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
 from cos2p.cost import CostModel
 from cos2p.errors import BudgetError, SettingsError, StorageError
-from cos2p.mailbox import Outbox
-from cos2p.messages import RunOpened, VersionPublished
+from cos2p.mailbox import Mailbox, Outbox
+from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
 from cos2p.payload import Header, header_of, parts
 from cos2p.run_config import EvaluationConfig, LocalConfig, RunConfig
-from cos2p.topics import CHECKPOINTS, MODELS, specs
-from cos2p_worker.export import Exported, Wish, export, load_submodel
+from cos2p.topics import CHECKPOINTS, FLEET, MODELS, specs
+from cos2p_worker.evaluation import judge
+from cos2p_worker.evaluator import run_evaluator
+from cos2p_worker.export import Exported, Wish, export, load_submodel, parameters_of
 from cos2p_worker.initial import initial_values
-from cos2p_worker.submodel import all_units, build_submodel
+from cos2p_worker.submodel import all_units, build_submodel, scaled_units
 from cos2p_worker.task import Task
 
 UnitValues = dict[int, NDArray[np.float32]]
 IMAGES = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-async def a_run(task: Task) -> MemoryBus:
-    """Versions 2 and 4 have checkpoints: raw from seed = number, average from 10 + number."""
+async def a_run(task: Task, shares: Mapping[int, Sequence[float]] | None = None) -> MemoryBus:
+    """Versions 2 and 4 have checkpoints: raw from seed = number, average from 10 + number.
+
+    With `shares` versions 1 to 4 tell how often their units were there.
+    """
     bus = MemoryBus(LoopClock())
     await bus.create_topics(specs("t", 1))
     models = Outbox(bus, "t", MODELS)
     digest = task.units.digest
     await models.send(RunOpened(run_id="r", config=task.run, task="m:T", units_digest=digest))
-    for number in (2, 4):
+    for number in (2, 4) if shares is None else (1, 2, 3, 4):
         raw, average = initial_values(task, number), initial_values(task, 10 + number)
         states = [np.concatenate([raw[u], average[u]]) for u in raw]
         made = header_of(f"v{number}.s0", list(raw), states)
@@ -51,15 +58,18 @@ async def a_run(task: Task) -> MemoryBus:
                 decisions_offset=1,
                 digest=bytes([number]) * 32,
                 unit_digests=b"",
-                checkpoint=blob,
+                unit_shares=np.array(shares[number], "<f4").tobytes() if shares else b"",
+                checkpoint=None if number % 2 else blob,
             )
         )
     return bus
 
 
-def exported(task: Task, out: Path, wish: Wish) -> Exported:
+def exported(
+    task: Task, out: Path, wish: Wish, shares: Mapping[int, Sequence[float]] | None = None
+) -> Exported:
     async def scenario() -> Exported:
-        return await export(await a_run(task), "t", wish, out, task)
+        return await export(await a_run(task, shares), "t", wish, out, task)
 
     return asyncio.run(scenario())
 
@@ -106,25 +116,74 @@ def test_a_submodel_fits_its_budget_and_is_rebuilt(task: Task, tmp_path: Path) -
     assert torch.allclose(same(IMAGES), module(IMAGES))
 
 
-def test_a_whole_model_has_the_runs_branch_scale_folded_in_and_a_cut_one_has_not(
-    task: Task, tmp_path: Path
+def some_shares(task: Task) -> dict[int, list[float]]:
+    """Version 1 held every third unit alone, 2 all of them, 3 a half of each, 4 the others."""
+    third = [float(u % 3 == 0) for u in range(len(task.units))]
+    return {1: third, 2: [1.0] * len(third), 3: [0.5] * len(third), 4: [1 - x for x in third]}
+
+
+@pytest.mark.parametrize(
+    ("version", "third", "others"),
+    [
+        (2, 1.0, 1 / 1.9),
+        (4, (0.729 + 0.81 + 0.45) / 3.439, (0.81 + 0.45 + 1) / 3.439),
+    ],
+)
+def test_a_whole_models_units_are_scaled_by_how_often_they_were_there(
+    task: Task, tmp_path: Path, version: int, third: float, others: float
 ) -> None:
-    run = RunConfig(evaluation=EvaluationConfig(branch_scale=0.5))
-    scaled = replace(task, run=run)
-    memory_bytes = CostModel.of(task.units, run).memory_for_fraction(0.5)
+    """By hand: shares 1, 1, .5, 0 and 0, 1, .5, 1, each weighing 0.9 times what the next does."""
+    done = exported(task, tmp_path / "whole", Wish(version), some_shares(task))
 
-    whole = exported(scaled, tmp_path / "whole", Wish())
-    cut = exported(scaled, tmp_path / "cut", Wish(memory_bytes=memory_bytes))
+    factors = np.array([others if u % 3 else third for u in range(len(task.units))])
+    values = scaled_units(task.model, initial_values(task, 10 + version), factors)
+    expected = parameters_of(task, values, done.units)
+    arrays = load_file(done.path)
+    assert all(np.allclose(expected[name], arrays[name], rtol=1e-6) for name in expected)
 
-    plain = exported(replace(task, run=RunConfig()), tmp_path / "plain", Wish())
-    arrays, expected = load_file(whole.path), load_file(plain.path)
-    for name, values in expected.items():
-        factor = 0.5 if name in task.model.branch_outputs else 1.0
-        assert np.array_equal(factor * values, arrays[name])
-    module = build_submodel(
-        task.model, (), cut.units, initial_values(task, 14), torch.device("cpu")
-    )
+
+def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: Path) -> None:
+    async def scenario() -> Evaluated:
+        bus = await a_run(task, some_shares(task))
+        await Outbox(bus, "t", MODELS).send(RunFinished(run_id="r", version=4, reason="target"))
+        await export(bus, "t", Wish(), tmp_path / "m", task)
+        await run_evaluator(
+            bus,
+            LoopClock(),
+            structlog.get_logger(),
+            asyncio.Event(),
+            prefix="t",
+            evaluator_id="evaluator",
+            task_of=lambda _: task,
+        )
+        letter = (await Mailbox(bus, "t", FLEET, reader="test").drain())[-1]
+        assert isinstance(letter.message, Evaluated)
+        return letter.message
+
+    found = asyncio.run(scenario())
+
+    verdict = judge(task, load_submodel(tmp_path / "m", task), task.evaluation_data())
+    assert verdict.loss == pytest.approx(found.loss)
+    assert verdict.accuracy == found.accuracy
+    assert found.accuracy != found.plain_accuracy
+
+
+def test_a_cut_model_keeps_the_weights_that_were_trained(task: Task, tmp_path: Path) -> None:
+    memory_bytes = CostModel.of(task.units, task.run).memory_for_fraction(0.5)
+
+    cut = exported(task, tmp_path / "cut", Wish(memory_bytes=memory_bytes), some_shares(task))
+
+    values = initial_values(task, 14)
+    module = build_submodel(task.model, (), cut.units, values, torch.device("cpu"))
     assert torch.allclose(module(IMAGES), load_submodel(cut.path, task)(IMAGES))
+
+
+def test_a_run_may_ask_for_units_as_they_are(task: Task, tmp_path: Path) -> None:
+    run = task.run.model_copy(update={"evaluation": EvaluationConfig(scaling="none")})
+
+    done = exported(replace(task, run=run), tmp_path / "m", Wish(), some_shares(task))
+
+    assert torch.allclose(outputs(task, 14), load_submodel(done.path, task)(IMAGES))
 
 
 def test_a_model_with_exits_is_rebuilt_by_who_knows_the_task_alone(

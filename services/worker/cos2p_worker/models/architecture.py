@@ -28,7 +28,7 @@ class Architecture:
         exits: where it has exits; with any, its outputs are a tuple.
         with_exits: makes the same architecture with other exits; None where it can't have any.
         branch_outputs: the parameters that write what a block's branches give to the stream
-            (weights and biases): scaling them scales the branches.
+            (weights and biases): scaling a unit's part of them scales what it gives.
     """
 
     layout: Layout
