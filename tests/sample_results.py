@@ -80,6 +80,7 @@ def cell(
             raw_accuracy=a - 0.1,
             loss=1 - a,
             plain_accuracy=a - 0.05,
+            scaled_accuracy=a + 0.01,
         )
         for i, a in enumerate(accuracies)
     )

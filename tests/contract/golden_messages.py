@@ -105,7 +105,7 @@ def _fleet() -> tuple[Message, ...]:
             {
                 **{**RUN, "evaluator_id": "evaluator", "version": 12, "sample_count": 360},
                 **{"loss": 0.75, "accuracy": 0.875, "raw_accuracy": 0.85},
-                **{"plain_accuracy": 0.8},
+                **{"plain_accuracy": 0.8, "scaled_accuracy": 0.85},
                 **{"exit_accuracies": (0.5, 0.75), "mean_accuracy": 0.88},
             }
         ),

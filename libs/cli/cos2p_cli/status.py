@@ -108,6 +108,7 @@ def document(view: RunView, now_s: float) -> dict[str, Any]:
                 "average": point.average,
                 "raw": point.raw,
                 "plain": point.plain,
+                "scaled": point.scaled,
                 "loss": point.loss,
                 "sample_count": point.sample_count,
                 "exits": point.exits,

@@ -179,8 +179,10 @@ class Evaluated(Message):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     raw_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     plain_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Of the published model with its units as they are (evaluation.scaling); the other figures are
-    of scaled ones, where the run asks for that."""
+    """Of the published model with its units as they are."""
+    scaled_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of the published model with its units scaled by survival. The figures but these two are of
+    one or the other, as evaluation.scaling says."""
     exit_accuracies: Annotated[tuple[float, ...], Field(max_length=64)] = ()
     """Of each inner exit, shallow first."""
     mean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -154,6 +154,7 @@ class Telemetry:
             said.exit_accuracies,
             said.mean_accuracy,
             said.plain_accuracy,
+            said.scaled_accuracy,
         )
         self._points[said.version] = point
         if said.version in self._rows:

@@ -32,6 +32,7 @@ class AccuracyPoint:
         exits: of each inner exit, shallow first.
         mean: of the mean of all exits' probabilities, the final head among them.
         plain: of the published model with its units unscaled (evaluation.scaling).
+        scaled: the same with its units scaled by survival.
     """
 
     version: int
@@ -43,6 +44,7 @@ class AccuracyPoint:
     exits: tuple[float, ...] = ()
     mean: float | None = None
     plain: float | None = None
+    scaled: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class VersionRow:
             submodel lacked.
         pruning_noise_max: the largest.
         accuracy: of the published model; raw_accuracy of the raw one, plain_accuracy of the
-            published one with its units unscaled, mean_accuracy of the mean of all exits,
-            exit_accuracies of each inner exit.
+            published one with its units unscaled, scaled_accuracy with them scaled, mean_accuracy
+            of the mean of all exits, exit_accuracies of each inner exit.
         counts: its updates per unit, shape (units,).
     """
 
@@ -122,6 +124,7 @@ class VersionRow:
     accuracy: float | None = None
     raw_accuracy: float | None = None
     plain_accuracy: float | None = None
+    scaled_accuracy: float | None = None
     mean_accuracy: float | None = None
     exit_accuracies: tuple[float, ...] = ()
     counts: NDArray[np.int16] = field(
@@ -267,6 +270,7 @@ def judged(row: VersionRow, point: AccuracyPoint) -> VersionRow:
         accuracy=point.average,
         raw_accuracy=point.raw,
         plain_accuracy=point.plain,
+        scaled_accuracy=point.scaled,
         mean_accuracy=point.mean,
         exit_accuracies=point.exits,
     )

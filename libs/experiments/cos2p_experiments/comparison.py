@@ -33,6 +33,7 @@ def accuracy_table(study: Study, setting: str) -> Table:
         ),
         (_points("raw_late", "late, raw"), _accuracy_at(late, form="raw")),
         (_points("plain_late", "late, unscaled"), _accuracy_at(late, form="plain")),
+        (_points("scaled_late", "late, scaled"), _accuracy_at(late, form="scaled")),
         (_points("exits_late", "late, mean of exits"), _accuracy_at(late, form="exits")),
         (
             _points("mean_accuracy", "mean over time"),
@@ -42,8 +43,8 @@ def accuracy_table(study: Study, setting: str) -> Table:
     note = (
         f"Accuracy in % on the {_data(study, setting)} data, mean ± sd over seeds, at equal "
         "virtual time. Published model (moving average of versions; the raw version where a "
-        "policy has no average) unless it says raw, its units scaled (evaluation.scaling) unless "
-        "it says unscaled. Mean over time: area under the curve."
+        "policy has no average) unless it says raw, its units scaled or not as the policy has "
+        "it (evaluation.scaling) unless it says which. Mean over time: area under the curve."
     )
     return _measured(study, setting, (f"accuracy-{setting}", "Accuracy", note), measured)
 

@@ -132,6 +132,7 @@ class Fold:
                 exit_accuracies=point.exits,
                 mean_accuracy=point.mean,
                 plain_accuracy=point.plain,
+                scaled_accuracy=point.scaled,
             )
             for point in self._told.accuracy
             for spent in [self._spent[point.version]]

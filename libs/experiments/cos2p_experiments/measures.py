@@ -13,7 +13,7 @@ from cos2p_experiments import statistics
 from cos2p_experiments.result import CellResult, CurvePoint, DeviceRow
 
 Axis = Literal["time", "bytes"]
-Form = Literal["published", "raw", "exits", "plain"]
+Form = Literal["published", "raw", "exits", "plain", "scaled"]
 AXES: tuple[Axis, ...] = ("time", "bytes")
 
 
@@ -29,7 +29,7 @@ def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
         point: the version.
         form: "published" is the moving average of versions, or the raw version where a policy
             has no average; "exits" is the mean of all exits' probabilities; "plain" the published
-            model with its units unscaled.
+            model with its units as they are, "scaled" with them scaled by survival.
     """
     if form == "raw":
         return point.raw_accuracy if point.raw_accuracy is not None else point.accuracy
@@ -37,6 +37,8 @@ def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
         return point.mean_accuracy
     if form == "plain":
         return point.plain_accuracy
+    if form == "scaled":
+        return point.scaled_accuracy
     return point.accuracy if point.accuracy is not None else point.raw_accuracy
 
 

@@ -74,6 +74,7 @@ class CurvePoint:
         exit_accuracies: of each inner exit, shallow first.
         mean_accuracy: of the mean of all exits' probabilities, the final head among them.
         plain_accuracy: of the published model with its units unscaled (evaluation.scaling).
+        scaled_accuracy: the same with its units scaled by survival.
     """
 
     version: int
@@ -87,6 +88,7 @@ class CurvePoint:
     exit_accuracies: tuple[float, ...] = ()
     mean_accuracy: float | None = None
     plain_accuracy: float | None = None
+    scaled_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ def _as_published(
     """A baseline's preset: what it fixes, over everything of ours turned off.
 
     Each plan is cut anew, nothing steers the cut but the method, steps are neither aligned nor
-    normalised, no average is published (evaluations score raw versions beside it anyway), and the
-    local loss is the method's. Its logit adjustment is the run's: all are compared under one; so
-    is the scaling of the whole model, whose accuracy without it is told beside.
+    normalised, no average is published (evaluations score raw versions beside it anyway), the whole
+    model is used unscaled (scaled accuracy is told beside it), and the local loss is the method's.
+    Its logit adjustment is the run's: all are compared under one.
     """
     return {
         "rounds": {
@@ -84,6 +84,7 @@ def _as_published(
             **local,
         },
         "merge": {"server_lr": server_lr, "average_decay": 0.0},
+        "evaluation": {"scaling": "none"},
     }
 
 

@@ -9,9 +9,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import ChunkMissingError, SettingsError
@@ -20,7 +17,7 @@ from cos2p.mailbox import Letter, Mailbox, Outbox
 from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
 from cos2p.survival import Survival
 from cos2p.topics import FLEET, MODELS
-from cos2p_worker.evaluation import judge_values
+from cos2p_worker.evaluation import Verdict, judge_values
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import scaled_units
 from cos2p_worker.task import Dataset, Task
@@ -73,9 +70,9 @@ async def run_evaluator(
                 run_log = log.bind(run=opened.run_id)
                 opened_s = letter.timestamp_s
                 data = task.evaluation_data()
-                bench = _Bench(bus, clock, run_log, evaluator_id, task, data)
-                if opened.config.evaluation.scaling == "survival":
-                    bench.survival = Survival(task.units)
+                scales = opened.config.evaluation.scaling == "survival"
+                survival = Survival(task.units)
+                bench = _Bench(bus, clock, run_log, evaluator_id, task, data, scales, survival)
         if bench is None:
             continue
         bench.take(letters)
@@ -100,7 +97,8 @@ class _Bench:
     evaluator_id: str
     task: Task
     data: Dataset
-    survival: Survival | None = None
+    scales: bool
+    survival: Survival
     finished: bool = False
     run_id: str = ""
     shelf: VersionShelf = field(default_factory=VersionShelf)
@@ -112,8 +110,7 @@ class _Bench:
             self.run_id = message.run_id
             if isinstance(message, VersionPublished):
                 self.shelf.add(message)
-                if self.survival is not None:
-                    self.survival.take(message)
+                self.survival.take(message)
             elif isinstance(message, RunFinished):
                 self.finished = True
 
@@ -145,27 +142,28 @@ class _Bench:
         return verdict
 
     def _judge(self, version: Version) -> Evaluated:
-        factors = None if self.survival is None else self.survival.at(version.number)
-        average, raw = (
-            judge_values(self.task, self._scaled(values, factors), self.data)
-            for values in (version.average, version.raw)
-        )
-        plain = average if factors is None else judge_values(self.task, version.average, self.data)
+        factors = self.survival.at(version.number)
+
+        def judged(values: UnitArrays, *, scales: bool) -> Verdict:
+            chosen = scaled_units(self.task.model, values, factors) if scales else values
+            return judge_values(self.task, chosen, self.data)
+
+        plain = judged(version.average, scales=False)
+        scaled = judged(version.average, scales=True)
+        published = scaled if self.scales else plain
         return Evaluated(
             run_id=self.run_id,
             evaluator_id=self.evaluator_id,
             version=version.number,
             sample_count=len(self.data),
-            loss=average.loss,
-            accuracy=average.accuracy,
-            raw_accuracy=raw.accuracy,
+            loss=published.loss,
+            accuracy=published.accuracy,
+            raw_accuracy=judged(version.raw, scales=self.scales).accuracy,
             plain_accuracy=plain.accuracy,
-            exit_accuracies=average.exit_accuracies,
-            mean_accuracy=average.mean_accuracy,
+            scaled_accuracy=scaled.accuracy,
+            exit_accuracies=published.exit_accuracies,
+            mean_accuracy=published.mean_accuracy,
         )
-
-    def _scaled(self, values: UnitArrays, factors: NDArray[np.float64] | None) -> UnitArrays:
-        return values if factors is None else scaled_units(self.task.model, values, factors)
 
 
 def _checked_task(opened: RunOpened, task_of: Callable[[RunOpened], Task]) -> Task:

@@ -158,6 +158,7 @@ class Script:
             accuracy=accuracy,
             raw_accuracy=accuracy - 0.01,
             plain_accuracy=accuracy - 0.02,
+            scaled_accuracy=accuracy,
             exit_accuracies=(accuracy / 2,) * len(shown),
             mean_accuracy=accuracy / 4 if shown else None,
         )

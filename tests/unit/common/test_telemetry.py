@@ -359,6 +359,7 @@ def test_units_left_out_are_counted(writer: Writer) -> None:
 @pytest.mark.parametrize("early", [True, False])
 def test_a_verdict_finds_its_row_whichever_comes_first(writer: Writer, *, early: bool) -> None:
     verdict = {"accuracy": 0.8, "raw_accuracy": 0.7, "plain_accuracy": 0.6, "mean_accuracy": 0.9}
+    verdict["scaled_accuracy"] = 0.65
     told = {"evaluator_id": "e", "version": 1, "sample_count": 9, "loss": 1.0} | verdict
     if early:
         writer.say(m.Evaluated, exit_accuracies=(0.5, 0.6), **told)
@@ -370,6 +371,7 @@ def test_a_verdict_finds_its_row_whichever_comes_first(writer: Writer, *, early:
 
     assert (0.8, 0.7, 0.9) == (row.accuracy, row.raw_accuracy, row.mean_accuracy)
     assert 0.6 == row.plain_accuracy
+    assert 0.65 == row.scaled_accuracy
     assert (0.5, 0.6) == row.exit_accuracies
     points = writer.folded().accuracy
     assert [(1, 0.8, 0.6)] == [(p.version, p.average, p.plain) for p in points]

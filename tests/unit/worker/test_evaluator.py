@@ -192,6 +192,7 @@ def test_the_published_models_accuracy_unscaled_is_told_beside(task: Task) -> No
 
         plain = judge_values(task, initial_values(task, 3), task.evaluation_data())
         assert plain.accuracy == found.plain_accuracy != found.accuracy
+        assert found.scaled_accuracy == found.accuracy
 
     within(20, scenario())
 
@@ -205,6 +206,7 @@ def test_a_run_may_ask_for_units_as_they_are(task: Task) -> None:
         assert plain.loss == pytest.approx(found.loss)
         assert plain.accuracy == found.accuracy
         assert plain.accuracy == found.plain_accuracy == found.raw_accuracy
+        assert found.scaled_accuracy != found.accuracy
 
     within(20, scenario())
 
