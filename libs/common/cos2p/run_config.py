@@ -149,6 +149,10 @@ class PlanConfig(_Section):
     importance_scope: Literal["block", "model"] = "block"
     """Units are compared with their kind in their own block, or in all blocks, which lets devices
     gather in the blocks that matter most."""
+    nested_share: float = Field(0.0, ge=0, le=1)
+    """Share of each kind in each block, from its first unit on, that all devices train before
+    anything else; a device too small for that takes it in the first blocks. What a device holds
+    beyond it rotates. 0 nests nothing."""
     own_share: float = Field(0.5, ge=0, le=1)
     """lambda: share of the device's own scores in its value; the rest is the fleet's by label."""
     coverage_floor: int = Field(0, ge=0)

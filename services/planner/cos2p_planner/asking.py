@@ -14,6 +14,7 @@ from cos2p_planner.choosers.question import Ask, Choice, Floats
 from cos2p_planner.fleet import Device, Fleet
 from cos2p_planner.importance import Importance
 from cos2p_planner.ledger import Ledger, Run
+from cos2p_planner.nesting import nested_value
 from cos2p_planner.policies import policy_named
 
 
@@ -62,6 +63,7 @@ class Chooser:
         holdings = run.holdings
         coverage = holdings.coverage(others)
         value = plans.importance_weight * self._importance.value(device)
+        value = value + nested_value(run.table, plans.nested_share, len(others) + 1)
         number, choices = holdings.turn(device.worker_id)
         seconds, fixed_s = unit_seconds(device, run.costs, run.config.local.steps_min)
         return Ask(
