@@ -61,7 +61,7 @@ class RoundConfig(_Section):
 
 
 class AnchorConfig(_Section):
-    """KL from the dispatched submodel's own output, on a share of the local steps."""
+    """KL from the dispatched submodel's own output on a share of the steps; needs classes."""
 
     share: float = Field(0.0, ge=0, le=1)
     """Share of the local steps that have the term; 0 turns it off."""

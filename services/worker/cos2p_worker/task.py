@@ -148,11 +148,10 @@ class Task:
             SettingsError: this task can't be trained with these settings.
         """
         local = config.local
-        compares = bool(local.anchor.share and local.anchor.weight)
-        if self.classes is None and (compares or local.objective != "final"):
+        if self.classes is None and local.objective != "final":
             raise SettingsError(
-                f"task {self.name} has no classes: set local.objective = 'final' and "
-                "local.anchor.share = 0, the other forms compare class probabilities"
+                f"task {self.name} has no classes: set local.objective = 'final', the other "
+                "objectives compare class probabilities"
             )
         exits = exits_of(local, self.units.block_count)
         if exits == self.model.exits:

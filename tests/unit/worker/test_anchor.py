@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cos2p.errors import SettingsError
 from cos2p.messages import Plan
 from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
@@ -21,7 +20,7 @@ from cos2p_worker.objectives.anchor import Anchor, Proximal, is_anchored
 from cos2p_worker.objectives.batch import Batch
 from cos2p_worker.objectives.divergence import divergence, ramp_up, soft
 from cos2p_worker.submodel import all_units, build_submodel, read_units
-from cos2p_worker.task import Task
+from cos2p_worker.task import Dataset, Task
 from cos2p_worker.torch_trainer import Power, local_machine
 from cos2p_worker.train import Training, draw_batches, make_optimizer
 from cos2p_worker.trainer import Watch
@@ -244,11 +243,16 @@ def test_the_teacher_is_asked_once_per_anchored_step_and_in_evaluation_mode() ->
     assert 2 == len(list(anchor.kept()))
 
 
-def test_probabilities_of_a_task_without_classes_can_not_be_compared(
+def test_a_task_without_classes_is_not_anchored_and_trains_all_the_same(
     task: Task, plan_of: PlanOf
 ) -> None:
-    regression = replace(task, classes=None, loss=functional.mse_loss)
-    config = config_of(anchor=AnchorConfig(share=0.5))
+    data = Dataset(torch.randn(20, 1, 8, 8), torch.randn(20, task.classes or 1))
+    regression = replace(task, classes=None, loss=functional.mse_loss, train_shard=lambda *_: data)
+    plan = plan_of(all_units(task.model))
 
-    with pytest.raises(SettingsError, match=r"local\.anchor\.share = 0"):
-        train(regression, config, plan_of(all_units(task.model)))
+    anchored, free = (
+        train(regression, config_of(anchor=AnchorConfig(share=share)), plan) for share in (0.5, 0.0)
+    )
+
+    for unit in plan.trained:
+        np.testing.assert_array_equal(free[unit], anchored[unit])

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from cos2p.errors import SettingsError
-from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
+from cos2p.run_config import ExitConfig, LocalConfig, RunConfig
 from cos2p.units import STEM
 from cos2p_worker.initial import initial_values
 from cos2p_worker.models.architecture import Architecture
@@ -261,10 +261,9 @@ def test_a_model_that_can_have_no_exits_is_refused(task: Task) -> None:
         fixed.for_run(RunConfig(local=local("depthfl")))
 
 
-def test_settings_that_compare_classes_need_classes(task: Task) -> None:
+def test_objectives_that_compare_classes_need_classes(task: Task) -> None:
     regression = replace(task, classes=None)
 
     regression.for_run(RunConfig())
-    for given in (local("exits"), LocalConfig(anchor=AnchorConfig(share=0.1))):
-        with pytest.raises(SettingsError, match="has no classes"):
-            regression.for_run(RunConfig(local=given))
+    with pytest.raises(SettingsError, match="has no classes"):
+        regression.for_run(RunConfig(local=local("exits")))

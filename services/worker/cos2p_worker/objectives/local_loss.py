@@ -109,9 +109,10 @@ def local_loss(task: Task, config: RunConfig, label_counts: Counts, plan: Plan) 
     shift = None
     if label_counts is not None and local.logit_adjustment:
         shift = label_shift(label_counts, local.logit_adjustment)
+    anchored = task.classes is not None and local.anchor.share and local.anchor.weight
     return LocalLoss(
         _objective(task, local, adjusted(task.loss, shift), plan),
-        Anchor(local.anchor, plan.progress) if local.anchor.share and local.anchor.weight else None,
+        Anchor(local.anchor, plan.progress) if anchored else None,
         Proximal(local.proximal) if local.proximal else None,
         steps_differ=local.objective == "fjord",
     )
