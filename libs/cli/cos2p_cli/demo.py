@@ -42,6 +42,8 @@ from cos2p_cli.supervisor import Crew
 DEFAULT_FOLDER = Path("runs/demo")
 WORKERS_MAX = 64
 ALONE_AT_ONCE = 2
+EXITS = {"weight": 0.1}
+"""Small, so that the exits' own losses cost the final head little: they are here to be seen."""
 LOADING = "loading PyTorch, once for all workers, and writing version 0"
 
 
@@ -144,6 +146,7 @@ class Demo:
         return {
             "seed": self._chosen.seed,
             "rounds": rounds,
+            "local": {"objective": "exits", "exits": EXITS},
             "liveness": {
                 "min_workers": self._chosen.workers,
                 "heartbeat_s": 1.0,
