@@ -136,6 +136,13 @@ def _headline(result: DemoResult) -> RenderableType:
         )
         for name, accuracy in view.exits(last):
             grid.add_row("", figures.percent(accuracy), f"{name}, of the same version")
+    if (newest := view.newest) is not None:
+        grid.add_row(
+            "coverage N*",
+            str(newest.coverage_min),
+            f"merged updates that every unit had at least in the last "
+            f"{view.config.rounds.coverage_window} versions (spread evenly: {newest.coverage_bound:.1f})",
+        )
     if best is not None:
         row = result.view.telemetry.devices.get(best.worker_id)
         kind = f", {row.device_class}" if row else ""

@@ -51,9 +51,11 @@ def shown(found: DemoResult, width: int) -> str:
 def test_the_two_accuracies_come_first_with_how_they_were_measured(script: Any) -> None:
     text = shown(result(script), 120)
 
-    together, alone = text.strip().splitlines()[:2]
+    together, coverage, alone = text.strip().splitlines()[:3]
     assert "94.2 %" in together
     assert "93.2 % raw" in together
+    assert "N*  " in coverage
+    assert "in the last 4 versions (spread evenly: 3.5)" in coverage
     assert "47.0 %" in alone
     assert "worker-7" in alone
     assert "same 5 steps" in alone
