@@ -20,6 +20,7 @@ ACCURACY_MIN = 0.90
 ALONE_GAP_MIN = 0.05
 SECONDS_MAX = 180.0
 SHARE_MAX = 0.60
+EXITS = 2
 
 
 @contextmanager
@@ -44,7 +45,8 @@ def findings(shown: dict[str, Any]) -> Iterator[str]:
     alone = shown["alone"]["best"]["accuracy"]
     print(
         f"accuracy {accuracy:.3f}, best alone {alone:.3f}, {shown['seconds']} s, "
-        f"largest share held {shown['audit']['share_max']:.3f}, bus {shown['bus']}"
+        f"largest share held {shown['audit']['share_max']:.3f}, bus {shown['bus']}, "
+        f"N* {shown['coverage']['n_star']}, exits {shown['accuracy'][-1]['exits']}"
     )
     if accuracy < ACCURACY_MIN:
         yield f"accuracy {accuracy:.3f} is below {ACCURACY_MIN}"
@@ -52,6 +54,10 @@ def findings(shown: dict[str, Any]) -> Iterator[str]:
         yield f"the best worker alone reaches {alone:.3f}: not clearly below {accuracy:.3f}"
     if shown["seconds"] > SECONDS_MAX:
         yield f"it took {shown['seconds']} s, more than {SECONDS_MAX:g}"
+    if shown["coverage"]["n_star"] < 1:
+        yield "a unit had no update in the last versions"
+    if len(shown["accuracy"][-1]["exits"]) != EXITS:
+        yield f"not {EXITS} exits were judged"
     if shown["audit"]["share_max"] > SHARE_MAX + 1e-9:
         yield f"a worker held {shown['audit']['share_max']:.3f} of the prunable cost"
     if shown["audit"]["findings"]:
