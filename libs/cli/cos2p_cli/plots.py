@@ -62,6 +62,8 @@ def accuracy(view: RunView, alone: float | None = None) -> str:
             (left, [float(p.version) for p in points]),
             (right, [p.at_s - start for p in points]),
         ):
+            for shade, (name, course) in zip(EXIT_SHADES, _exit_courses(view), strict=False):
+                axes.plot(xs, _percent(course), color=BLUE, lw=1, alpha=shade, label=name)
             axes.plot(xs, _percent([p.raw for p in points]), color=ORANGE, lw=1, label="raw")
             axes.plot(
                 xs,
@@ -70,8 +72,6 @@ def accuracy(view: RunView, alone: float | None = None) -> str:
                 lw=2,
                 label="average of versions",
             )
-            for shade, (name, course) in zip(EXIT_SHADES, _exit_courses(view), strict=False):
-                axes.plot(xs, _percent(course), color=BLUE, lw=1, alpha=shade, label=name)
             if alone is not None:
                 axes.axhline(100 * alone, color=GREY, lw=1.2, ls="--", label="best worker alone")
             axes.grid(axis="y", color=GREY, lw=0.4, alpha=0.4)
