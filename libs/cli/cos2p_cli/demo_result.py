@@ -140,8 +140,9 @@ def _headline(result: DemoResult) -> RenderableType:
         grid.add_row(
             "coverage N*",
             str(newest.coverage_min),
-            f"merged updates that every unit had at least in the last "
-            f"{view.config.rounds.coverage_window} versions (spread evenly: {newest.coverage_bound:.1f})",
+            "merged updates that every unit had at least in the last "
+            f"{view.config.rounds.coverage_window} versions "
+            f"(spread evenly: {newest.coverage_bound:.1f})",
         )
     if best is not None:
         row = result.view.telemetry.devices.get(best.worker_id)
