@@ -2,7 +2,7 @@
 
 Submodels that share no common part must learn to work with any other's; those that all hold the
 first units of every block are nested there, as in HeteroFL (arXiv 2010.01264) and FjORD
-(2102.13451), and agree on what those units do. Our reading, measured in docs/results.md: the first
+(2102.13451), and agree on what those units do. Our reading, first figures in docs/log.md: the first
 units of each kind are nested, what a device can hold beyond them rotates, and a device that can't
 hold them in all blocks takes the first blocks, on which the others build (DepthFL, ICLR 2023).
 

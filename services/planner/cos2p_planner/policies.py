@@ -54,8 +54,9 @@ CO_S2P = Policy(
     },
     source="docs/method.md",
 )
-"""Ours: what has paid by measurement (docs/results.md); every other part is off. The floor costs a
-little, and is there so that somebody trains each unit."""
+"""Ours: chosen on validation data, one seed (docs/log.md), to be confirmed; all else is off.
+The floor costs a little, and is there so that somebody trains each unit. As every preset it wins
+over the task's settings, and a run file's win over it."""
 
 
 def _as_published(

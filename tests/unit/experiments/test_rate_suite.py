@@ -7,7 +7,7 @@ import pytest
 
 from cos2p_experiments.fleets import fleet_named
 from cos2p_experiments.rate_report import family_of
-from cos2p_experiments.spec import CellSpec
+from cos2p_experiments.spec import CellSpec, prepare
 from cos2p_experiments.suite import check, load_suite
 
 FILE = Path(__file__).parents[3] / "experiments/rate.toml"
@@ -40,7 +40,21 @@ def test_learning_rate_steps_and_fleet_follow_from_the_label(spec: CellSpec) -> 
     expected = 1.2 * math.sqrt(n_star(spec) / (steps * spec.run["rounds"]["versions"]))
     assert pytest.approx(expected, abs=1e-4) == local["learning_rate"]
     assert n_star(spec) == math.floor(sum(map(fleet.budget, fleet.boards)) / 1.3 + 1e-9)
-    assert n_star(spec) == spec.run["plans"]["coverage_floor"]
+
+
+@pytest.mark.parametrize("spec", FIRST, ids=lambda s: f"{s.setting}-{s.policy}")
+def test_what_the_cell_comes_to_is_what_the_bound_speaks_of(spec: CellSpec) -> None:
+    """Asked of the settings that the run gets: a policy's preset wins over the suite's."""
+    config = prepare(spec).config
+
+    assert n_star(spec) == config.plans.coverage_floor
+    assert (0.0, "none") == (config.plans.nested_share, config.plans.importance)
+    assert (0.0, 0.0, 0.0) == (
+        config.local.anchor.share,
+        config.local.proximal,
+        config.local.logit_adjustment,
+    )
+    assert ("synchronous", "sgd") == (config.rounds.closing, config.local.optimizer)
 
 
 def test_every_cell_can_begin() -> None:
