@@ -103,7 +103,8 @@ class LocalConfig(_Section):
     align_steps: bool = False
     """Local steps are chosen so that arrivals meet the round's deadline."""
     steps_max: int | None = Field(None, ge=1)
-    """With align_steps (and compass): a fast device is asked for no more; None is E."""
+    """With align_steps and compass: a fast device is asked for no more; None is twice E where steps
+    are aligned, else E."""
     batch_size: int = Field(32, ge=1)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
@@ -134,6 +135,22 @@ class LocalConfig(_Section):
         return self.learning_rate * (final + (1 - final) * left)
 
 
+class GrowthConfig(_Section):
+    """The model begins small and grows, shallow blocks first."""
+
+    start: float = Field(1.0, gt=0, le=1)
+    """Share of the model that is in play at first: no submodel is larger, and the blocks beyond
+    this share of the depth wait. 1 has the whole model in play from the start."""
+    until: float = Field(0.6, ge=0, le=1)
+    """Share of the run after which all of it is in play; until then the share rises in a line."""
+
+    def share_at(self, progress: float) -> float:
+        """The share in play after a share of the run (0 to 1)."""
+        if progress >= self.until:
+            return 1.0
+        return self.start + (1 - self.start) * max(progress, 0.0) / self.until
+
+
 class PlanConfig(_Section):
     """How units are chosen."""
 
@@ -149,10 +166,11 @@ class PlanConfig(_Section):
     importance_scope: Literal["block", "model"] = "block"
     """Units are compared with their kind in their own block, or in all blocks, which lets devices
     gather in the blocks that matter most."""
-    nested_share: float = Field(0.0, ge=0, le=1)
-    """Share of each kind in each block, from its first unit on, that all devices train before
-    anything else; a device too small for that takes it in the first blocks. What a device holds
-    beyond it rotates. 0 nests nothing."""
+    nested_depth: float = Field(0.0, ge=0, le=1)
+    """Share of the blocks, from the first on, that every device trains as far as it can before
+    anything else; what it holds beyond them rotates. 1 gives each device the first blocks that fit
+    it, 0 nests nothing."""
+    growth: GrowthConfig = GrowthConfig()
     own_share: float = Field(0.5, ge=0, le=1)
     """lambda: share of the device's own scores in its value; the rest is the fleet's by label."""
     coverage_floor: int = Field(0, ge=0)

@@ -14,7 +14,7 @@ from cos2p_planner.choosers.question import Ask, Choice, Floats
 from cos2p_planner.fleet import Device, Fleet
 from cos2p_planner.importance import Importance
 from cos2p_planner.ledger import Ledger, Run
-from cos2p_planner.nesting import nested_value
+from cos2p_planner.nesting import WEIGHT, nested_value, waiting
 from cos2p_planner.policies import policy_named
 
 
@@ -36,7 +36,14 @@ class Chooser:
         return self._rule.least_bytes
 
     def choose(
-        self, device: Device, ledger: Ledger, fleet: Fleet, others: Sequence[str], limit_s: float
+        self,
+        device: Device,
+        ledger: Ledger,
+        fleet: Fleet,
+        others: Sequence[str],
+        *,
+        limit_s: float,
+        progress: float,
     ) -> Choice | None:
         """The device's units: those it holds while the hold lasts and they fit, else a new choice.
 
@@ -46,31 +53,43 @@ class Chooser:
             fleet: all devices.
             others: devices that can train now, this one left out.
             limit_s: seconds that its plan may last.
+            progress: share of the run that is done.
         """
         run = self._run
         held, plans = run.holdings.held(device.worker_id)
         fits = run.costs.peak_bytes(held.trained, held.frozen) <= device.budget_bytes
         if plans and fits and plans < run.config.plans.hold_plans:
             return held
-        choice = self._rule.choose(self._ask(device, ledger, fleet, others, limit_s))
+        share = run.config.plans.growth.share_at(progress)
+        choice = self._rule.choose(self._ask(device, ledger, fleet, others, limit_s, share))
         device.unserved = "" if choice else f"no cut of {run.config.policy} fits its budget"
         return choice
 
     def _ask(
-        self, device: Device, ledger: Ledger, fleet: Fleet, others: Sequence[str], limit_s: float
+        self,
+        device: Device,
+        ledger: Ledger,
+        fleet: Fleet,
+        others: Sequence[str],
+        limit_s: float,
+        share: float,
     ) -> Ask:
+        """The question, where this share of the model is in play."""
         run, plans = self._run, self._run.config.plans
         holdings = run.holdings
         coverage = holdings.coverage(others)
         value = plans.importance_weight * self._importance.value(device)
-        value = value + nested_value(run.table, plans.nested_share, len(others) + 1)
+        value = value + nested_value(run.table, plans.nested_depth, len(others) + 1)
+        prices = holdings.prices(coverage, float(np.ptp(value)))
+        late = waiting(run.table, share)
+        in_play = run.costs.memory_for_fraction(share)
         number, choices = holdings.turn(device.worker_id)
         seconds, fixed_s = unit_seconds(device, run.costs, run.config.local.steps_min)
         return Ask(
-            budget_bytes=device.budget_bytes,
+            budget_bytes=min(device.budget_bytes, max(in_play, self._rule.least_bytes)),
             coverage=coverage,
             recency=holdings.recency(device.worker_id),
-            value=value,
+            value=value - late * WEIGHT * (len(others) + 1),
             phase=holdings.choice_count,
             width_min=plans.block_width_min,
             device=number,
@@ -78,7 +97,7 @@ class Chooser:
             version=ledger.version,
             plan=ledger.plan_count + 1,
             fleet_budgets=tuple(d.budget_bytes for d in fleet if not d.barred),
-            prices=holdings.prices(coverage, float(np.ptp(value))),
+            prices=np.where(late, 0.0, prices),
             held=holdings.held(device.worker_id)[0].trained,
             change_max=plans.change_max,
             seconds=None if math.isinf(limit_s) else seconds,

@@ -82,12 +82,15 @@ def issue(
     run, names = ledger.run, [d.worker_id for d in able]
     for device in asked:
         others = [w for w in names if w != device.worker_id]
-        choice = by.chooser.choose(device, ledger, fleet, others, by.closing.limit_s(state))
+        progress = run.progress(state.version, state.now)
+        limit_s = by.closing.limit_s(state)
+        choice = by.chooser.choose(
+            device, ledger, fleet, others, limit_s=limit_s, progress=progress
+        )
         if choice is None:
             continue
         number = ledger.plan_count + 1
         order = by.closing.order(speed_of(device, run, choice), number, state)
-        progress = run.progress(state.version, state.now)
         yield make_plan(
             device, run, choice, order, number=number, version=state.version, progress=progress
         )

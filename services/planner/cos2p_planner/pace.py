@@ -120,7 +120,8 @@ class Pace:
 
 def steps_bounds(local: LocalConfig, *, stretched: bool) -> tuple[int, int]:
     """Fewest and most steps of a plan; only a stretched one may have more than E."""
-    most = (local.steps_max or local.steps) if stretched else local.steps
+    usual = 2 * local.steps if local.align_steps else local.steps
+    most = (local.steps_max or usual) if stretched else local.steps
     return min(local.steps_min, most), most
 
 

@@ -48,7 +48,9 @@ def test_what_the_cell_comes_to_is_what_the_bound_speaks_of(spec: CellSpec) -> N
     config = prepare(spec).config
 
     assert n_star(spec) == config.plans.coverage_floor
-    assert (0.0, "none") == (config.plans.nested_share, config.plans.importance)
+    plans = config.plans
+    assert (0.0, 1.0, "none") == (plans.nested_depth, plans.growth.start, plans.importance)
+    assert not config.local.align_steps
     assert (0.0, 0.0, 0.0) == (
         config.local.anchor.share,
         config.local.proximal,

@@ -45,10 +45,10 @@ def test_aligned_steps_end_when_the_round_does() -> None:
     assert [8, 6, 3, 2] == [steps_for(s, INF, pace(12.5), local) for s in speeds]
 
 
-def test_aligned_steps_are_no_more_than_e_unless_steps_max_says_so() -> None:
+def test_aligned_steps_are_no_more_than_twice_e_unless_steps_max_says_so() -> None:
     local = LocalConfig(steps=5, align_steps=True)
 
-    assert 5 == steps_for(Speed(1.0, 0.0), INF, pace(12.5), local)
+    assert 10 == steps_for(Speed(1.0, 0.0), INF, pace(12.5), local)
 
 
 def test_the_aligned_duration_does_not_follow_what_devices_do_last() -> None:

@@ -123,7 +123,12 @@ OWN = RunConfig.model_validate(
             "anchor": {"share": 0.25},
             "score_every": 4,
         },
-        "plans": {"importance": "gate", "coverage_floor": 2},
+        "plans": {
+            "importance": "gate",
+            "coverage_floor": 2,
+            "nested_depth": 1.0,
+            "growth": {"start": 0.1},
+        },
     }
 )
 """A task's own settings, everything of ours turned on."""
@@ -142,6 +147,7 @@ def test_a_baseline_has_nothing_of_ours_but_the_local_loss(name: str) -> None:
         config.local.score_every,
     )
     assert (1, "none", 0) == (plans.hold_plans, plans.importance, plans.coverage_floor)
+    assert (0.0, 1.0) == (plans.nested_depth, plans.growth.start)
     assert 0.0 == config.merge.average_decay
     assert 0.7 == config.local.logit_adjustment
 
@@ -189,6 +195,15 @@ def test_methods_that_are_a_local_loss_too_bring_it(name: str) -> None:
     own = name if name in ("fjord", "depthfl", "scalefl") else "final"
 
     assert own == config_of(RunConfig(), {"policy": name}).local.objective
+
+
+def test_what_our_method_has_by_default_gives_way_to_what_a_task_sets() -> None:
+    task = RunConfig.model_validate({"local": {"anchor": {"share": 0.5}}, "plans": {"growth": {}}})
+
+    config = config_of(task, {"policy": "co-s2p", "local": {"align_steps": False}})
+
+    assert (0.5, False) == (config.local.anchor.share, config.local.align_steps)
+    assert policy_named("co-s2p").defaults["plans"]["growth"] == config.plans.growth.model_dump()
 
 
 def test_every_policy_names_its_source() -> None:
