@@ -206,6 +206,9 @@ class EvaluationConfig(_Section):
     """What a unit gives to the stream when the whole model is used: times its survival probability,
     the share of the last versions' updates whose submodels held it, by weight (dropout's and
     stochastic depth's rule); or as it is."""
+    answer: Literal["final", "mean"] = "final"
+    """Whose answer is the model's where methods are compared: the final head's, or that of the mean
+    of all exits' probabilities. Both are told in any case."""
 
 
 class LivenessConfig(_Section):

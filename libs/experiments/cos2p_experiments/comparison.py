@@ -44,7 +44,9 @@ def accuracy_table(study: Study, setting: str) -> Table:
         f"Accuracy in % on the {_data(study, setting)} data, mean ± sd over seeds, at equal "
         "virtual time. Published model (moving average of versions; the raw version where a "
         "policy has no average) unless it says raw, its units scaled or not as the policy has "
-        "it (evaluation.scaling) unless it says which. Mean over time: area under the curve."
+        "it (evaluation.scaling) unless it says which; the final head's answer, but the mean of "
+        "all exits' for policies that predict so (evaluation.answer: depthfl, scalefl), in the "
+        "three horizons and the mean over time: the area under the curve."
     )
     return _measured(study, setting, (f"accuracy-{setting}", "Accuracy", note), measured)
 

@@ -29,7 +29,8 @@ def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
         point: the version.
         form: "published" is the moving average of versions, or the raw version where a policy
             has no average; "exits" is the mean of all exits' probabilities; "plain" the published
-            model with its units as they are, "scaled" with them scaled by survival.
+            model with its units as they are, "scaled" with them scaled by survival. All but
+            "exits" are the final head's.
     """
     if form == "raw":
         return point.raw_accuracy if point.raw_accuracy is not None else point.accuracy
@@ -45,7 +46,13 @@ def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
 def curve(
     cell: CellResult, axis: Axis = "time", form: Form = "published"
 ) -> tuple[list[float], list[float]]:
-    """Where and how accurate, of the versions that have such an accuracy."""
+    """Where and how accurate, of the versions that have such an accuracy.
+
+    What is published by a policy that answers with all its exits is their mean's
+    (`evaluation.answer`).
+    """
+    if form == "published" and cell.config.get("evaluation", {}).get("answer") == "mean":
+        form = "exits"
     points = [(spent(p, axis), a) for p in cell.curve if (a := accuracy(p, form)) is not None]
     return [x for x, _ in points], [y for _, y in points]
 

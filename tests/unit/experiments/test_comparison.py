@@ -134,3 +134,14 @@ def test_an_opponent_that_never_moved_has_no_time_to_be_compared_with() -> None:
 def test_the_bytes_of_a_moment_lie_between_evaluated_versions() -> None:
     assert 1.5e6 == measures.spent_at(cell(), 45.0)
     assert None is measures.spent_at(cell(), 29.0)
+
+
+def test_a_method_that_answers_with_all_its_exits_is_judged_by_their_mean() -> None:
+    plain = cell("depthfl", 0, (0.1, 0.1, 0.1), closing="synchronous")
+    curve = tuple(replace(p, mean_accuracy=0.2 * p.version) for p in plain.curve)
+    config = {**plain.config, "evaluation": {"answer": "mean"}}
+    final, mean = replace(plain, curve=curve), replace(plain, curve=curve, config=config)
+
+    assert 0.1 == measures.accuracy_at(final, 90.0)
+    assert pytest.approx(0.6) == measures.accuracy_at(mean, 90.0)
+    assert 0.0 == measures.accuracy_at(mean, 90.0, form="raw")

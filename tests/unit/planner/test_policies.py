@@ -206,6 +206,13 @@ def test_what_our_method_has_by_default_gives_way_to_what_a_task_sets() -> None:
     assert policy_named("co-s2p").defaults["plans"]["growth"] == config.plans.growth.model_dump()
 
 
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_only_methods_that_predict_with_all_exits_are_judged_so(name: str) -> None:
+    answer = "mean" if name in ("depthfl", "scalefl") else "final"
+
+    assert answer == config_of(RunConfig(), {"policy": name}).evaluation.answer
+
+
 def test_every_policy_names_its_source() -> None:
     assert [] == [p.name for p in POLICIES.values() if not p.source]
 
