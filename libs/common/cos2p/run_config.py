@@ -141,7 +141,7 @@ class GrowthConfig(_Section):
     start: float = Field(1.0, gt=0, le=1)
     """Share of the model that is in play at first: no submodel is larger, and the blocks beyond
     this share of the depth wait. 1 has the whole model in play from the start."""
-    until: float = Field(0.6, ge=0, le=1)
+    until: float = Field(0.8, ge=0, le=1)
     """Share of the run after which all of it is in play; until then the share rises in a line."""
 
     def share_at(self, progress: float) -> float:

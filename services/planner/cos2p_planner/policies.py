@@ -55,7 +55,7 @@ CO_S2P = Policy(
         "plans": {
             "nested_depth": 0.1,
             "block_width_min": 1.0,
-            "growth": {"start": 0.1, "until": 0.6},
+            "growth": {"start": 0.1, "until": 0.8},
         },
         "local": {"anchor": {"share": 0.25}, "align_steps": True},
     },
