@@ -336,7 +336,8 @@ class PlannerCore:
             return state
         step = closing.step(state)
         self._decide(now, m.RoundClosed, reason=reason, step=step, **figures(run, able, state))
-        self.fleet.notices += self._floor.closed(run, able)
+        progress = run.progress(self.ledger.version, now)
+        self.fleet.notices += self._floor.closed(run, able, progress)
         return open_round(self.ledger, run, able, now)
 
     def _issue(self, run: Run, able: list[Device], state: OpenRound) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cos2p_planner.fleet import Device, Notice
 from cos2p_planner.ledger import Run
+from cos2p_planner.nesting import waiting
 
 NAMES_MAX = 5
 
@@ -40,18 +41,20 @@ class FloorWatch:
         self._told = ""
         self._short_count = 0
 
-    def closed(self, run: Run, able: Sequence[Device]) -> list[Notice]:
+    def closed(self, run: Run, able: Sequence[Device], progress: float) -> list[Notice]:
         """What to tell the operator after a version, if anything has changed.
 
         Args:
             run: the run.
             able: devices that can train.
+            progress: share of the run that is done; blocks that still wait fall short of nothing.
         """
         floor = run.config.plans.coverage_floor
         if not floor:
             return []
         counts = planned_coverage(run, able)
-        short = np.flatnonzero(run.table.prunable)[counts < floor]
+        late = waiting(run.table, run.config.plans.growth.share_at(progress))
+        short = np.flatnonzero(run.table.prunable)[(counts < floor) & ~late[run.table.prunable]]
         self._short_count = self._short_count + 1 if len(short) else 0
         why, state = out_of_reach(run, able), "out of reach"
         if not why:

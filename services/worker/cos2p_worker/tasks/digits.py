@@ -102,7 +102,7 @@ TASK = Task(
             learning_rate_final=0.3,
             anchor=AnchorConfig(share=0.25),
         ),
-        plans=PlanConfig(memory_margin=0.05),
+        plans=PlanConfig(memory_margin=0.05, coverage_floor=1),
         merge=MergeConfig(average_decay=0.97, checkpoint_every=5),
     ),
 )
