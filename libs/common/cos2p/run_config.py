@@ -140,15 +140,25 @@ class GrowthConfig(_Section):
 
     start: float = Field(1.0, gt=0, le=1)
     """Share of the model that is in play at first: no submodel is larger, and the blocks beyond
-    this share of the depth wait. 1 has the whole model in play from the start."""
-    until: float = Field(0.8, ge=0, le=1)
-    """Share of the run after which all of it is in play; until then the share rises in a line."""
+    this share of the depth wait. What the weakest device can hold is a good choice; 1 has the whole
+    model in play from the start."""
+    since: float = Field(0.5, ge=0, le=1)
+    """Share of the run after which it begins to grow, in a line."""
+    until: float = Field(0.9, ge=0, le=1)
+    """Share of the run after which all of it is in play."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.since > self.until:
+            raise ValueError(f"growth ends at {self.until:g}, before it begins at {self.since:g}")
+        return self
 
     def share_at(self, progress: float) -> float:
         """The share in play after a share of the run (0 to 1)."""
         if progress >= self.until:
             return 1.0
-        return self.start + (1 - self.start) * max(progress, 0.0) / self.until
+        done = max(progress - self.since, 0.0) / (self.until - self.since or 1.0)
+        return self.start + (1 - self.start) * done
 
 
 class PlanConfig(_Section):

@@ -55,7 +55,7 @@ CO_S2P = Policy(
         "plans": {
             "nested_depth": 0.1,
             "block_width_min": 1.0,
-            "growth": {"start": 0.1, "until": 0.8},
+            "growth": {"start": 0.2, "since": 0.5, "until": 0.9},
         },
         "local": {"anchor": {"share": 0.25}, "align_steps": True},
     },
@@ -70,13 +70,15 @@ def _as_published(
     local: Mapping[str, Any] = MappingProxyType({}),
     server_lr: float = 1.0,
     answer: str = "final",
+    scaling: str = "none",
 ) -> Mapping[str, Any]:
     """A baseline's preset: what it fixes, over everything of ours turned off.
 
     Each plan is cut anew, nothing steers the cut but the method, steps are neither aligned nor
     normalised, no average is published (evaluations score raw versions beside it anyway), the whole
     model is used unscaled (scaled accuracy is told beside it), and the local loss is the method's.
-    Its logit adjustment is the run's: all are compared under one.
+    Its logit adjustment is the run's: all are compared under one. Where all train the same small
+    model, that is what is used: `scaling` "survival" silences the units that nobody trains.
     """
     return {
         "rounds": {
@@ -103,7 +105,7 @@ def _as_published(
             **local,
         },
         "merge": {"server_lr": server_lr, "average_decay": 0.0},
-        "evaluation": {"scaling": "none", "answer": answer},
+        "evaluation": {"scaling": scaling, "answer": answer},
     }
 
 
@@ -111,6 +113,7 @@ def _barrier(
     sample_exponent: float,
     local: Mapping[str, Any] = MappingProxyType({}),
     answer: str = "final",
+    scaling: str = "none",
     **plans: Any,
 ) -> Mapping[str, Any]:
     """A synchronous baseline's preset, updates weighed by samples ** sample_exponent.
@@ -118,7 +121,7 @@ def _barrier(
     Deviation, all of them: every device that can train takes part in each round, none is drawn.
     """
     rounds = {"closing": "synchronous", "sample_exponent": sample_exponent}
-    return _as_published(rounds, plans=plans, local=local, answer=answer)
+    return _as_published(rounds, plans=plans, local=local, answer=answer, scaling=scaling)
 
 
 NO_BOUND = 1_000_000
@@ -161,7 +164,7 @@ SYNCHRONOUS = (
     Policy(
         "fedavg-small",
         lambda costs, _: SmallestRule(costs),
-        _barrier(1),
+        _barrier(1, scaling="survival"),
         f"{FEDAVG}, the largest submodel that all can hold",
     ),
     Policy(
@@ -214,6 +217,7 @@ FEDASYNC = Policy(
         {**ASYNCHRONOUS, "closing": "buffer", "update_count": 1},
         local={"proximal": 0.005},
         server_lr=0.9,
+        scaling="survival",
     ),
     "FedAsync, arXiv 1903.03934",
 )
@@ -225,7 +229,7 @@ that a late update moves the model, and does not pull it back to where the devic
 FEDBUFF = Policy(
     "fedbuff",
     lambda costs, _: SmallestRule(costs),
-    _as_published({**ASYNCHRONOUS, "closing": "buffer", "update_count": 10}),
+    _as_published({**ASYNCHRONOUS, "closing": "buffer", "update_count": 10}, scaling="survival"),
     "FedBuff, arXiv 2106.06639",
 )
 """K = 10 arrivals make a version: w + 1/K sum s(tau) delta.
@@ -235,7 +239,7 @@ Deviation: no momentum at the server.
 FEDCOMPASS = Policy(
     "fedcompass",
     lambda costs, _: SmallestRule(costs),
-    _as_published({**ASYNCHRONOUS, "closing": "compass"}, server_lr=0.9),
+    _as_published({**ASYNCHRONOUS, "closing": "compass"}, server_lr=0.9, scaling="survival"),
     "FedCompass, arXiv 2309.14675",
 )
 """Groups of arrival: w + alpha/n sum s(tau) delta, alpha = 0.9; Q_min is local.steps_min, Q_max

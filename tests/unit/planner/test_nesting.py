@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from planned_fleet import PlannedRun
+from pydantic import ValidationError
 
 from cos2p import messages as m
 from cos2p.run_config import GrowthConfig
@@ -56,11 +57,19 @@ def test_the_first_block_and_the_stem_never_wait(vit: Tables) -> None:
 
 
 def test_what_is_in_play_grows_in_a_line_until_it_is_all() -> None:
-    growth = GrowthConfig(start=0.2, until=0.5)
+    growth = GrowthConfig(start=0.2, since=0.3, until=0.7)
 
-    shares = [growth.share_at(p) for p in (-1.0, 0.0, 0.25, 0.5, 0.9)]
+    shares = [growth.share_at(p) for p in (0.0, 0.3, 0.5, 0.7, 0.9)]
 
     assert [0.2, 0.2, 0.6, 1.0, 1.0] == pytest.approx(shares)
+
+
+def test_growth_may_be_a_step_but_not_end_before_it_begins() -> None:
+    step = GrowthConfig(start=0.2, since=0.4, until=0.4)
+
+    assert (0.2, 1.0) == (step.share_at(0.39), step.share_at(0.4))
+    with pytest.raises(ValidationError, match="before it begins"):
+        GrowthConfig(since=0.5, until=0.4)
 
 
 def test_without_growth_all_is_in_play_from_the_start() -> None:
@@ -114,7 +123,7 @@ def test_a_device_too_small_for_them_takes_the_first_blocks(nested: PlannedRun) 
 @pytest.fixture
 def grown(vit: Tables) -> PlannedRun:
     """Blocks that rotate from the start, in a model that grows over the first half of the run."""
-    growth = {"start": 0.1, "until": 0.5}
+    growth = {"start": 0.1, "since": 0.0, "until": 0.5}
     return played(vit(6), [LARGE] * 4 + [SMALL] * 4, {"nested_depth": 1 / 6, "growth": growth})
 
 
@@ -152,7 +161,7 @@ def test_in_the_end_devices_hold_what_their_memory_allows_and_every_block_is_hel
 
 
 def test_a_floor_asks_nothing_of_blocks_that_wait(vit: Tables) -> None:
-    growth = {"start": 0.1, "until": 0.9}
+    growth = {"start": 0.1, "since": 0.0, "until": 0.9}
     run = played(vit(6), [LARGE] * 6, {"coverage_floor": 2, "growth": growth})
 
     first = [p for p in plans_of(run, LARGE_ONES) if in_play(run, p) < 1 / 6]

@@ -206,6 +206,19 @@ def test_what_our_method_has_by_default_gives_way_to_what_a_task_sets() -> None:
     assert policy_named("co-s2p").defaults["plans"]["growth"] == config.plans.growth.model_dump()
 
 
+def test_where_all_train_one_small_model_what_nobody_trains_is_silent() -> None:
+    small = {"fedavg-small", "fedasync", "fedbuff", "fedcompass"}
+    ours = {"co-s2p", "fedrolex-staggered", "fedrolex-staggered-skip"}
+
+    scaled = {
+        name
+        for name in POLICIES
+        if config_of(RunConfig(), {"policy": name}).evaluation.scaling == "survival"
+    }
+
+    assert small | ours == scaled
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_only_methods_that_predict_with_all_exits_are_judged_so(name: str) -> None:
     answer = "mean" if name in ("depthfl", "scalefl") else "final"
