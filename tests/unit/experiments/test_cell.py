@@ -25,7 +25,7 @@ SHORT = CellSpec(
     alpha=float("inf"),
     run={
         "local": {"steps": 2, "batch_size": 8},
-        "rounds": {"update_count": 3},
+        "rounds": {"update_count": 8},
     },
     horizon_s=2.0,
     evaluate_every_s=0.5,
