@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.units import UnitTable
+from cos2p_planner.choosers.structure import ROUNDING
 
 WEIGHT = 4.0
 """Devices' coverage that a nested unit of the last block is worth per device of the fleet, and one
 of each block before it more: beyond all that coverage and recency add up to."""
-ROUNDING = 1e-9
 
 
 def first_blocks(table: UnitTable, share: float) -> int:

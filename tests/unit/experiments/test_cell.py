@@ -25,7 +25,7 @@ SHORT = CellSpec(
     alpha=float("inf"),
     run={
         "local": {"steps": 2, "batch_size": 8},
-        "rounds": {"update_count": 8},
+        "rounds": {"update_count": 3},
     },
     horizon_s=2.0,
     evaluate_every_s=0.5,
@@ -54,8 +54,9 @@ def test_a_cell_ends_at_its_horizon(done: tuple[CellResult, Path]) -> None:
     assert pytest.approx(2.0, abs=0.01) == result.ended_s
 
 
-def test_it_learns_from_all_sixteen_devices(done: tuple[CellResult, Path]) -> None:
-    result, _ = done
+def test_it_learns_from_all_sixteen_devices() -> None:
+    """Closing on three of them: the slow ones' first plans are stale, until their pace is known."""
+    result = run_cell(replace(SHORT, horizon_s=4.0))
 
     assert 16 == len(result.devices)
     assert all(d.outcomes.get("accepted", 0) for d in result.devices)
