@@ -1,8 +1,8 @@
 """Runs cells in processes of their own, some at a time; what is done stays done.
 
 Invariants: a cell's folder holds `result.json` only when the cell is done, so a suite that was
-killed goes on where it was; a cell that fails says why in its folder and stops no other; no process
-outlives the runner.
+killed goes on where it was, as long as its methods are what they were; a cell that fails says why
+in its folder and stops no other; no process outlives the runner.
 """
 
 import multiprocessing
@@ -10,18 +10,22 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_double
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from cos2p.errors import Cos2pError, ExitCode, SettingsError, StorageError
 from cos2p.leash import tie_to
+from cos2p.run_config import RunConfig
 from cos2p_experiments.result import RESULT_FILE, CellResult, read_result
-from cos2p_experiments.spec import CellSpec
+from cos2p_experiments.spec import CellSpec, settings_of
 
 ERROR_FILE = "error.txt"
 """Why a cell failed: a line for people, then the traceback where the cause was not foreseen."""
@@ -73,12 +77,28 @@ def cells_folder(out: Path, suite: str) -> Path:
 def split_done(specs: Sequence[CellSpec], folder: Path) -> tuple[list[CellResult], list[CellSpec]]:
     """What earlier runs of the suite left: the results that are there, and the cells to do.
 
+    A cell whose policy has other settings by now is to do again.
+
     Raises:
         SettingsError: a result was written by another version of the program.
     """
-    done = [s for s in specs if (folder / s.key / RESULT_FILE).exists()]
-    kept = {s.key for s in done}
-    return [read_result(folder / s.key) for s in done], [s for s in specs if s.key not in kept]
+    done, due = list[CellResult](), list[CellSpec]()
+    for spec in specs:
+        place = folder / spec.key
+        result = read_result(place) if (place / RESULT_FILE).exists() else None
+        if result is not None and _same(result.config, settings_of(spec)):
+            done.append(result)
+        else:
+            due.append(spec)
+    return done, due
+
+
+def _same(ran_with: Mapping[str, Any], settings: RunConfig) -> bool:
+    """Whether a cell ran with these settings; what was no setting then has its default."""
+    try:
+        return RunConfig.model_validate(ran_with) == settings
+    except ValidationError:
+        return False
 
 
 def run_cells(

@@ -104,17 +104,8 @@ def prepare(spec: CellSpec) -> Ready:
     """
     loaded = load_task(spec.task)
     plan = fleet_named(spec.fleet)
-    own: dict[str, Any] = {
-        "seed": spec.seed,
-        "liveness": {"min_workers": len(plan.boards)},
-        "partitions": len(plan.boards),
-    }
-    if spec.evaluate_every_s:  # or policies with few, long rounds would be judged by old versions
-        own["merge"] = {"checkpoint_every": 1}
-    if spec.horizon_s is not None:
-        own = merged(merged(LASTING, own), {"rounds": {"horizon_s": spec.horizon_s}})
-    base = with_changes(loaded.run, merged(own, spec.run))
-    config = config_of(base, merged(spec.changes, {"policy": spec.base_policy}))
+    base = _base(spec, loaded)
+    config = settings_of(spec)
     task = loaded.at(spec.data_dir, spec.seed, alpha=spec.alpha, part=spec.evaluate_on)
     if spec.evaluate_count is not None:
         task = _thinned(task, spec.evaluate_count)
@@ -126,6 +117,31 @@ def prepare(spec: CellSpec) -> Ready:
         margin=base.plans.memory_margin,
     )
     return Ready(task.for_run(config), config, fleet)
+
+
+def settings_of(spec: CellSpec) -> RunConfig:
+    """The run's settings as they are today: a policy's own are no part of the spec's digest.
+
+    Raises:
+        SettingsError: a name or value of the spec that is wrong.
+    """
+    base = _base(spec, load_task(spec.task))
+    return config_of(base, merged(spec.changes, {"policy": spec.base_policy}))
+
+
+def _base(spec: CellSpec, loaded: Task) -> RunConfig:
+    """The task's settings under the suite's, the same for every policy."""
+    count = len(fleet_named(spec.fleet).boards)
+    own: dict[str, Any] = {
+        "seed": spec.seed,
+        "liveness": {"min_workers": count},
+        "partitions": count,
+    }
+    if spec.evaluate_every_s:  # or policies with few, long rounds would be judged by old versions
+        own["merge"] = {"checkpoint_every": 1}
+    if spec.horizon_s is not None:
+        own = merged(merged(LASTING, own), {"rounds": {"horizon_s": spec.horizon_s}})
+    return with_changes(loaded.run, merged(own, spec.run))
 
 
 def _thinned(task: Task, count: int) -> Task:

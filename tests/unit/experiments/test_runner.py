@@ -105,6 +105,16 @@ def test_what_is_done_is_not_due_again(told: Told) -> None:
     assert [BROKEN] == due
 
 
+def test_a_cell_whose_method_has_changed_since_is_due_again(told: Told, tmp_path: Path) -> None:
+    shutil.copytree(told.folder / TINY.key, tmp_path / TINY.key)
+    file = tmp_path / TINY.key / RESULT_FILE
+    result = json.loads(file.read_text())
+    result["config"]["plans"]["growth"]["start"] = 0.9
+    file.write_text(json.dumps(result))
+
+    assert ([], [TINY]) == split_done([TINY], tmp_path)
+
+
 def command(folder: Path, *words: str) -> list[str]:
     file = folder / "tiny.toml"
     file.write_text(SUITE)
