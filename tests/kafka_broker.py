@@ -27,7 +27,7 @@ from kafka_tools import KafkaError, free_ports, jars, kafka_uuid, make_tls, miss
 
 HEAP = "512m"
 BROKER = "kafka.Kafka"
-USERS = ("admin", "planner", "aggregator", "worker")
+USERS = ("admin", "planner", "aggregator", "worker", "evaluator", "operator")
 START_S = 90.0
 STOP_S = 15.0
 LOG4J = """status=warn
@@ -140,9 +140,13 @@ class KafkaCluster:
     def allow(self, user: str, operations: tuple[str, ...], topic: str) -> None:
         """Add an ACL, by Kafka's own tool: aiokafka has no call for it."""
         arguments = [argument for name in operations for argument in ("--operation", name)]
+        self.acls("--add", "--allow-principal", f"User:{user}", "--topic", topic, *arguments)
+
+    def acls(self, *arguments: str) -> None:
+        """What kafka-acls.sh does with these arguments."""
         run(
             *self._java("org.apache.kafka.tools.AclCommand", "--bootstrap-server", self.bootstrap),
-            *("--add", "--allow-principal", f"User:{user}", "--topic", topic, *arguments),
+            *arguments,
         )
 
     def _addresses(self, column: int) -> str:

@@ -357,6 +357,48 @@ def topics_create(
     create_topics(settings_of(bus, prefix), partitions=partitions, as_json=as_json)
 
 
+@topics_app.command(
+    "acls",
+    epilog="Example: cos2p topics acls --prefix site-a --user worker=orin-1 --user worker=nano-1",
+)
+def topics_acls(
+    prefix: PrefixOption = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--user",
+            metavar="ROLE=USER",
+            help="A user of a role; more than one for a role is fine (default: the role's name).",
+        ),
+    ] = None,
+    strimzi: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER", help="Print KafkaTopic and KafkaUser resources of this cluster."
+        ),
+    ] = None,
+    authentication: Annotated[
+        str, typer.Option(metavar="HOW", help="With --strimzi: scram-sha-512 or tls.")
+    ] = "scram-sha-512",
+    partitions: Annotated[
+        int, typer.Option(min=1, max=1024, metavar="P", help="With --strimzi: of the blob topics.")
+    ] = 4,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=9, metavar="N", help="With --strimzi: of every topic.")
+    ] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """The rights that each role needs on a secured Kafka: lines for kafka-acls.sh.
+
+    The lines take the address from $BOOTSTRAP and an administrator's client settings from the file
+    $ADMIN_CONFIG. Nothing is connected to, nothing is changed.
+    """
+    from cos2p_cli.acls import AclOptions, show
+
+    chosen = AclOptions(tuple(users or ()), strimzi, authentication, partitions, replicas)
+    show(settings_of(None, prefix).prefix, chosen, as_json=as_json)
+
+
 @app.command(epilog="Example: cos2p doctor --bus kafka://localhost:9092 --write")
 def doctor(
     bus: BusOption = None,

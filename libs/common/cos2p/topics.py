@@ -76,7 +76,7 @@ DECISIONS = Topic(
 MODELS = Topic(
     "models",
     ("aggregator",),
-    ("worker", "evaluator", "planner", "operator"),
+    ("worker", "evaluator", "planner", "aggregator", "operator"),
     (m.RunOpened, m.Dispatched, m.Hurried, m.VersionPublished, m.RunFinished),
     "worker_id for Dispatched, else none",
     None,
@@ -85,7 +85,7 @@ MODELS = Topic(
 SUBMODELS = Topic(
     "submodels",
     ("aggregator",),
-    ("worker",),
+    ("worker", "operator"),
     (),
     "blob id",
     6 * 3600.0,
@@ -114,7 +114,7 @@ CHECKPOINTS = Topic(
 )
 DEAD_LETTERS = Topic(
     "dead-letters",
-    ("planner", "aggregator", "worker", "evaluator"),
+    ("planner", "aggregator", "worker", "evaluator", "operator"),
     ("operator",),
     (m.DeadLetter,),
     "none",

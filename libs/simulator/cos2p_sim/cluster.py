@@ -21,13 +21,14 @@ from cos2p.errors import BusError, FencedError, RunFailedError
 from cos2p.logs import Log
 from cos2p.messages import EpochStarted, RunOpened
 from cos2p.run_request import NewRun, request_run
-from cos2p.topics import FLEET
+from cos2p.topics import FLEET, Role
 from cos2p.units import UnitTable
 from cos2p_aggregator.shell import run_aggregator
 from cos2p_planner.shell import run_planner
 from cos2p_sim.faults import FaultCount, FaultyBus
 from cos2p_sim.fleets import StandIn, draw_fleet, small_table
 from cos2p_sim.learner import StandInTrainer
+from cos2p_sim.role_bus import RoleBus
 from cos2p_sim.scenario import Case
 from cos2p_sim.watched import WatchedLog
 from cos2p_worker.shell import Device, Kit, run_worker
@@ -58,6 +59,11 @@ class Process:
     starts_at_s: float = 0.0
     returns: bool = True
     lives: int = 0
+
+    @property
+    def role(self) -> Role:
+        """What it is one of."""
+        return cast(Role, self.name.rpartition("-")[0])
 
 
 @dataclass(frozen=True)
@@ -229,8 +235,9 @@ class Cluster:
         """One life; True where another shall follow."""
         process.lives += 1
         fleet = FLEET.full_name(PREFIX) if process.name.startswith("worker") else None
+        shared = RoleBus(self._bus, process.role, PREFIX)
         bus = FaultyBus(
-            self._bus, self._clock, self._case.scenario.faults, chance, self._faults, fleet
+            shared, self._clock, self._case.scenario.faults, chance, self._faults, fleet
         )
         stop = asyncio.Event()
         task = asyncio.ensure_future(process.body(bus, stop))

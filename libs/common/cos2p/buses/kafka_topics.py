@@ -185,19 +185,25 @@ class Catalogue:
             return self._asker
 
 
-def _new_topic(spec: TopicSpec, replication: int, envelope_bytes: int) -> Any:
+def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
+    """A topic's settings, as Kafka names them.
+
+    Args:
+        spec: the topic.
+        envelope_bytes: room for a record's key, headers and framing beside its value.
+    """
     retention_ms = -1 if spec.retention_s is None else int(spec.retention_s * 1000)
-    topic = NewTopic(
-        spec.name,
-        spec.partitions,
-        1,
-        topic_configs={
-            "cleanup.policy": "delete",
-            "retention.ms": str(retention_ms),
-            "retention.bytes": "-1",
-            "max.message.bytes": str(spec.record_bytes_max + envelope_bytes),
-        },
-    )
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(retention_ms),
+        "retention.bytes": "-1",
+        "max.message.bytes": str(spec.record_bytes_max + envelope_bytes),
+    }
+
+
+def _new_topic(spec: TopicSpec, replication: int, envelope_bytes: int) -> Any:
+    settings = topic_settings(spec, envelope_bytes)
+    topic = NewTopic(spec.name, spec.partitions, 1, topic_configs=settings)
     # Brokers take -1 for their default; NewTopic's constructor does not.
     topic.replication_factor = replication
     return topic

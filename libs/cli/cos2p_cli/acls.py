@@ -1,0 +1,142 @@
+"""`cos2p topics acls`: the rights that a secured Kafka must grant, as commands or Strimzi's YAML.
+
+Invariants: nothing is connected to; what is printed is `cos2p.rights` and nothing else, so each
+role can do its work and no more; several users of one role get the same rights.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from cos2p.buses.kafka import ENVELOPE_BYTES_MAX
+from cos2p.buses.kafka_topics import topic_settings
+from cos2p.errors import SettingsError
+from cos2p.rights import ROLES, Right, rights
+from cos2p.topics import Role, specs
+from cos2p_cli.options import print_json
+
+AUTHENTICATIONS = ("scram-sha-512", "tls")
+STRIMZI = "kafka.strimzi.io/v1beta2"
+TOOL = 'kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$ADMIN_CONFIG"'
+
+
+@dataclass(frozen=True)
+class AclOptions:
+    """What the command was given.
+
+    Attributes:
+        users: ROLE=USER, each.
+        cluster: Strimzi's Kafka resource; None prints commands.
+        authentication: of Strimzi's users.
+        partitions: of the blob topics (Strimzi).
+        replicas: of every topic (Strimzi).
+    """
+
+    users: tuple[str, ...] = ()
+    cluster: str | None = None
+    authentication: str = "scram-sha-512"
+    partitions: int = 4
+    replicas: int = 3
+
+
+def show(prefix: str, chosen: AclOptions, *, as_json: bool) -> None:
+    """Print the rights.
+
+    Raises:
+        SettingsError: a role or a way to authenticate that is none.
+    """
+    users = users_of(chosen.users)
+    if as_json:
+        rows = [
+            {"user": name, **asdict(right)}
+            for role, names in users.items()
+            for name in names
+            for right in rights(prefix, [role])
+        ]
+        print_json({"rights": rows})
+    elif chosen.cluster is None:
+        sys.stdout.writelines(f"{line}\n" for line in commands(prefix, users))
+    else:
+        yaml.safe_dump_all(documents(prefix, users, chosen), sys.stdout, sort_keys=False)
+
+
+def users_of(named: Sequence[str]) -> dict[Role, list[str]]:
+    """The users of each role; a role that is not named has one user of its own name.
+
+    Args:
+        named: ROLE=USER, a role as often as it has users.
+
+    Raises:
+        SettingsError: no such role, or no user.
+    """
+    found: dict[Role, list[str]] = {}
+    for text in named:
+        role, _, user = text.partition("=")
+        if role not in ROLES or not user:
+            raise SettingsError(
+                f"--user takes ROLE=USER with a role of {', '.join(ROLES)}, not {text!r}"
+            )
+        found.setdefault(role, []).append(user)
+    return {role: found.get(role, [role]) for role in ROLES}
+
+
+def commands(prefix: str, users: Mapping[Role, Sequence[str]]) -> Iterator[str]:
+    """Lines for a shell, one per user and set of operations."""
+    for role, names in users.items():
+        grouped: dict[tuple[str, ...], list[Right]] = {}
+        for right in rights(prefix, [role]):
+            grouped.setdefault(right.operations, []).append(right)
+        for name in names:
+            for operations, of_them in grouped.items():
+                words = ["--add", "--allow-principal", f"User:{name}"]
+                words += [word for each in operations for word in ("--operation", each)]
+                words += [word for each in of_them for word in ("--topic", each.topic)]
+                yield f"{TOOL} {shlex.join(words)}"
+
+
+def documents(
+    prefix: str, users: Mapping[Role, Sequence[str]], chosen: AclOptions
+) -> Iterator[dict[str, Any]]:
+    """KafkaTopic and KafkaUser resources.
+
+    Raises:
+        SettingsError: a way to authenticate that is none.
+    """
+    if chosen.authentication not in AUTHENTICATIONS:
+        raise SettingsError(
+            f"--authentication takes {' or '.join(AUTHENTICATIONS)}, not {chosen.authentication!r}"
+        )
+    labels = {"strimzi.io/cluster": chosen.cluster}
+    for spec in specs(prefix, chosen.partitions):
+        yield {
+            "apiVersion": STRIMZI,
+            "kind": "KafkaTopic",
+            "metadata": {"name": spec.name, "labels": labels},
+            "spec": {
+                "partitions": spec.partitions,
+                "replicas": chosen.replicas,
+                "config": topic_settings(spec, ENVELOPE_BYTES_MAX),
+            },
+        }
+    for role, names in users.items():
+        acls = [
+            {
+                "resource": {"type": "topic", "name": right.topic, "patternType": "literal"},
+                "operations": [*right.operations, "Describe"],
+            }
+            for right in rights(prefix, [role])
+        ]
+        for name in names:
+            yield {
+                "apiVersion": STRIMZI,
+                "kind": "KafkaUser",
+                "metadata": {"name": name, "labels": labels},
+                "spec": {
+                    "authentication": {"type": chosen.authentication},
+                    "authorization": {"type": "simple", "acls": acls},
+                },
+            }

@@ -1,0 +1,67 @@
+"""The shared log as one role may use it: what the catalogue does not grant breaks a rule.
+
+So the rights that `cos2p topics acls` prints are enough for a run, and a role that begins to use
+another topic is found in the simulator, not by an operator's authorizer.
+"""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.rights import Operation, rights
+from cos2p.topics import Role
+from cos2p_sim.checkers import InvariantError
+
+
+class RoleBus:
+    """See `cos2p.bus.Bus`.
+
+    Args:
+        log: the bus that all share.
+        role: who uses it.
+        prefix: of the topics' names.
+    """
+
+    def __init__(self, log: Bus, role: Role, prefix: str) -> None:
+        self._log, self._role = log, role
+        self._rights = {r.topic: r.operations for r in rights(prefix, [role])}
+
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """See `Bus.create_topics`."""
+        for spec in specs:
+            self._check("Create", spec.name)
+        await self._log.create_topics(specs)
+
+    async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
+        """See `Bus.append`."""
+        self._check("Write", topic)
+        return await self._log.append(topic, partition, records)
+
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 4 << 20,
+        wait_s: float = 0,
+    ) -> list[Record]:
+        """See `Bus.read`."""
+        self._check("Read", topic)
+        return await self._log.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+
+    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
+        """See `Bus.end_offsets`: whoever may read or write may ask."""
+        if topic not in self._rights:
+            self._refuse("Describe", topic)
+        return await self._log.end_offsets(topic)
+
+    async def close(self) -> None:
+        """See `Bus.close`."""
+
+    def _check(self, operation: Operation, topic: str) -> None:
+        if operation not in self._rights.get(topic, ()):
+            self._refuse(operation, topic)
+
+    def _refuse(self, operation: str, topic: str) -> NoReturn:
+        raise InvariantError(f"{self._role} needs {operation} on {topic}: the catalogue has it not")
