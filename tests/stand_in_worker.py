@@ -12,6 +12,7 @@ from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.logs import Log
 from cos2p.messages import RunOpened
+from cos2p.monitoring.watch import Watch
 from cos2p.service import run_service
 from cos2p.settings import WorkerSettings, load_settings
 from cos2p_sim.learner import StandInTrainer, Temper
@@ -27,7 +28,7 @@ def main() -> int:
     settings = load_settings(WorkerSettings)
     temper = Temper(FLOPS_PER_S / settings.slowdown, settings.memory_bytes or MEMORY_BYTES)
 
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event) -> None:
+    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, _: Watch) -> None:
         async def kit(opened: RunOpened) -> Kit:
             units = table()
             return Kit(units, StandInTrainer(units, opened.config, temper, clock))

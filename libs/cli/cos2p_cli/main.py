@@ -14,6 +14,7 @@ import typer
 from cos2p_cli.experiment import app as experiment_app
 from cos2p_cli.options import BusOption, JsonOption, PrefixOption, print_json, settings_of
 from cos2p_cli.policies import policies
+from cos2p_cli.topics_commands import app as topics_app
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
@@ -322,81 +323,8 @@ def archive(
     run(settings_of(bus, prefix), out, as_json=as_json)
 
 
-topics_app = typer.Typer(
-    help="What a run's topics should be and are.",
-    no_args_is_help=True,
-    epilog="Example: cos2p topics list --bus kafka://localhost:9092",
-)
 app.add_typer(topics_app, name="topics")
 app.add_typer(experiment_app, name="experiment")
-
-
-@topics_app.command("list", epilog="Example: cos2p topics list --bus runs/demo")
-def topics_list(
-    bus: BusOption = None, prefix: PrefixOption = None, as_json: JsonOption = False
-) -> None:
-    """Partitions, records and bytes of each topic; fails where one is missing or wrong."""
-    from cos2p_cli.topics import list_topics
-
-    list_topics(settings_of(bus, prefix), as_json=as_json)
-
-
-@topics_app.command("create", epilog="Example: cos2p topics create --bus kafka://localhost:9092")
-def topics_create(
-    bus: BusOption = None,
-    prefix: PrefixOption = None,
-    partitions: Annotated[
-        int | None,
-        typer.Option(min=1, max=1024, metavar="P", help="Of the blob topics (default: 4)."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make the topics that are missing."""
-    from cos2p_cli.topics import create_topics
-
-    create_topics(settings_of(bus, prefix), partitions=partitions, as_json=as_json)
-
-
-@topics_app.command(
-    "acls",
-    epilog="Example: cos2p topics acls --prefix site-a --user worker=orin-1 --user worker=nano-1",
-)
-def topics_acls(
-    prefix: PrefixOption = None,
-    users: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--user",
-            metavar="ROLE=USER",
-            help="A user of a role; more than one for a role is fine (default: the role's name).",
-        ),
-    ] = None,
-    strimzi: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CLUSTER", help="Print KafkaTopic and KafkaUser resources of this cluster."
-        ),
-    ] = None,
-    authentication: Annotated[
-        str, typer.Option(metavar="HOW", help="With --strimzi: scram-sha-512 or tls.")
-    ] = "scram-sha-512",
-    partitions: Annotated[
-        int, typer.Option(min=1, max=1024, metavar="P", help="With --strimzi: of the blob topics.")
-    ] = 4,
-    replicas: Annotated[
-        int, typer.Option(min=1, max=9, metavar="N", help="With --strimzi: of every topic.")
-    ] = 3,
-    as_json: JsonOption = False,
-) -> None:
-    """The rights that each role needs on a secured Kafka: lines for kafka-acls.sh.
-
-    The lines take the address from $BOOTSTRAP and an administrator's client settings from the file
-    $ADMIN_CONFIG. Nothing is connected to, nothing is changed.
-    """
-    from cos2p_cli.acls import AclOptions, show
-
-    chosen = AclOptions(tuple(users or ()), strimzi, authentication, partitions, replicas)
-    show(settings_of(None, prefix).prefix, chosen, as_json=as_json)
 
 
 @app.command(epilog="Example: cos2p doctor --bus kafka://localhost:9092 --write")

@@ -31,6 +31,11 @@ class Presence:
         if self._ends:
             self._ends[-1] = min(self._ends[-1], at_s)
 
+    @property
+    def begun_s(self) -> float | None:
+        """When it came; None where it never did."""
+        return self._starts[0] if self._starts else None
+
     def at(self, time_s: float) -> bool:
         """Whether it was there."""
         stretch = bisect_right(self._starts, time_s) - 1
@@ -68,6 +73,7 @@ class DeviceTally:
         steps: local steps done.
         loss_last: of its newest report that has one.
         staleness_last: of its newest update merged.
+        merged_s: when that was admitted; None before the first.
         presence: when it was there.
     """
 
@@ -94,6 +100,7 @@ class DeviceTally:
     steps: int = 0
     loss_last: float | None = None
     staleness_last: int | None = None
+    merged_s: float | None = None
     presence: Presence = field(default_factory=Presence, repr=False)
 
     @property

@@ -11,16 +11,20 @@ import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
+from importlib import metadata
 from pathlib import Path
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
 from cos2p.errors import Cos2pError, ExitCode
 from cos2p.logs import Log, configure_logs
+from cos2p.monitoring.monitor import Monitor
+from cos2p.monitoring.server import served
+from cos2p.monitoring.watch import Watch
 from cos2p.open_bus import open_bus
 from cos2p.settings import ServiceSettings
 
-Body = Callable[[Bus, Clock, Log, asyncio.Event], Awaitable[None]]
+Body = Callable[[Bus, Clock, Log, asyncio.Event, Watch], Awaitable[None]]
 """A role: it returns when its work is done or soon after the event is set."""
 
 
@@ -28,7 +32,7 @@ def run_service(role: str, settings: ServiceSettings, body: Body) -> int:
     """Run a role to its end; the process's exit code."""
     log = configure_logs(settings.log_level, settings.log_format, role=role)
     try:
-        asyncio.run(_serve(settings, body, log))
+        asyncio.run(_serve(role, settings, body, log))
     except Cos2pError as error:
         fail(role, error)
         return int(error.exit_code)
@@ -44,18 +48,24 @@ def fail(who: str, error: Cos2pError) -> None:
     print(f"{who}: {text}", file=sys.stderr, flush=True)
 
 
-async def _serve(settings: ServiceSettings, body: Body, log: Log) -> None:
+async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> None:
     stop = asyncio.Event()
     _handle_signals(stop, settings.shutdown_deadline_s, log)
     clock = SystemClock()
     bus = open_bus(settings, clock)
+    watch = Watch()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(bus.close)
         if settings.health_file is not None:
             pulse = asyncio.create_task(_pulse(settings.health_file, clock))
             stack.callback(pulse.cancel)
+        if settings.metrics_port is not None:
+            watch = monitor = Monitor(role, metadata.version("cos2p"), settings.prefix, clock)
+            bus = monitor.metered(bus)
+            place = served(monitor, settings.metrics_host, settings.metrics_port)
+            log.info("metrics_served", address=await stack.enter_async_context(place))
         log.info("service_started")
-        await body(bus, clock, log, stop)
+        await body(bus, clock, log, stop, watch)
     log.info("service_stopped")
 
 

@@ -55,6 +55,10 @@ class ServiceSettings(BusSettings):
     """A stop that takes longer is forced (exit code 5)."""
     health_file: Path | None = None
     """Touched while the event loop turns: an exec probe compares its age."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """/metrics, /healthz and /readyz are served here; 0 takes a free port, None serves nothing."""
+    metrics_host: str = "127.0.0.1"
+    """The address that serves them; 0.0.0.0 for all."""
 
 
 class PlannerSettings(ServiceSettings):

@@ -67,6 +67,7 @@ class Telemetry:
         table: the model's units; None before the run is known.
         devices: by worker id.
         staleness: updates merged over the whole run, by versions late.
+        reasons: versions closed over the whole run, by why.
         left_out_count: units of updates that failed the aggregator's checks, over the whole run.
     """
 
@@ -76,6 +77,7 @@ class Telemetry:
         self.devices: dict[str, DeviceTally] = {}
         self._points: dict[int, AccuracyPoint] = {}
         self.staleness: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter()
         self.left_out_count = 0
         self._rows_max = rows_max
         self._costs: CostModel | None = None
@@ -94,6 +96,11 @@ class Telemetry:
     def rows(self) -> list[VersionRow]:
         """The versions closed, oldest first."""
         return list(self._rows.values())
+
+    @property
+    def plans_open(self) -> int:
+        """Plans issued and not ended."""
+        return len(self._plans)
 
     @property
     def accuracy(self) -> list[AccuracyPoint]:
@@ -177,7 +184,7 @@ class Telemetry:
                 self._plans[plan.plan_id] = plan
                 self._waits[plan.plan_id] = _Wait(plan.worker_id, at_s, set())
             case m.UpdateAdmitted():
-                self._admit(decision)
+                self._admit(decision, at_s)
             case m.UpdateRefused() | m.PlanCancelled():
                 self.device(decision.worker_id).outcomes[Outcome(decision.outcome)] += 1
                 if decision.outcome is not Outcome.DUPLICATE:
@@ -187,10 +194,10 @@ class Telemetry:
             case _:
                 pass
 
-    def _admit(self, admitted: m.UpdateAdmitted) -> None:
+    def _admit(self, admitted: m.UpdateAdmitted, at_s: float) -> None:
         device = self.device(admitted.worker_id)
         device.outcomes[Outcome.ACCEPTED] += 1
-        device.staleness_last = admitted.staleness
+        device.staleness_last, device.merged_s = admitted.staleness, at_s
         self.staleness[admitted.staleness] += 1
         plan = self._plans.pop(admitted.plan_id, None)
         if plan is None or self.table is None:
@@ -200,6 +207,7 @@ class Telemetry:
 
     def _close(self, closed: m.RoundClosed, at_s: float) -> None:
         updates, self._open = self._open, []
+        self.reasons[closed.reason] += 1
         if self.table is None:
             return
         self._window.append(updates)

@@ -53,7 +53,7 @@ def serve(settings: AggregatorSettings) -> int:
     return run_service(
         "aggregator",
         settings,
-        lambda bus, clock, log, stop: run_aggregator(
+        lambda bus, clock, log, stop, _: run_aggregator(
             bus, clock, log, stop, prefix=settings.prefix, shard=settings.shard
         ),
     )

@@ -9,6 +9,7 @@ from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import Cos2pError
 from cos2p.logs import Log
+from cos2p.monitoring.watch import Watch
 from cos2p.service import fail, run_service
 from cos2p.settings import PlannerSettings, load_settings
 from cos2p_planner.shell import run_planner
@@ -37,9 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail("planner", error)
         return int(error.exit_code)
 
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event) -> None:
+    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, watch: Watch) -> None:
         await run_planner(
-            bus, clock, log, stop, prefix=settings.prefix, planner_id=settings.planner_id
+            bus,
+            clock,
+            log,
+            stop,
+            prefix=settings.prefix,
+            planner_id=settings.planner_id,
+            watch=watch,
         )
 
     return run_service("planner", settings, body)

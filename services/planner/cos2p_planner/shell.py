@@ -18,6 +18,7 @@ from cos2p.errors import FencedError, RunFailedError
 from cos2p.fence import EpochFence
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox, Outbox
+from cos2p.monitoring.watch import Watch
 from cos2p.topics import DECISIONS, FLEET, MODELS, UPDATES, Topic
 from cos2p_planner.core import PlannerCore
 
@@ -38,12 +39,29 @@ class Place:
     clock: Clock
     log: Log
     prefix: str
+    watch: Watch
 
 
 async def run_planner(
-    bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, *, prefix: str, planner_id: str
+    bus: Bus,
+    clock: Clock,
+    log: Log,
+    stop: asyncio.Event,
+    *,
+    prefix: str,
+    planner_id: str,
+    watch: Watch | None = None,
 ) -> None:
     """Plan the prefix's run until it ends, or until `stop` is set.
+
+    Args:
+        bus: the log.
+        clock: of the bus.
+        log: for operators.
+        stop: asks it to leave.
+        prefix: of the run's topics.
+        planner_id: its name in the log.
+        watch: hears what the planner reads and decides, and whether the run stalls.
 
     Raises:
         FencedError: a newer planner has taken over.
@@ -51,14 +69,14 @@ async def run_planner(
         DivergedError: the decision log contradicts itself.
         What the bus raises.
     """
-    place = Place(bus, clock, log, prefix)
+    place = Place(bus, clock, log, prefix, watch or Watch())
     run_id = await _find_run(place, stop)
     if run_id is None:
         return
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
-    core, decisions = await _take_over(place, run_id, name)
+    core, decisions, admitted = await _take_over(place, run_id, name)
     if core.ledger.ended is None:
-        await _Session(place, core, decisions, run_id).work(stop)
+        await _Session(place, core, decisions, run_id).work(stop, admitted)
     _raise_if_failed(core.ledger.ended)
 
 
@@ -107,8 +125,10 @@ async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _take_over(place: Place, run_id: str, name: str) -> tuple[PlannerCore, Mailbox]:
-    """Open a new epoch; the core as of its record, and the decisions from there on."""
+async def _take_over(
+    place: Place, run_id: str, name: str
+) -> tuple[PlannerCore, Mailbox, list[tuple[float, m.Decision]]]:
+    """Open a new epoch; the core as of its record, the decisions from there on, and until then."""
     decisions = Mailbox(place.bus, place.prefix, DECISIONS, reader="planner", run_id=run_id)
     outbox = Outbox(place.bus, place.prefix, DECISIONS)
     fence = EpochFence()
@@ -139,7 +159,7 @@ async def _take_over(place: Place, run_id: str, name: str) -> tuple[PlannerCore,
         version=core.ledger.version,
         plans_open=len(core.ledger.open),
     )
-    return core, decisions
+    return core, decisions, admitted
 
 
 class _Session:
@@ -154,9 +174,14 @@ class _Session:
         self._warned_version = -1
         self._pending: list[m.Decision] = []
 
-    async def work(self, stop: asyncio.Event) -> None:
-        """Until the run has ended or `stop` is set."""
-        fleet, models = await self._catch_up()
+    async def work(self, stop: asyncio.Event, admitted: list[tuple[float, m.Decision]]) -> None:
+        """Until the run has ended or `stop` is set.
+
+        Args:
+            stop: asks it to leave.
+            admitted: the decisions so far, with their times.
+        """
+        fleet, models = await self._catch_up(admitted)
         reads = {"fleet": fleet, "models": models, "decisions": self._decisions}
         tasks: dict[str, asyncio.Future[Any]] = {}
         try:
@@ -184,11 +209,17 @@ class _Session:
         finally:
             timer.cancel()
 
-    async def _catch_up(self) -> tuple[Mailbox, Mailbox]:
+    async def _catch_up(self, admitted: list[tuple[float, m.Decision]]) -> tuple[Mailbox, Mailbox]:
         """Hear what was said so far; the mailboxes, at the ends of their logs."""
-        place, core = self._place, self._core
+        place, core, watch = self._place, self._core, self._place.watch
         fleet, models = await self._mailbox(FLEET), await self._mailbox(MODELS)
         said, made = await fleet.drain(), await models.drain()
+        for letter in said:
+            watch.saw(letter.message, letter.timestamp_s)
+        for at_s, decision in admitted:
+            watch.saw(decision, at_s)
+        for letter in made:
+            watch.saw(letter.message, letter.timestamp_s)
         due = core.ledger.fleet_offset
         core.observe((each.timestamp_s, each.message) for each in said if each.offset < due)
         for letter in made:
@@ -215,6 +246,8 @@ class _Session:
         """Hand what was read to the core."""
         now = self._place.clock.now()
         for letter in letters:
+            if name != "decisions":  # heard when they are appended
+                self._place.watch.saw(letter.message, letter.timestamp_s)
             if name == "fleet":
                 self._pending += self._core.handle(letter.offset, letter.message, now)
                 if isinstance(letter.message, m.Report):  # or K updates might come to be K + 1
@@ -239,13 +272,22 @@ class _Session:
         await self._outbox.send(*decisions)
         for decision in decisions:
             self._tell(decision)
+            self._place.watch.saw(decision, now)
         for event, fields in self._core.notices:
             self._log.warning(event, **fields)
         self._core.notices.clear()
+        self._mind_stall(now)
+
+    def _mind_stall(self, now: float) -> None:
+        """Say once per version, by name, who is waited for; blocked until there is a new one."""
         version = self._core.ledger.version
-        if self._core.stall_share(now) >= WARN_SHARE and version != self._warned_version:
+        if self._core.stall_share(now) < WARN_SHARE:
+            self._place.watch.freed("run")
+        elif version != self._warned_version:
             self._warned_version = version
-            self._log.warning("run_stalled", version=version, detail=self._core.waiting_for(now))
+            detail = self._core.waiting_for(now)
+            self._place.watch.blocked("run", f"no version after {version}: {detail}")
+            self._log.warning("run_stalled", version=version, detail=detail)
 
     def _tell(self, decision: m.Decision) -> None:
         """One line per decision that an operator may look for."""

@@ -17,6 +17,7 @@ from cos2p.clock import Clock
 from cos2p.errors import Cos2pError
 from cos2p.logs import Log
 from cos2p.messages import RunOpened
+from cos2p.monitoring.watch import Watch
 from cos2p.service import Body, fail, run_service
 from cos2p.settings import WorkerSettings, load_settings
 from cos2p_worker.device import GpuProbe, cpu_limit, memory_limit, thread_count
@@ -135,7 +136,7 @@ def _worker(settings: WorkerSettings, device: Device) -> Body:
     async def kit(opened: RunOpened) -> Kit:
         return await asyncio.to_thread(build, opened)
 
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event) -> None:
+    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, _: Watch) -> None:
         await run_worker(
             bus,
             clock,
@@ -151,7 +152,7 @@ def _worker(settings: WorkerSettings, device: Device) -> Body:
 
 
 def _evaluator(settings: WorkerSettings) -> Body:
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event) -> None:
+    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, _: Watch) -> None:
         from cos2p_worker.evaluator import run_evaluator
 
         await run_evaluator(

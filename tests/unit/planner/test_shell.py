@@ -15,6 +15,7 @@ from cos2p.clock import LoopClock, SystemClock
 from cos2p.errors import FencedError, RunFailedError
 from cos2p.logs import Log
 from cos2p.mailbox import Mailbox, Outbox
+from cos2p.monitoring.watch import Watch
 from cos2p.run_request import NewRun, request_run
 from cos2p.topics import DECISIONS, FLEET
 from cos2p_planner.shell import run_planner
@@ -40,6 +41,24 @@ class Notes:
         return [event for event, _ in self.told]
 
 
+class Hearer(Watch):
+    """Keeps what the planner tells."""
+
+    def __init__(self) -> None:
+        self.hindrances: list[str] = []
+        self.free_count = 0
+        self.heard: list[m.Message] = []
+
+    def blocked(self, cause: str, text: str) -> None:
+        self.hindrances.append(f"{cause}: {text}")
+
+    def freed(self, cause: str) -> None:
+        self.free_count += 1
+
+    def saw(self, message: m.Message, at_s: float) -> None:
+        self.heard.append(message)
+
+
 class Ring:
     """A bus with a run asked for."""
 
@@ -48,6 +67,7 @@ class Ring:
         self.bus = MemoryBus(self.clock)
         self.stage = stage
         self.notes = Notes()
+        self.watch = Hearer()
         self.stop = asyncio.Event()
         self.fleet = Outbox(self.bus, "t", FLEET)
         self.decisions = Mailbox(self.bus, "t", DECISIONS, reader="test", run_id="run-1")
@@ -60,7 +80,9 @@ class Ring:
 
     def plan(self, name: str = "planner") -> Awaitable[None]:
         log = cast(Log, self.notes)
-        return run_planner(self.bus, self.clock, log, self.stop, prefix="t", planner_id=name)
+        return run_planner(
+            self.bus, self.clock, log, self.stop, prefix="t", planner_id=name, watch=self.watch
+        )
 
     async def hello(self, worker: str = "w1") -> None:
         await self.fleet.send(
@@ -184,6 +206,8 @@ def test_a_stalled_run_is_foretold_and_then_fails_by_name(new_stage: Callable[..
 
     ring = asyncio.run(play())
 
+    assert ring.watch.free_count
+    assert any("run: no version after 0" in text for text in ring.watch.hindrances)
     warnings = [fields for event, fields in ring.notes.told if event == "run_stalled"]
     assert 1 == len(warnings)
     assert "no device said hello" in warnings[0]["detail"]
@@ -243,3 +267,25 @@ def test_an_unreadable_record_on_fleet_stops_nothing(new_stage: Callable[..., An
             await ring.until(m.PlanIssued)
 
     asyncio.run(play())
+
+
+def test_a_planner_tells_its_watch_every_message_once_also_after_a_restart(
+    new_stage: Callable[..., Any],
+) -> None:
+    async def play() -> Ring:
+        ring = Ring(stage_of(new_stage))
+        await ring.ask()
+        async with ring.planner():
+            await ring.hello()
+            first = await ring.until(m.PlanIssued)
+        ring.watch.heard.clear()
+        await ring.fleet.send(ring.stage.report_of(first.plan))
+        async with ring.planner():
+            await ring.until(m.PlanIssued, 2)
+        return ring
+
+    kinds = [type(x).__name__ for x in asyncio.run(play()).watch.heard]
+
+    assert 1 == kinds.count("RunStarted") == kinds.count("Hello") == kinds.count("Report")
+    assert 2 == kinds.count("EpochStarted") == kinds.count("PlanIssued")
+    assert kinds.index("Hello") < kinds.index("PlanIssued") < kinds.index("RoundClosed")

@@ -1,0 +1,1 @@
+"""What a service shows of itself: health, readiness and metrics over HTTP."""

@@ -1,0 +1,87 @@
+"""A bus that counts what goes through it, and tells whether it answers.
+
+Invariants: it changes nothing of what the bus beneath does or raises; a call that is still waiting
+tells nothing.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from typing import Literal, TypeVar
+
+from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.errors import BusError, BusUnreachableError, StorageError
+from cos2p.monitoring.watch import Watch
+
+T = TypeVar("T")
+Direction = Literal["in", "out"]
+
+
+class MeteredBus:
+    """See `cos2p.bus.Bus`.
+
+    Args:
+        inner: the bus.
+        watch: told of cause `bus` while calls fail.
+
+    Attributes:
+        byte_count: of values and keys, by topic's full name and direction (out: appended).
+        record_count: likewise.
+        error_count: failed calls, by the error's name.
+    """
+
+    def __init__(self, inner: Bus, watch: Watch) -> None:
+        self._inner, self._watch = inner, watch
+        self.byte_count: Counter[tuple[str, Direction]] = Counter()
+        self.record_count: Counter[tuple[str, Direction]] = Counter()
+        self.error_count: Counter[str] = Counter()
+
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """See `Bus.create_topics`."""
+        await self._watched(self._inner.create_topics(specs))
+
+    async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
+        """See `Bus.append`."""
+        offsets = await self._watched(self._inner.append(topic, partition, records))
+        self._count(topic, "out", records)
+        return offsets
+
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 4 << 20,
+        wait_s: float = 0,
+    ) -> list[Record]:
+        """See `Bus.read`."""
+        found = await self._watched(
+            self._inner.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+        )
+        self._count(topic, "in", found)
+        return found
+
+    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
+        """See `Bus.end_offsets`."""
+        return await self._watched(self._inner.end_offsets(topic))
+
+    async def close(self) -> None:
+        """See `Bus.close`."""
+        await self._inner.close()
+
+    def _count(
+        self, topic: str, direction: Direction, records: Sequence[NewRecord] | Sequence[Record]
+    ) -> None:
+        self.record_count[topic, direction] += len(records)
+        self.byte_count[topic, direction] += sum(len(r.value) + len(r.key) for r in records)
+
+    async def _watched(self, call: Awaitable[T]) -> T:
+        try:
+            answer = await call
+        except (BusError, StorageError) as error:
+            self.error_count[type(error).__name__] += 1
+            if isinstance(error, (BusUnreachableError, StorageError)):
+                self._watch.blocked("bus", str(error))
+            raise
+        self._watch.freed("bus")
+        return answer

@@ -1,0 +1,115 @@
+"""/metrics, /healthz and /readyz of one service: a small HTTP server on the service's own loop.
+
+Invariants: it answers because the loop turns, which is all that /healthz says; nothing here blocks
+the role for longer than one scrape takes to write; the packages that it needs are imported when it
+starts.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from cos2p.errors import SettingsError
+from cos2p.monitoring.metrics import METRICS, Metric
+from cos2p.monitoring.monitor import Monitor
+from cos2p.monitoring.samples import Sample
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@contextlib.asynccontextmanager
+async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
+    """Serve a service's state; the address it is served at.
+
+    Args:
+        monitor: the state.
+        host: to listen on.
+        port: likewise; 0 takes a free one.
+
+    Raises:
+        SettingsError: a package is missing, or the address can't be had.
+    """
+    try:
+        import prometheus_client  # noqa: F401 - missing is told now, not at the first scrape
+        from aiohttp import web
+    except ImportError as error:
+        raise SettingsError(
+            f"COS2P_METRICS_PORT needs {error.name}: pip install 'cos2p[metrics]'"
+        ) from error
+    runner = web.AppRunner(_application(monitor), access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise SettingsError(
+                f"COS2P_METRICS_PORT: can't listen on {host}:{port}: {error.strerror}"
+            ) from error
+        yield f"{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def exposition(samples: Iterable[Sample]) -> bytes:
+    """Samples as Prometheus's text format."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector
+
+    class Once(Collector):
+        def collect(self) -> Iterator[Any]:
+            found: dict[Metric, list[Sample]] = {}
+            for sample in samples:
+                found.setdefault(sample.metric, []).append(sample)
+            for metric in METRICS:
+                if metric in found:
+                    yield _family(metric, found[metric])
+
+        def describe(self) -> list[Any]:
+            return []  # else registering would use the samples up
+
+    registry = CollectorRegistry()
+    registry.register(Once())
+    return generate_latest(registry)
+
+
+def _family(metric: Metric, samples: list[Sample]) -> Any:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    if metric.kind == "histogram":
+        histogram = HistogramMetricFamily(metric.name, metric.about, labels=metric.labels)
+        for sample in samples:
+            histogram.add_metric(sample.labels, list(sample.buckets), sum_value=sample.value)
+        return histogram
+    make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = make(metric.name, metric.about, labels=metric.labels)
+    for sample in samples:
+        family.add_metric(sample.labels, sample.value)
+    return family
+
+
+def _application(monitor: Monitor) -> "web.Application":
+    from aiohttp import web
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=exposition(monitor.samples()), headers={"Content-Type": TEXT})
+
+    async def health(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def ready(_: web.Request) -> web.Response:
+        lines = [f"{cause}: {text}\n" for cause, text in sorted(monitor.hindrances.items())]
+        return web.Response(text="".join(lines) or "ok\n", status=503 if lines else 200)
+
+    application = web.Application()
+    application.add_routes(
+        [web.get("/metrics", metrics), web.get("/healthz", health), web.get("/readyz", ready)]
+    )
+    return application
