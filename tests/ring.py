@@ -72,14 +72,15 @@ class Ring:
     slowdown: float = 1000.0
     """A plan takes some tenths of a second, so that a crash falls into the run; 1: no time."""
     access: Callable[[str], Mapping[str, str]] = lambda role: {}
-    """How a role shows who it is, as bus settings; the test itself is the operator."""
+    """How a role, or one process of it, shows who it is, as settings; the test is the operator."""
     bus: Bus = field(init=False)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = dict(self.access("operator"))
         self.bus = open_bus(
-            BusSettings(bus=self.bus_url, kafka_timeout_s=PATIENCE_S, **own), SystemClock()
+            BusSettings(bus=self.bus_url, prefix=self.prefix, kafka_timeout_s=PATIENCE_S, **own),
+            SystemClock(),
         )
 
     async def request(self, run: RunConfig, units: UnitTable) -> None:
@@ -97,7 +98,8 @@ class Ring:
         }[role]
         environ = dict(os.environ, COS2P_BUS=self.bus_url, COS2P_PREFIX=self.prefix)
         environ |= {"COS2P_LOG_LEVEL": "warning", "COS2P_KAFKA_TIMEOUT_S": f"{PATIENCE_S:g}"}
-        environ |= {f"COS2P_{name.upper()}": value for name, value in self.access(role).items()}
+        own = self.access(role) or self.access(f"{role}-{index}")
+        environ |= {f"COS2P_{name.upper()}": value for name, value in own.items()}
         if role == "aggregator":
             environ["COS2P_SHARD"] = str(index)
         if role == "worker":

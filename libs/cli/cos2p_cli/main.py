@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cos2p_cli.experiment import app as experiment_app
+from cos2p_cli.keys_commands import app as keys_app
 from cos2p_cli.options import BusOption, JsonOption, PrefixOption, print_json, settings_of
 from cos2p_cli.policies import policies
 from cos2p_cli.topics_commands import app as topics_app
@@ -324,6 +325,7 @@ def archive(
 
 
 app.add_typer(topics_app, name="topics")
+app.add_typer(keys_app, name="keys")
 app.add_typer(experiment_app, name="experiment")
 
 

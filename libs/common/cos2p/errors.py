@@ -111,6 +111,10 @@ class UnknownMessageError(MessageError):
     """The record names a message, or a version of one, that this program does not know."""
 
 
+class SignatureError(MessageError):
+    """A record is not signed by whom it says: it is refused like one that can't be read."""
+
+
 class FencedError(Cos2pError):
     """A newer planner has taken over."""
 

@@ -1,10 +1,12 @@
 """A reader of one topic's messages that holds its own position.
 
-Invariants: every record is handed on once, in order; one that can't be read goes to the dead-letter
-topic with the reason, is counted, and stops nothing; records of another run are counted and
-skipped. A mailbox opened without a run's id takes that of the first message it reads.
+Invariants: every record is handed on once, in order; one that can't be read, or that a check
+refuses, goes to the dead-letter topic with the reason, is counted, and stops nothing; records of
+another run are counted and skipped. A mailbox opened without a run's id takes that of the first
+message it reads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cos2p import codec
@@ -23,8 +25,23 @@ class Letter:
     message: Message
 
 
+Check = Callable[[Record, Message], None]
+"""Accepts a record and its message, or raises `MessageError`."""
+
+
 class Mailbox:
-    """Reads partition 0 of a topic from an offset on."""
+    """Reads partition 0 of a topic from an offset on.
+
+    Args:
+        bus: where it is.
+        prefix: of its name.
+        topic: which.
+        reader: for the dead letters.
+        run_id: whose messages are handed on.
+        offset: where to begin.
+        check: what else each record must pass.
+        refused: told the reason of each dead letter.
+    """
 
     def __init__(
         self,
@@ -35,8 +52,11 @@ class Mailbox:
         reader: str,
         run_id: str | None = None,
         offset: int = 0,
+        check: Check = lambda record, message: None,
+        refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._bus, self._prefix, self._reader = bus, prefix, reader
+        self._check, self._refused = check, refused
         self._topic = topic
         self.run_id = run_id
         self.offset = offset
@@ -51,6 +71,7 @@ class Mailbox:
             self.offset = record.offset + 1
             try:
                 message = codec.decode(record)
+                self._check(record, message)
             except MessageError as error:
                 await self._bury(record, str(error))
                 continue
@@ -76,6 +97,7 @@ class Mailbox:
 
     async def _bury(self, record: Record, reason: str) -> None:
         self.unreadable_count += 1
+        self._refused(reason)
         letter = DeadLetter(
             run_id=self.run_id or "unknown",
             topic=record.topic,

@@ -1,19 +1,46 @@
 """From an address to a bus. The Kafka client is imported only where an address asks for it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import SettingsError
 from cos2p.settings import BusSettings
+from cos2p.topics import FLEET
 
 
 def open_bus(settings: BusSettings, clock: Clock) -> Bus:
     """The bus that `settings.bus` names; it connects at first use.
 
     Raises:
-        SettingsError: the address has no known scheme.
+        SettingsError: the address has no known scheme, or the signing key can't be read.
     """
+    bus = _unsigned_bus(settings, clock)
+    if settings.signing_key_file is None:
+        return bus
+    with signing_packages("COS2P_SIGNING_KEY_FILE"):
+        from cos2p.signing.keys import private_key
+        from cos2p.signing.signer import SigningBus
+    key = private_key(settings.signing_key_file)
+    return SigningBus(bus, FLEET.full_name(settings.prefix), key, clock)
+
+
+@contextmanager
+def signing_packages(setting: str) -> Iterator[None]:
+    """Say what to install where signing lacks its package.
+
+    Raises:
+        SettingsError: it does.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(f"{setting} needs {error.name}: pip install 'cos2p[signing]'") from None
+
+
+def _unsigned_bus(settings: BusSettings, clock: Clock) -> Bus:
     scheme, _, rest = settings.bus.partition(":")
     if scheme == "sqlite" and rest:
         from cos2p.buses.sqlite import SqliteBus

@@ -43,6 +43,8 @@ class BusSettings(BaseSettings):
     kafka_key_file: Path | None = None
     kafka_timeout_s: float = Field(30.0, gt=0)
     """How long a lost connection is retried before the bus counts as unreachable."""
+    signing_key_file: Path | None = None
+    """Private key (PEM, Ed25519) that signs what this process says on `fleet`; see `cos2p keys`."""
 
 
 class ServiceSettings(BusSettings):
@@ -65,6 +67,9 @@ class PlannerSettings(ServiceSettings):
     """The planner's."""
 
     planner_id: str = Field("planner", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    keys_file: Path | None = None
+    """Register of public keys: then what is said on `fleet` counts only if one of them signed it.
+    Read again when it changes."""
 
 
 class AggregatorSettings(ServiceSettings):

@@ -3,13 +3,16 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import Cos2pError
 from cos2p.logs import Log
+from cos2p.mailbox import Check
 from cos2p.monitoring.watch import Watch
+from cos2p.open_bus import signing_packages
 from cos2p.service import fail, run_service
 from cos2p.settings import PlannerSettings, load_settings
 from cos2p_planner.shell import run_planner
@@ -47,9 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             prefix=settings.prefix,
             planner_id=settings.planner_id,
             watch=watch,
+            checker=_checker(settings.keys_file, log),
         )
 
     return run_service("planner", settings, body)
+
+
+def _checker(keys_file: Path | None, log: Log) -> Callable[[], Check] | None:
+    """What every record of `fleet` must pass, where the settings name a register of keys."""
+    if keys_file is None:
+        return None
+    with signing_packages("COS2P_KEYS_FILE"):
+        from cos2p.signing.keys import Register
+        from cos2p.signing.verifier import Verifier
+    register = Register(keys_file, lambda text: log.warning("register_kept", reason=text))
+    return lambda: Verifier(register.find)
 
 
 if __name__ == "__main__":

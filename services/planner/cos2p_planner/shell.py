@@ -7,17 +7,17 @@ polled on a timer, so a report is decided as soon as the bus shows it.
 
 import asyncio
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cos2p import messages as m
-from cos2p.bus import Bus
+from cos2p.bus import Bus, Record
 from cos2p.clock import Clock
 from cos2p.errors import FencedError, RunFailedError
 from cos2p.fence import EpochFence
 from cos2p.logs import Log
-from cos2p.mailbox import Letter, Mailbox, Outbox
+from cos2p.mailbox import Check, Letter, Mailbox, Outbox
 from cos2p.monitoring.watch import Watch
 from cos2p.topics import DECISIONS, FLEET, MODELS, UPDATES, Topic
 from cos2p_planner.core import PlannerCore
@@ -40,6 +40,28 @@ class Place:
     log: Log
     prefix: str
     watch: Watch
+    checker: Callable[[], Check] | None = None
+
+    def fleet(self, offset: int, run_id: str | None = None) -> Mailbox:
+        """What devices and operators say from an offset on, checked as this planner checks it."""
+        return Mailbox(
+            self.bus,
+            self.prefix,
+            FLEET,
+            reader="planner",
+            run_id=run_id,
+            offset=offset,
+            check=_unchecked if self.checker is None else self.checker(),
+            refused=self._tell_refused,
+        )
+
+    def _tell_refused(self, reason: str) -> None:
+        self.watch.refused(FLEET.name)
+        self.log.warning("record_refused", topic=FLEET.name, reason=reason)
+
+
+def _unchecked(record: Record, message: m.Message) -> None:
+    """Where anybody may say anything."""
 
 
 async def run_planner(
@@ -51,6 +73,7 @@ async def run_planner(
     prefix: str,
     planner_id: str,
     watch: Watch | None = None,
+    checker: Callable[[], Check] | None = None,
 ) -> None:
     """Plan the prefix's run until it ends, or until `stop` is set.
 
@@ -62,6 +85,7 @@ async def run_planner(
         prefix: of the run's topics.
         planner_id: its name in the log.
         watch: hears what the planner reads and decides, and whether the run stalls.
+        checker: makes what each record of `fleet` must pass, for one reading of the log.
 
     Raises:
         FencedError: a newer planner has taken over.
@@ -69,7 +93,7 @@ async def run_planner(
         DivergedError: the decision log contradicts itself.
         What the bus raises.
     """
-    place = Place(bus, clock, log, prefix, watch or Watch())
+    place = Place(bus, clock, log, prefix, watch or Watch(), checker)
     run_id = await _find_run(place, stop)
     if run_id is None:
         return
@@ -100,7 +124,7 @@ async def _find_run(place: Place, stop: asyncio.Event) -> str | None:
     place.log.info("run_awaited")
     offset = await _first_offset(place, FLEET)
     while not stop.is_set():
-        fleet = Mailbox(place.bus, place.prefix, FLEET, reader="planner", offset=offset)
+        fleet = place.fleet(offset)
         for letter in await _unless(stop, fleet.poll(READ_WAIT_S)) or []:
             if isinstance(letter.message, m.RunRequested):
                 return letter.message.run_id
@@ -212,7 +236,8 @@ class _Session:
     async def _catch_up(self, admitted: list[tuple[float, m.Decision]]) -> tuple[Mailbox, Mailbox]:
         """Hear what was said so far; the mailboxes, at the ends of their logs."""
         place, core, watch = self._place, self._core, self._place.watch
-        fleet, models = await self._mailbox(FLEET), await self._mailbox(MODELS)
+        fleet = place.fleet(await _first_offset(place, FLEET), self._run_id)
+        models = await self._models()
         said, made = await fleet.drain(), await models.drain()
         for letter in said:
             watch.saw(letter.message, letter.timestamp_s)
@@ -231,15 +256,15 @@ class _Session:
         await self._append()
         return fleet, models
 
-    async def _mailbox(self, topic: Topic) -> Mailbox:
+    async def _models(self) -> Mailbox:
         place = self._place
         return Mailbox(
             place.bus,
             place.prefix,
-            topic,
+            MODELS,
             reader="planner",
             run_id=self._run_id,
-            offset=await _first_offset(place, topic),
+            offset=await _first_offset(place, MODELS),
         )
 
     def _take(self, name: str, letters: Sequence[Letter]) -> None:

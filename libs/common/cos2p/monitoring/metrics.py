@@ -50,6 +50,12 @@ BUS_BYTES = Metric(
 )
 BUS_RECORDS = Metric("cos2p_bus_records", "counter", "Records likewise.", ("topic", "direction"))
 BUS_ERRORS = Metric("cos2p_bus_errors", "counter", "Calls of the bus that failed.", ("error",))
+REFUSED = Metric(
+    "cos2p_records_refused",
+    "counter",
+    "Records that could not be read, or were not signed by whom they say: dead letters.",
+    ("topic",),
+)
 
 # Of the run, shown by the planner.
 VERSION = Metric("cos2p_run_version", "gauge", "The newest version.", ("run_id",))
@@ -123,7 +129,7 @@ DEVICE_MEMORY = Metric(
     "cos2p_device_memory_bytes", "gauge", "What training on the device may use.", DEVICE
 )
 
-OF_SERVICES = (INFO, BLOCKED, BUS_BYTES, BUS_RECORDS, BUS_ERRORS)
+OF_SERVICES = (INFO, BLOCKED, BUS_BYTES, BUS_RECORDS, BUS_ERRORS, REFUSED)
 OF_RUNS = (
     VERSION,
     STALL,

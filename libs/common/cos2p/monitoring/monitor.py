@@ -4,6 +4,7 @@ Invariants: a service is ready while nothing blocks it, and waiting for a run bl
 fold of the run is fed by what the role itself reads and appends, so it costs no second reader.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from cos2p import messages as m
@@ -37,6 +38,7 @@ class Monitor(Watch):
         self._run_id = ""
         self._stall: tuple[float, float] | None = None
         self._bus: MeteredBus | None = None
+        self._refused: Counter[str] = Counter()
 
     def metered(self, bus: Bus) -> Bus:
         """The bus that the role shall use instead."""
@@ -68,6 +70,10 @@ class Monitor(Watch):
         elif isinstance(message, m.RunEnded):
             self._stall = None
 
+    def refused(self, topic: str) -> None:
+        """See `Watch.refused`."""
+        self._refused[topic] += 1
+
     def samples(self) -> Iterator[Sample]:
         """All metrics, now."""
         now = self._clock.now()
@@ -76,6 +82,7 @@ class Monitor(Watch):
             yield Sample(of.BLOCKED, float(bool(text)), (cause,))
         if self._bus is not None:
             yield from self._of_bus(self._bus)
+        yield from (Sample(of.REFUSED, n, (topic,)) for topic, n in sorted(self._refused.items()))
         if self._stall is not None:
             since_s, patience_s = self._stall
             yield Sample(of.STALL, max(0.0, now - since_s) / patience_s)

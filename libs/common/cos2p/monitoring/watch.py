@@ -22,3 +22,6 @@ class Watch:
 
     def saw(self, message: Message, at_s: float) -> None:
         """The role has read or appended a message of its run, appended at `at_s`."""
+
+    def refused(self, topic: str) -> None:
+        """The role has refused a record of this topic (its name without prefix)."""

@@ -1,0 +1,1 @@
+"""Signed records: who said what on `fleet`, provable to the planner."""

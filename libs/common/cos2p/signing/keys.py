@@ -1,0 +1,175 @@
+"""Private keys of signers, and the planner's register of public ones.
+
+A register is a text file, one key a line: ROLE NAME KEY, with ROLE worker, evaluator or operator,
+NAME the worker's id (or any name), KEY the public key's 32 bytes as base64; `#` begins a comment.
+A name may have several keys, so that one can follow the other while a run goes on.
+
+Invariants: private keys are read from files and leave this module only as a signer; a register that
+changes is read again, and one that has become unreadable leaves the keys as they were.
+"""
+
+import base64
+import binascii
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from cos2p.errors import SettingsError, StorageError
+from cos2p.signing.envelope import key_id
+
+SignerRole = Literal["worker", "evaluator", "operator"]
+SIGNER_ROLES: tuple[SignerRole, ...] = get_args(SignerRole)
+PUBLIC_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A line of the register."""
+
+    role: SignerRole
+    name: str
+    key: Ed25519PublicKey
+
+
+def new_key(file: Path) -> Ed25519PrivateKey:
+    """Make a private key and keep it in a file that only its owner may read.
+
+    Raises:
+        SettingsError: the file is there already.
+        StorageError: it can't be written.
+    """
+    key = Ed25519PrivateKey.generate()
+    text = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(text)
+    except FileExistsError:
+        raise SettingsError(f"{file} is there already: a key is never written over") from None
+    except OSError as error:
+        raise StorageError(f"can't write {file}: {error.strerror}") from error
+    return key
+
+
+def private_key(file: Path) -> Ed25519PrivateKey:
+    """The key in a PEM file.
+
+    Raises:
+        SettingsError: there is none; the text holds nothing of the file.
+    """
+    try:
+        found = serialization.load_pem_private_key(file.read_bytes(), password=None)
+    except OSError as error:
+        raise SettingsError(f"can't read the signing key {file}: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SettingsError(f"{file} holds no unencrypted private key in PEM form") from None
+    if not isinstance(found, Ed25519PrivateKey):
+        raise SettingsError(f"{file} holds a key of another kind: `cos2p keys new` makes Ed25519")
+    return found
+
+
+def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
+    """The public key's 32 bytes."""
+    public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
+    return public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def register_line(role: SignerRole, name: str, key: Ed25519PrivateKey) -> str:
+    """The line that admits a key."""
+    return f"{role} {name} {base64.b64encode(public_bytes(key)).decode()}"
+
+
+def parse_register(text: str, where: str) -> dict[bytes, Registered]:
+    """The keys of a register by their ids.
+
+    Raises:
+        SettingsError: a line that is none; its number is named.
+    """
+    found: dict[bytes, Registered] = {}
+    for number, line in _lines(text):
+        words = line.split()
+        if len(words) != 3:
+            raise SettingsError(f"{where}, line {number}: not ROLE NAME KEY")
+        word, name, encoded = words
+        public = _decoded(encoded)
+        role = role_named(word)
+        if role is None:
+            known = ", ".join(SIGNER_ROLES)
+            raise SettingsError(f"{where}, line {number}: {word!r} is no role ({known})")
+        if public is None:
+            raise SettingsError(f"{where}, line {number}: no public key of 32 bytes in base64")
+        if key_id(public) in found:
+            raise SettingsError(f"{where}, line {number}: this key has a line already")
+        key = Ed25519PublicKey.from_public_bytes(public)
+        found[key_id(public)] = Registered(role, name, key)
+    return found
+
+
+def role_named(word: str) -> SignerRole | None:
+    """The role of a name; None where there is none."""
+    return next((role for role in SIGNER_ROLES if role == word), None)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    for number, raw in enumerate(text.splitlines(), 1):
+        if line := raw.partition("#")[0].strip():
+            yield number, line
+
+
+def _decoded(text: str) -> bytes | None:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw if len(raw) == PUBLIC_BYTES else None
+
+
+class Register:
+    """A register in a file, as it is now.
+
+    Args:
+        file: it.
+        warn: told why a changed register is not taken over.
+
+    Raises:
+        SettingsError: at the start, the file can't be read or holds a wrong line.
+    """
+
+    def __init__(self, file: Path, warn: Callable[[str], None] = lambda _: None) -> None:
+        self._file, self._warn = file, warn
+        self._stamp = self._seen()
+        self._keys = self._read()
+
+    def find(self, identity: bytes) -> Registered | None:
+        """Who has this key; None where nobody has."""
+        stamp = self._seen()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._keys = self._read()
+            except SettingsError as error:
+                self._warn(f"the register keeps its former keys: {error}")
+        return self._keys.get(identity)
+
+    def _seen(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def _read(self) -> dict[bytes, Registered]:
+        try:
+            text = self._file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"can't read the register of keys {self._file}: {error}") from error
+        return parse_register(text, str(self._file))

@@ -1,0 +1,87 @@
+"""Signing what a process says on `fleet`: a bus that signs on the way.
+
+Invariants: the sequence numbers of a signer rise in the order of the log, so records of one topic
+are appended one call at a time; a number is never used twice, also after a restart (it begins at
+the clock's microseconds); other topics pass untouched.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.clock import Clock
+from cos2p.signing.envelope import (
+    KEY_HEADER,
+    SEQUENCE_BYTES,
+    SEQUENCE_HEADER,
+    SIGNATURE_HEADER,
+    key_id,
+    signed_bytes,
+)
+from cos2p.signing.keys import public_bytes
+
+MICROSECONDS = 1_000_000
+
+
+class SigningBus:
+    """See `cos2p.bus.Bus`.
+
+    Args:
+        inner: the bus.
+        topic: the topic whose records are signed, full name.
+        key: signs them.
+        clock: where sequence numbers begin.
+    """
+
+    def __init__(self, inner: Bus, topic: str, key: Ed25519PrivateKey, clock: Clock) -> None:
+        self._inner, self._topic, self._key, self._clock = inner, topic, key, clock
+        self._key_id = key_id(public_bytes(key))
+        self._sequence = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """See `Bus.create_topics`."""
+        await self._inner.create_topics(specs)
+
+    async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
+        """See `Bus.append`."""
+        if topic != self._topic:
+            return await self._inner.append(topic, partition, records)
+        async with self._one_at_a_time:
+            signed = [self._signed(record) for record in records]
+            return await self._inner.append(topic, partition, signed)
+
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 4 << 20,
+        wait_s: float = 0,
+    ) -> list[Record]:
+        """See `Bus.read`."""
+        return await self._inner.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+
+    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
+        """See `Bus.end_offsets`."""
+        return await self._inner.end_offsets(topic)
+
+    async def close(self) -> None:
+        """See `Bus.close`."""
+        await self._inner.close()
+
+    def _signed(self, record: NewRecord) -> NewRecord:
+        self._sequence = max(self._sequence + 1, int(self._clock.now() * MICROSECONDS))
+        data = signed_bytes(
+            self._topic, self._sequence, record.key, record.value, record.headers, self._key_id
+        )
+        own = {
+            KEY_HEADER: self._key_id,
+            SEQUENCE_HEADER: self._sequence.to_bytes(SEQUENCE_BYTES, "big"),
+            SIGNATURE_HEADER: self._key.sign(data),
+        }
+        return replace(record, headers={**record.headers, **own})
