@@ -116,7 +116,10 @@ class LocalConfig(_Section):
     gradient_norm_max: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     logit_adjustment: float = Field(1.0, ge=0)
-    """Strength of the shift of logits by the log of the device's own label share."""
+    """Strength of the shift of logits under skewed labels; 0 is none."""
+    logit_form: Literal["share", "fedlc"] = "share"
+    """By the log of the device's own label share (2007.07314), or by its counts to the power of
+    -1/4 (FedLC, 2209.00189)."""
     objective: Literal["final", "exits", "depthfl", "scalefl", "fjord"] = "final"
     """The local loss: of the final head; with exits that all devices share, and distillation
     between them; or that of the baseline of this name, as published."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 from cos2p.messages import Plan
 from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
-from cos2p_worker.loss import label_shift
+from cos2p_worker.loss import fedlc_shift, label_shift
 from cos2p_worker.objectives.anchor import Anchor, Proximal, is_anchored
 from cos2p_worker.objectives.batch import Batch
 from cos2p_worker.objectives.divergence import divergence, ramp_up, soft
@@ -51,7 +51,8 @@ def train_by_hand(task: Task, config: RunConfig, plan: Plan, extra: Extra | None
     module = build_submodel(task.model, plan.trained, (), base, CPU)
     dispatched = copy.deepcopy(module)
     optimizer = make_optimizer(list(module.parameters()), local)
-    shift = label_shift(task.label_counts(data) or (), local.logit_adjustment)
+    form = {"share": label_shift, "fedlc": fedlc_shift}[local.logit_form]
+    shift = form(task.label_counts(data) or (), local.logit_adjustment)
     batches = draw_batches(len(data), plan.batch_size, plan.seed)
     for step in range(1, plan.local_steps + 1):
         places = next(batches)
@@ -122,10 +123,11 @@ def test_a_ramp_rises_in_a_line_and_stays() -> None:
     assert 1.0 == ramp_up(0.0, 0.0)
 
 
+@pytest.mark.parametrize("form", ["share", "fedlc"])
 def test_without_any_form_a_plan_is_the_plain_loop_byte_for_byte(
-    task: Task, plan_of: PlanOf
+    task: Task, plan_of: PlanOf, form: str
 ) -> None:
-    plan, config = plan_of(all_units(task.model)), config_of()
+    plan, config = plan_of(all_units(task.model)), config_of(logit_form=form)
 
     assert same(train_by_hand(task, config, plan), train(task, config, plan))
 
