@@ -33,6 +33,10 @@ COMMANDS = (
     ["report"],
     ["topics", "list"],
     ["topics", "create"],
+    ["topics", "acls"],
+    ["keys", "new"],
+    ["keys", "line"],
+    ["keys", "list"],
     ["stop"],
     ["doctor"],
 )

@@ -159,13 +159,16 @@ def init(
     prefix: PrefixOption = None,
     run_id: RunIdOption = None,
     data: DataOption = None,
+    if_absent: Annotated[
+        bool, typer.Option("--if-absent", help="It is fine if this run is there already.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write version 0 and ask for a run; the roles wait for it."""
     from cos2p_cli.start import StartOptions
     from cos2p_cli.start import init as begin
 
-    chosen = StartOptions(task, config, run_id, data, as_json=as_json)
+    chosen = StartOptions(task, config, run_id, data, as_json=as_json, if_absent=if_absent)
     begin(settings_of(bus, prefix), chosen)
 
 

@@ -14,13 +14,14 @@ from typing import Any
 from rich.console import Console
 
 from cos2p.clock import Clock, SystemClock
-from cos2p.errors import SettingsError
+from cos2p.errors import RunExistsError, SettingsError
 from cos2p.run_config import load_run_config
 from cos2p.settings import BusSettings
 from cos2p_cli import figures, options, pool
 from cos2p_cli.fleet import plain_devices
 from cos2p_cli.local_run import LocalRun, RunSpec, claim, until_interrupted
 from cos2p_cli.progress import RunProgress, form_of, waiting
+from cos2p_cli.run_reader import RunReader
 from cos2p_cli.run_view import RunView
 from cos2p_cli.status import document
 from cos2p_cli.supervisor import Crew
@@ -40,6 +41,7 @@ class StartOptions:
         folder: logs of the processes; None takes the embedded run's folder, or runs/RUN_ID.
         as_json: one JSON document.
         progress: show a live screen.
+        if_absent: a run of this name that is there already is fine.
     """
 
     task: str
@@ -51,6 +53,7 @@ class StartOptions:
     folder: Path | None = None
     as_json: bool = False
     progress: bool = True
+    if_absent: bool = False
 
 
 def changes_of(config: Path | None) -> dict[str, Any]:
@@ -69,21 +72,50 @@ def init(settings: BusSettings, chosen: StartOptions) -> None:
     """Write version 0 and ask for the run.
 
     Raises:
-        RunExistsError: this prefix holds a run already.
+        RunExistsError: this prefix holds a run already; with `if_absent`, one of another name.
         SettingsError: torch is missing, the task can't be loaded, or a setting is wrong.
     """
     pool.require_torch()
+    if chosen.if_absent and not chosen.run_id:
+        raise SettingsError("--if-absent needs --run-id: the run that may be there already")
     run_id = chosen.run_id or f"run-{secrets.token_hex(3)}"
     changes = changes_of(chosen.config)
-    pool.initialise(pool.NewRunJob(settings, chosen.task, run_id, changes, chosen.data_dir))
+    made = True
+    try:
+        pool.initialise(pool.NewRunJob(settings, chosen.task, run_id, changes, chosen.data_dir))
+    except RunExistsError:
+        if not chosen.if_absent:
+            raise
+        made = False
+        asyncio.run(_require_same(settings, run_id))
     if chosen.as_json:
-        options.print_json({"run_id": run_id, "bus": settings.bus, "prefix": settings.prefix})
+        place = {"bus": settings.bus, "prefix": settings.prefix}
+        options.print_json({"run_id": run_id, "made": made, **place})
+        return
+    if not made:
+        print(f"run {run_id} is on {settings.bus} already, topics {settings.prefix}-*")
         return
     print(
         f"run {run_id} is asked for on {settings.bus}, topics {settings.prefix}-*\n"
         "start cos2p-planner, cos2p-aggregator and cos2p-worker there; watch with "
         "`cos2p status --follow`"
     )
+
+
+async def _require_same(settings: BusSettings, run_id: str) -> None:
+    """Refuse another run under this prefix.
+
+    Raises:
+        RunExistsError: it is another one; both are named.
+    """
+    async with options.opened(settings) as bus:
+        reader = RunReader(bus, settings.prefix)
+        await reader.poll()
+    if reader.view.run_id != run_id:
+        raise RunExistsError(
+            f"the prefix {settings.prefix!r} belongs to run {reader.view.run_id}, not to {run_id}: "
+            "take another prefix"
+        )
 
 
 def run(settings: BusSettings, chosen: StartOptions) -> None:

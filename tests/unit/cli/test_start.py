@@ -7,10 +7,11 @@ import pytest
 from cos2p.cost import CostModel
 from cos2p.errors import BudgetError, RunExistsError, SettingsError
 from cos2p.run_config import LocalConfig, RunConfig
+from cos2p.settings import BusSettings
 from cos2p.units import STEM, Unit, UnitTable
 from cos2p_cli.fleet import DEMO_CLASSES, Device
 from cos2p_cli.local_run import claim, free_folder, with_budget
-from cos2p_cli.start import changes_of
+from cos2p_cli.start import StartOptions, changes_of, init
 from cos2p_planner.presets import config_of
 
 
@@ -89,3 +90,29 @@ def test_a_budget_below_the_smallest_submodel_says_which_would_do() -> None:
 def test_an_unknown_policy_is_refused_before_a_run_is_asked_for() -> None:
     with pytest.raises(SettingsError, match="no policy is named 'fedavg'"):
         config_of(RunConfig(), {"policy": "fedavg"})
+
+
+def asked(name: str, *, if_absent: bool) -> StartOptions:
+    return StartOptions("digits", run_id=name, if_absent=if_absent)
+
+
+def test_asking_for_a_run_twice_is_fine_where_one_says_so(tmp_path: Path) -> None:
+    place = BusSettings(bus=f"sqlite:{tmp_path}/run")
+    init(place, asked("site-a", if_absent=True))
+    init(place, asked("site-a", if_absent=True))
+
+    with pytest.raises(RunExistsError, match="there is a run"):
+        init(place, asked("site-a", if_absent=False))
+
+
+def test_two_runs_under_one_prefix_are_refused_and_both_named(tmp_path: Path) -> None:
+    place = BusSettings(bus=f"sqlite:{tmp_path}/run")
+    init(place, asked("site-a", if_absent=True))
+
+    with pytest.raises(RunExistsError, match=r"belongs to run site-a, not to site-b"):
+        init(place, asked("site-b", if_absent=True))
+
+
+def test_a_run_that_may_be_there_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--run-id"):
+        init(BusSettings(bus=f"sqlite:{tmp_path}/run"), StartOptions("digits", if_absent=True))
