@@ -87,6 +87,8 @@ class WorkerSettings(ServiceSettings):
     """module:attribute of the task; None takes the one that the run names."""
     shard_index: int = Field(0, ge=0)
     """Which part of the training data is this device's..."""
+    shard_offset: int = Field(0, ge=0)
+    """...added to it: where a pod's ordinal is its index, the parts before its class..."""
     shard_count: int = Field(1, ge=1)
     """...of how many."""
     device_class: str = Field("default", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")

@@ -130,7 +130,8 @@ def _worker(settings: WorkerSettings, device: Device) -> Body:
         task = _task(settings, opened)
         limit = device.memory_bytes if opened.config.plans.enforce_memory else None
         power = Power(limit, settings.slowdown, device.accelerator)
-        data = task.shard(settings.shard_index, settings.shard_count)
+        index = settings.shard_offset + settings.shard_index
+        data = task.shard(index, settings.shard_count)
         return Kit(task.units, TorchTrainer(task, data, opened.config, power))
 
     async def kit(opened: RunOpened) -> Kit:
