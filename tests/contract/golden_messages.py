@@ -85,6 +85,7 @@ def _fleet() -> tuple[Message, ...]:
                 "sample_count": 140,
                 "label_counts": (10, 0, 130),
                 "units_digest": bytes(range(32)),
+                "protocol": 3,
             }
         ),
         m.Heartbeat.model_validate(
@@ -151,7 +152,13 @@ def _models() -> tuple[Message, ...]:
     left_out = LeftOut(plan_id="p000007", worker_id="worker-3", unit=2, reason="not_finite")
     return (
         m.RunOpened.model_validate(
-            {**RUN, "config": CONFIG, "task": TASK, "units_digest": bytes(range(32))}
+            {
+                **RUN,
+                "config": CONFIG,
+                "task": TASK,
+                "units_digest": bytes(range(32)),
+                "protocol": 3,
+            }
         ),
         m.Dispatched.model_validate(
             {**RUN, "plan": PLAN, "shard": 1, "shard_count": 2, "blob": BLOB}

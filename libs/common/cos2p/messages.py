@@ -32,6 +32,11 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+PROTOCOL = 1
+"""What roles must have in common beside messages that both can read: rises when a worker of one
+image and a planner or aggregator of another can't work together."""
+
+
 class Message(Body):
     """Base of all messages."""
 
@@ -121,6 +126,8 @@ class Hello(Message):
     """Samples per label; None where the device keeps them to itself."""
     units_digest: Digest
     """Digest of the worker's own unit table: another model is refused."""
+    protocol: Count = 1
+    """The worker's `PROTOCOL`: a device of another one gets no plans."""
 
 
 class Heartbeat(Message):
@@ -313,6 +320,8 @@ class RunOpened(Message):
     config: RunConfig
     task: Annotated[str, Field(max_length=500)]
     units_digest: Digest
+    protocol: Count = 1
+    """The aggregator's `PROTOCOL`: a worker of another one leaves."""
 
 
 class Dispatched(Message):

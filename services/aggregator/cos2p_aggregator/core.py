@@ -13,6 +13,7 @@ from blake3 import blake3
 from cos2p.errors import DivergedError, MessageError, SettingsError
 from cos2p.fence import EpochFence
 from cos2p.messages import (
+    PROTOCOL,
     Decision,
     EpochStarted,
     Hurried,
@@ -189,6 +190,7 @@ class AggregatorCore:
                     config=started.config,
                     task=started.task,
                     units_digest=table.digest,
+                    protocol=PROTOCOL,
                 )
             )
         yield from self._load(offset, started)

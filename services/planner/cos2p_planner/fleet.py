@@ -32,6 +32,7 @@ class Device:
     sample_count: int
     label_counts: tuple[int, ...] | None
     units_digest: bytes
+    protocol: int
     heard_s: float
     calibration: Calibration = field(default_factory=Calibration)
     turnaround_s: float | None = None
@@ -133,6 +134,7 @@ class Fleet:
                 hello.sample_count,
                 hello.label_counts,
                 hello.units_digest,
+                hello.protocol,
                 now,
                 joined_s=now,
             )
@@ -146,7 +148,8 @@ class Fleet:
             device.calibration = Calibration()
         device.profile = hello.profile
         device.sample_count, device.label_counts = hello.sample_count, hello.label_counts
-        device.units_digest, device.heard_s = hello.units_digest, now
+        device.units_digest, device.protocol = hello.units_digest, hello.protocol
+        device.heard_s = now
         self._assess(device)
 
     def heartbeat(self, beat: m.Heartbeat, now: float) -> None:
@@ -241,7 +244,12 @@ class Fleet:
         usual = _usual_work(device, run)
         device.forecast_s = usual.train_s(device.profile) + usual.wire_s(device.profile)
         device.whole_s = device.speed(usual).duration_s(usual.steps)
-        if device.units_digest != run.table.digest:
+        if device.protocol != m.PROTOCOL:
+            device.barred = (
+                f"it speaks protocol {device.protocol}, this planner {m.PROTOCOL}: "
+                "their images are of different versions"
+            )
+        elif device.units_digest != run.table.digest:
             device.barred = "its model differs from the run's (units digest)"
         elif device.strikes >= run.config.liveness.strikes_max:
             device.barred = f"{device.strikes} of its updates failed checks"

@@ -18,7 +18,7 @@ from cos2p.cost import CostModel
 from cos2p.errors import SettingsError, StorageError
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox
-from cos2p.messages import DeviceProfile, Hello, RunOpened
+from cos2p.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
 from cos2p.topics import MODELS, SUBMODELS
 from cos2p.units import UnitTable
 from cos2p_worker.activity import Activity, Surroundings
@@ -69,7 +69,7 @@ async def run_worker(
     """Work for the run under `prefix` until it is finished or `stop` is set.
 
     Raises:
-        SettingsError: the task's model is not the run's.
+        SettingsError: the task's model is not the run's, or the run speaks another protocol.
         BudgetError: the device can't hold the smallest submodel; the text says what would do.
         StorageError: the scratch folder can't hold a plan's weights.
         BusError: the bus is lost.
@@ -81,6 +81,11 @@ async def run_worker(
         return
     opened, letters = joined
     log = log.bind(run=opened.run_id)
+    if opened.protocol != PROTOCOL:
+        raise SettingsError(
+            f"run {opened.run_id} speaks protocol {opened.protocol}, this worker {PROTOCOL}: "
+            "their images are of different versions"
+        )
     kit = await kit_factory(opened)
     _check(opened, kit, device, worker_id)
     hello = Hello(
@@ -91,6 +96,7 @@ async def run_worker(
         sample_count=kit.trainer.sample_count,
         label_counts=kit.trainer.label_counts if device.share_labels else None,
         units_digest=opened.units_digest,
+        protocol=PROTOCOL,
     )
     submodels = SUBMODELS.full_name(prefix)
     core = WorkerCore(hello, opened.config, kit.table, now=clock.now(), submodels=submodels)

@@ -333,6 +333,15 @@ def test_a_device_with_another_model_is_refused_by_name(stage: Any) -> None:
     assert "model differs" in fields["reason"]
 
 
+def test_a_device_of_another_version_is_refused_by_name(stage: Any) -> None:
+    decided = stage.hello("w1", protocol=2)
+
+    [(_, fields)] = stage.core.notices
+    assert [] == decided
+    assert "w1" == fields["worker_id"]
+    assert "it speaks protocol 2, this planner 1" in fields["reason"]
+
+
 def test_a_device_that_fails_at_once_is_asked_again_later_and_later(stage: Any) -> None:
     stage.hello("w1")
     waits = []

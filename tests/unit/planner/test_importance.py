@@ -37,7 +37,7 @@ def importance(kind: str = "gate", own_share: float = 0.5) -> Importance:
 
 def device(worker: str, label_counts: tuple[int, ...] | None) -> Device:
     profile = m.DeviceProfile(memory_bytes=1, flops_per_s=1)
-    return Device(worker, 1, profile, 100, label_counts, bytes(32), 0.0)
+    return Device(worker, 1, profile, 100, label_counts, bytes(32), 1, 0.0)
 
 
 def facts(trained: Sequence[int] = ALL, version: int = 0, worker: str = "w1") -> PlanFacts:

@@ -490,6 +490,20 @@ def test_a_scratch_folder_that_can_t_be_made_is_an_error(tmp_path: Path) -> None
     asyncio.run(both())
 
 
+def test_a_worker_leaves_a_run_of_another_version_and_says_so(tmp_path: Path) -> None:
+    async def both() -> None:
+        stage = Stage(tmp_path, ScriptedTrainer(at_once))
+        await stage.bus.create_topics(specs(PREFIX, 2))
+        opened = RunOpened(
+            run_id="r", config=stage.config, task="m:t", units_digest=TABLE.digest, protocol=2
+        )
+        await stage.say(opened)
+        with pytest.raises(SettingsError, match="run r speaks protocol 2, this worker 1"):
+            await stage.work()
+
+    asyncio.run(both())
+
+
 def test_a_disk_that_can_t_hold_the_weights_is_reported_and_ends_the_worker(tmp_path: Path) -> None:
     async def both() -> None:
         trainer = ScriptedTrainer(at_once)
