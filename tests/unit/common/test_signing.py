@@ -306,7 +306,7 @@ def test_a_missing_key_file_is_named_when_the_bus_is_opened(tmp_path: Path) -> N
         open_bus(settings, SystemClock())
 
 
-KEY = register_line("worker", "a", Ed25519PrivateKey.generate()).split()[2]
+KEY = register_line("worker", "a", Ed25519PrivateKey.from_private_bytes(bytes(32))).split()[2]
 
 
 @pytest.mark.parametrize(
