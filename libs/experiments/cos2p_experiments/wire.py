@@ -5,12 +5,13 @@ Invariant: what is written and read is the log's own; only when it is done diffe
 
 from collections.abc import Sequence
 
-from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.bus import Bus, NewRecord, Record
+from cos2p.buses.passing import PassingBus
 from cos2p.clock import Clock
 from cos2p.topics import SUBMODELS, UPDATES
 
 
-class WireBus:
+class WireBus(PassingBus):
     """See `cos2p.bus.Bus`.
 
     Args:
@@ -21,18 +22,15 @@ class WireBus:
     """
 
     def __init__(self, log: Bus, clock: Clock, prefix: str, bytes_per_s: float) -> None:
-        self._log, self._clock, self._bytes_per_s = log, clock, bytes_per_s
+        super().__init__(log)
+        self._clock, self._bytes_per_s = clock, bytes_per_s
         self._down, self._up = SUBMODELS.full_name(prefix), UPDATES.full_name(prefix)
-
-    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """See `Bus.create_topics`."""
-        await self._log.create_topics(specs)
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`; a delta is there once its last byte is."""
         if topic == self._up:
             await self._pass(sum(len(r.value) for r in records))
-        return await self._log.append(topic, partition, records)
+        return await super().append(topic, partition, records)
 
     async def read(
         self,
@@ -44,14 +42,10 @@ class WireBus:
         wait_s: float = 0,
     ) -> list[Record]:
         """See `Bus.read`; weights are there once their last byte is."""
-        found = await self._log.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+        found = await super().read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
         if topic == self._down:
             await self._pass(sum(len(r.value) for r in found))
         return found
-
-    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
-        """See `Bus.end_offsets`."""
-        return await self._log.end_offsets(topic)
 
     async def close(self) -> None:
         """See `Bus.close`; the log stays for others."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.bus import Bus, NewRecord
+from cos2p.buses.passing import PassingBus
 from cos2p.clock import Clock
 from cos2p.errors import BusUnreachableError
 from cos2p_sim.scenario import FaultPart
@@ -28,7 +29,7 @@ class FaultCount:
     unacknowledged: int = 0
 
 
-class FaultyBus:
+class FaultyBus(PassingBus):
     """See `cos2p.bus.Bus`.
 
     Args:
@@ -50,15 +51,12 @@ class FaultyBus:
         count: FaultCount,
         fleet_topic: str | None = None,
     ) -> None:
-        self._log, self._clock, self._faults = log, clock, faults
+        super().__init__(log)
+        self._clock, self._faults = clock, faults
         self._chance, self._count, self._fleet_topic = chance, count, fleet_topic
         self.dead = False
         self.acknowledged: list[tuple[str, int, int]] = []
         """(topic, partition, offset) of each record whose append returned."""
-
-    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """See `Bus.create_topics`."""
-        await self._log.create_topics(specs)
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
@@ -70,34 +68,15 @@ class FaultyBus:
         if self._happens(faults.lost_ack_share):
             self._count.unacknowledged += 1
             kept = int(self._chance.integers(1, len(records) + 1)) if records else 0
-            await self._log.append(topic, partition, records[:kept])
+            await self._inner.append(topic, partition, records[:kept])
             raise BusUnreachableError("the simulator lost the ack of this append")
-        offsets = await self._log.append(topic, partition, records)
+        offsets = await self._inner.append(topic, partition, records)
         if topic == self._fleet_topic and self._happens(faults.duplicate_share):
             self._count.repeated += 1
-            await self._log.append(topic, partition, records)
+            await self._inner.append(topic, partition, records)
         await self._dawdle()
         self.acknowledged += [(topic, partition, offset) for offset in offsets]
         return offsets
-
-    async def read(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        *,
-        bytes_max: int = 4 << 20,
-        wait_s: float = 0,
-    ) -> list[Record]:
-        """See `Bus.read`."""
-        return await self._log.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
-
-    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
-        """See `Bus.end_offsets`."""
-        return await self._log.end_offsets(topic)
-
-    async def close(self) -> None:
-        """See `Bus.close`."""
 
     def _happens(self, share: float) -> bool:
         return share > 0 and bool(self._chance.random() < share)

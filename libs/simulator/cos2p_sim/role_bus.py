@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.buses.passing import PassingBus
 from cos2p.rights import Operation, rights
 from cos2p.topics import Role
 from cos2p_sim.checkers import InvariantError
 
 
-class RoleBus:
+class RoleBus(PassingBus):
     """See `cos2p.bus.Bus`.
 
     Args:
@@ -23,19 +24,20 @@ class RoleBus:
     """
 
     def __init__(self, log: Bus, role: Role, prefix: str) -> None:
-        self._log, self._role = log, role
+        super().__init__(log)
+        self._role = role
         self._rights = {r.topic: r.operations for r in rights(prefix, [role])}
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """See `Bus.create_topics`."""
         for spec in specs:
             self._check("Create", spec.name)
-        await self._log.create_topics(specs)
+        await super().create_topics(specs)
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
         self._check("Write", topic)
-        return await self._log.append(topic, partition, records)
+        return await super().append(topic, partition, records)
 
     async def read(
         self,
@@ -48,16 +50,16 @@ class RoleBus:
     ) -> list[Record]:
         """See `Bus.read`."""
         self._check("Read", topic)
-        return await self._log.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+        return await super().read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
 
     async def end_offsets(self, topic: str) -> dict[int, Offsets]:
         """See `Bus.end_offsets`: whoever may read or write may ask."""
         if topic not in self._rights:
             self._refuse("Describe", topic)
-        return await self._log.end_offsets(topic)
+        return await super().end_offsets(topic)
 
     async def close(self) -> None:
-        """See `Bus.close`."""
+        """See `Bus.close`; the log stays for others."""
 
     def _check(self, operation: Operation, topic: str) -> None:
         if operation not in self._rights.get(topic, ()):

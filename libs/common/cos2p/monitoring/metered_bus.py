@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Literal, TypeVar
 
 from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.buses.passing import PassingBus
 from cos2p.errors import BusError, BusUnreachableError, StorageError
 from cos2p.monitoring.watch import Watch
 
@@ -16,7 +17,7 @@ T = TypeVar("T")
 Direction = Literal["in", "out"]
 
 
-class MeteredBus:
+class MeteredBus(PassingBus):
     """See `cos2p.bus.Bus`.
 
     Args:
@@ -30,18 +31,19 @@ class MeteredBus:
     """
 
     def __init__(self, inner: Bus, watch: Watch) -> None:
-        self._inner, self._watch = inner, watch
+        super().__init__(inner)
+        self._watch = watch
         self.byte_count: Counter[tuple[str, Direction]] = Counter()
         self.record_count: Counter[tuple[str, Direction]] = Counter()
         self.error_count: Counter[str] = Counter()
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """See `Bus.create_topics`."""
-        await self._watched(self._inner.create_topics(specs))
+        await self._watched(super().create_topics(specs))
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
-        offsets = await self._watched(self._inner.append(topic, partition, records))
+        offsets = await self._watched(super().append(topic, partition, records))
         self._count(topic, "out", records)
         return offsets
 
@@ -56,18 +58,14 @@ class MeteredBus:
     ) -> list[Record]:
         """See `Bus.read`."""
         found = await self._watched(
-            self._inner.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+            super().read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
         )
         self._count(topic, "in", found)
         return found
 
     async def end_offsets(self, topic: str) -> dict[int, Offsets]:
         """See `Bus.end_offsets`."""
-        return await self._watched(self._inner.end_offsets(topic))
-
-    async def close(self) -> None:
-        """See `Bus.close`."""
-        await self._inner.close()
+        return await self._watched(super().end_offsets(topic))
 
     def _count(
         self, topic: str, direction: Direction, records: Sequence[NewRecord] | Sequence[Record]

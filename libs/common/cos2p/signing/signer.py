@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.bus import Bus, NewRecord
+from cos2p.buses.passing import PassingBus
 from cos2p.clock import Clock
 from cos2p.signing.envelope import (
     KEY_HEADER,
@@ -26,7 +27,7 @@ from cos2p.signing.keys import public_bytes
 MICROSECONDS = 1_000_000
 
 
-class SigningBus:
+class SigningBus(PassingBus):
     """See `cos2p.bus.Bus`.
 
     Args:
@@ -37,14 +38,11 @@ class SigningBus:
     """
 
     def __init__(self, inner: Bus, topic: str, key: Ed25519PrivateKey, clock: Clock) -> None:
-        self._inner, self._topic, self._key, self._clock = inner, topic, key, clock
+        super().__init__(inner)
+        self._topic, self._key, self._clock = topic, key, clock
         self._key_id = key_id(public_bytes(key))
         self._sequence = 0
         self._one_at_a_time = asyncio.Lock()
-
-    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """See `Bus.create_topics`."""
-        await self._inner.create_topics(specs)
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
@@ -53,26 +51,6 @@ class SigningBus:
         async with self._one_at_a_time:
             signed = [self._signed(record) for record in records]
             return await self._inner.append(topic, partition, signed)
-
-    async def read(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        *,
-        bytes_max: int = 4 << 20,
-        wait_s: float = 0,
-    ) -> list[Record]:
-        """See `Bus.read`."""
-        return await self._inner.read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
-
-    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
-        """See `Bus.end_offsets`."""
-        return await self._inner.end_offsets(topic)
-
-    async def close(self) -> None:
-        """See `Bus.close`."""
-        await self._inner.close()
 
     def _signed(self, record: NewRecord) -> NewRecord:
         self._sequence = max(self._sequence + 1, int(self._clock.now() * MICROSECONDS))
