@@ -27,7 +27,7 @@ from cos2p_cli import figures
 from cos2p_cli.containers import specs
 from cos2p_cli.containers.changes import Change, compare, fleet
 from cos2p_cli.containers.classes import DEFAULT_FLEET, Asked, parse_fleet
-from cos2p_cli.containers.engine import Engine, Found
+from cos2p_cli.containers.engine import Engine, Found, Kind
 from cos2p_cli.containers.readiness import awaited, dying, few, last_words, why_dead
 from cos2p_cli.containers.specs import ContainerSpec, Site
 from cos2p_cli.containers.tell import Tell
@@ -233,8 +233,9 @@ class Up:
         ours = {f.name for f in found}
         roles = (specs.kafka(site), specs.planner(site), specs.evaluator(site))
         firsts = (*roles, specs.init(site, "", ""), specs.aggregator(site, 0), *workers)
-        things = [("container", spec.name) for spec in firsts if spec.name not in ours]
-        for kind, name in (*things, ("network", site.network), ("volume", site.volume)):
+        things: list[tuple[Kind, str]] = [("network", site.network), ("volume", site.volume)]
+        things += [("container", spec.name) for spec in firsts if spec.name not in ours]
+        for kind, name in things:
             labels = await self._off(self._engine.labels_of, kind, name)
             if labels is not None and labels.get(specs.NAME) != site.name:
                 raise SettingsError(
@@ -315,9 +316,7 @@ class Up:
         finally:
             await self._off(self._engine.remove, "container", spec.name)
         await reader.poll()
-        if not view.run_id:
-            raise RunFailedError(f"version 0 was written, but no run is asked for at {site.bus}")
-        self._tell.did(f"asked     for run {site.run_id} ({view.task})")
+        self._tell.did(f"asked     for run {site.run_id} ({reader.view.task})")
 
     async def _ended_well(self, name: str) -> None:
         while True:
