@@ -21,80 +21,83 @@ NameOption = Annotated[
         metavar="NAME", help="Of the ring: containers, network and volume are named by it."
     ),
 ]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS=COUNT,...",
+        help="How many devices of which class: x86, orin, nano, or CLASS=COUNT:MEMORY:CPUS. "
+        "Other classes stay as they are (default: orin=2,nano=2, or what is there).",
+    ),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK", help="digits, fashion-mnist, or one in the image (default: digits)."
+    ),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A run file (TOML).")
+]
+RunIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run-id", metavar="NAME", help="The run, and the prefix of its topics (default: NAME)."
+    ),
+]
+PartsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        metavar="N",
+        help="Cut the training data into so many, one a worker (default: 8 or more).",
+    ),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=65535, metavar="PORT", help="Kafka's on 127.0.0.1 (default: a free one)."
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", envvar="COS2P_DATA_DIR", metavar="DIR", help="Folder of the task's data files."
+    ),
+]
+TagOption = Annotated[
+    str | None,
+    typer.Option(metavar="TAG", help="Of co-s2p-core and co-s2p-worker (default: this version)."),
+]
+ImageOption = Annotated[
+    str | None,
+    typer.Option(metavar="IMAGE:TAG", help="Your own instead, with a task of yours in it."),
+]
+KafkaOption = Annotated[str | None, typer.Option(metavar="IMAGE:TAG", help="The broker's.")]
+TimeoutOption = Annotated[
+    float, typer.Option(min=1, metavar="SECONDS", help="Deadline of all waiting together.")
+]
+FollowOption = Annotated[
+    bool, typer.Option("--follow/--detach", help="Show the run until it has finished.")
+]
 KAFKA_PATIENCE_S = 3.0
 """How long one look at a broker may take; `up` looks again until its own deadline."""
 
 
 def up(
-    workers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CLASS=COUNT,...",
-            help="How many devices of which class: x86, orin, nano, or CLASS=COUNT:MEMORY:CPUS. "
-            "Other classes stay as they are (default: orin=2,nano=2, or what is there).",
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TASK", help="digits, fashion-mnist, or one in the image (default: digits)."
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="A run file (TOML).")
-    ] = None,
+    workers: WorkersOption = None,
+    task: TaskOption = None,
+    config: ConfigOption = None,
     name: NameOption = "co-s2p",
-    run_id: Annotated[
-        str | None,
-        typer.Option(
-            "--run-id",
-            metavar="NAME",
-            help="The run, and the prefix of its topics (default: NAME).",
-        ),
-    ] = None,
-    parts: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            metavar="N",
-            help="Cut the training data into so many, one a worker (default: 8 or more).",
-        ),
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=65535, metavar="PORT", help="Kafka's on 127.0.0.1 (default: a free one)."
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            envvar="COS2P_DATA_DIR",
-            metavar="DIR",
-            help="Folder of the task's data files.",
-        ),
-    ] = None,
-    image_tag: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TAG", help="Of co-s2p-core and co-s2p-worker (default: this version)."
-        ),
-    ] = None,
-    worker_image: Annotated[
-        str | None,
-        typer.Option(metavar="IMAGE:TAG", help="Your own instead, with a task of yours in it."),
-    ] = None,
-    kafka_image: Annotated[
-        str | None, typer.Option(metavar="IMAGE:TAG", help="The broker's.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Deadline of all waiting together.")
-    ] = 300.0,
-    follow: Annotated[
-        bool, typer.Option("--follow/--detach", help="Show the run until it has finished.")
-    ] = False,
+    run_id: RunIdOption = None,
+    parts: PartsOption = None,
+    port: PortOption = None,
+    data: DataOption = None,
+    image_tag: TagOption = None,
+    worker_image: ImageOption = None,
+    kafka_image: KafkaOption = None,
+    timeout: TimeoutOption = 300.0,
+    follow: FollowOption = False,
     as_json: JsonOption = False,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No live screen.")] = False,
 ) -> None:

@@ -4,6 +4,7 @@ The tests of a file share one ring and run in their order; another set of images
 COS2P_TEST_IMAGE_TAG and COS2P_TEST_KAFKA_IMAGE.
 """
 
+import asyncio
 import json
 import os
 import subprocess
@@ -19,8 +20,12 @@ from typing import Any
 import pytest
 from check_demo import ACCURACY_MIN
 
+from cos2p.clock import SystemClock
+from cos2p.open_bus import open_bus
+from cos2p.settings import BusSettings
 from cos2p_cli.containers.classes import BUILT_IN
 from cos2p_cli.containers.specs import KAFKA_IMAGE, NAME
+from cos2p_cli.run_reader import RunReader
 
 pytestmark = pytest.mark.docker
 
@@ -42,6 +47,8 @@ heartbeat_s = 1.0
 lost_after_s = 10.0
 """
 """Large batches, so that memory decides what a device may hold."""
+SLOW_RUN = LONG_RUN.replace("steps = 2", "steps = 100000")
+"""No plan comes to its end."""
 
 
 @dataclass
@@ -51,6 +58,7 @@ class Ring:
     name: str
     engine: Any
     address: str = ""
+    run: str = ""
 
     def up(self, *options: str, fine: bool = True) -> Any:
         done = self._cos2p(
@@ -60,6 +68,7 @@ class Ring:
         assert fine == (done.returncode == 0), done.stderr
         shown = json.loads(done.stdout)
         self.address = shown.get("bus", self.address)
+        self.run = shown.get("run_id", self.run)
         return shown
 
     def down(self, *options: str) -> Any:
@@ -69,7 +78,7 @@ class Ring:
 
     def worker(self, name: str) -> dict[str, Any]:
         """What `cos2p status` says of a worker; empty if it has never been there."""
-        done = self._cos2p("status", "--bus", self.address, "--prefix", self.name)
+        done = self._cos2p("status", "--bus", self.address, "--prefix", self.run)
         rows: list[dict[str, Any]] = json.loads(done.stdout)["workers"]
         return next((r for r in rows if r["worker_id"] == f"{self.name}-worker-{name}"), {})
 
@@ -88,6 +97,29 @@ class Ring:
                 return row
             time.sleep(1)
         raise AssertionError(f"{name} after {within_s:g} s: {self.worker(name)}")
+
+    def plan_bytes(self, name: str) -> int:
+        """Forecast peak of the newest plan of a worker that has one now and then."""
+        worker_id = f"{self.name}-worker-{name}"
+
+        async def read() -> int:
+            bus = open_bus(BusSettings(bus=self.address, prefix=self.run), SystemClock())
+            try:
+                reader = RunReader(bus, self.run)
+                for _ in range(100):
+                    await reader.poll(wait_s=0.3)
+                    if plan := reader.view.workers[worker_id].plan:
+                        return plan.peak_bytes
+            finally:
+                await bus.close()
+            raise AssertionError(f"{worker_id} has no plan")
+
+        return asyncio.run(read())
+
+    def use_up_memory(self, name: str) -> None:
+        """Ask for more than the limit leaves, less than the worker has: it is what is killed."""
+        hog = ["python", "-c", "x = b'x' * (300 << 20)"]
+        self.engine.containers.get(f"{self.name}-worker-{name}").exec_run(hog)
 
     def containers(self) -> list[str]:
         found = self.engine.containers.list(all=True, filters={"label": f"{NAME}={self.name}"})
@@ -148,6 +180,10 @@ def accepted(row: dict[str, Any]) -> int:
     return count
 
 
+def at_work_after(starts: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda row: (row["starts"], row["state"]) == (starts, "training")
+
+
 def test_a_ring_of_containers_trains_the_digits_to_their_end(engine: Any) -> None:
     ring = Ring(f"t{uuid.uuid4().hex[:8]}", engine)
     try:
@@ -162,6 +198,21 @@ def test_a_ring_of_containers_trains_the_digits_to_their_end(engine: Any) -> Non
 
 def test_asked_again_every_container_stays(long_run: Ring) -> None:
     assert {"kept"} == {c["did"] for c in long_run.up()["containers"]}
+
+
+def test_a_worker_has_its_limits_and_no_rights(long_run: Ring) -> None:
+    found = long_run.state("orin-0")
+    host = found["HostConfig"]
+
+    assert BUILT_IN["orin"].memory_bytes == host["Memory"] == host["MemorySwap"]
+    assert (True, ["ALL"], ["no-new-privileges"]) == (
+        host["ReadonlyRootfs"],
+        host["CapDrop"],
+        host["SecurityOpt"],
+    )
+    assert "10001:10001" == found["Config"]["User"]
+    assert {} == host["PortBindings"]
+    assert [long_run.name] == list(found["NetworkSettings"]["Networks"])
 
 
 def test_a_class_with_a_small_limit_gets_fewer_units_than_a_large_one(long_run: Ring) -> None:
@@ -201,9 +252,7 @@ def test_a_worker_that_is_killed_comes_back_and_trains(long_run: Ring) -> None:
 
 def test_a_worker_that_its_limit_kills_comes_back_and_trains(long_run: Ring) -> None:
     before = long_run.worker("tiny-0")
-    # More than the limit leaves, less than the worker's own: it is the worker that is killed.
-    hog = ["python", "-c", "x = b'x' * (300 << 20)"]
-    long_run.engine.containers.get(f"{long_run.name}-worker-tiny-0").exec_run(hog)
+    long_run.use_up_memory("tiny-0")
 
     after = long_run.await_worker("tiny-0", lambda row: row["starts"] > before["starts"])
     long_run.await_worker("tiny-0", lambda row: accepted(row) > accepted(after))
@@ -212,14 +261,14 @@ def test_a_worker_that_its_limit_kills_comes_back_and_trains(long_run: Ring) -> 
 
 
 def test_a_lower_limit_makes_smaller_plans(long_run: Ring) -> None:
-    before = long_run.worker("tiny-0")
+    before, bytes_before = long_run.worker("tiny-0"), long_run.plan_bytes("tiny-0")
     limit = long_run.state("tiny-0")["HostConfig"]["Memory"]
 
     long_run.up("--workers", f"tiny=1:{limit - 20_000_000}:1")
     after = long_run.await_worker("tiny-0", lambda row: accepted(row) > accepted(before) + 2)
 
     assert after["memory_bytes"] < before["memory_bytes"]
-    assert after["peak_predicted_bytes"] < before["peak_predicted_bytes"]
+    assert long_run.plan_bytes("tiny-0") < bytes_before
 
 
 def test_a_limit_that_holds_no_worker_is_told_as_that(long_run: Ring) -> None:
@@ -241,6 +290,23 @@ def test_down_leaves_nothing_but_the_log_and_up_goes_on_from_there(long_run: Rin
 
     assert again["version"] > 0
     assert 4 == again["parts"]
+
+
+def test_a_worker_that_its_limit_kills_in_plan_after_plan_is_asked_for_less(
+    long_run: Ring, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(SLOW_RUN)
+    slow = ("--run-id", f"{long_run.name}-slow", "--config", str(file))
+    long_run.up("--workers", "orin=0,small=1:750m:1", *slow)
+    sizes = []
+    for starts in (1, 2, 3):
+        long_run.await_worker("small-0", at_work_after(starts))
+        sizes.append(long_run.plan_bytes("small-0"))
+        long_run.use_up_memory("small-0")
+
+    assert sizes[0] == sizes[1]
+    assert sizes[2] <= 0.8 * sizes[1]
 
 
 def test_down_with_volumes_leaves_nothing(long_run: Ring) -> None:
