@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cos2p_cli.containers.commands import down, up
 from cos2p_cli.experiment import app as experiment_app
 from cos2p_cli.keys_commands import app as keys_app
 from cos2p_cli.options import BusOption, JsonOption, PrefixOption, print_json, settings_of
@@ -327,6 +328,8 @@ def archive(
     run(settings_of(bus, prefix), out, as_json=as_json)
 
 
+app.command(epilog="Example: cos2p up --workers orin=2,tiny=1:800m:0.5 --task digits --follow")(up)
+app.command(epilog="Example: cos2p down --volumes")(down)
 app.add_typer(topics_app, name="topics")
 app.add_typer(keys_app, name="keys")
 app.add_typer(experiment_app, name="experiment")

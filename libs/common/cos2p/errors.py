@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     RUN_FAILED = 8, "the run ended without reaching its target; the text says what was missing"
     STORAGE = 9, "a disk is full or can't be written"
     DATA = 10, "the log or a blob in it is damaged or incomplete"
+    ENGINE = 11, "the container engine can't be reached, or refuses; the text says why"
 
 
 class Cos2pError(Exception):

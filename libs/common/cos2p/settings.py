@@ -115,7 +115,7 @@ ALL_SETTINGS: tuple[type[BusSettings], ...] = (
     AggregatorSettings,
     WorkerSettings,
 )
-OTHER_VARIABLES = frozenset({"COS2P_TEST_KAFKA"})
+OTHER_VARIABLES = frozenset({"COS2P_TEST_KAFKA", "COS2P_TEST_IMAGE_TAG", "COS2P_TEST_KAFKA_IMAGE"})
 """Variables of the tests."""
 
 

@@ -23,6 +23,8 @@ from cos2p_planner.waiting import Publications, waiting_for, why_expired
 from cos2p_planner.weights import weigh
 
 INF = float("inf")
+RESTARTED = "the worker was restarted"
+"""Why a plan was cancelled whose device came back with another incarnation."""
 SWEEP_S = 0.1
 """How often all devices are looked at for silence: a large fleet talks more often than that."""
 
@@ -202,6 +204,10 @@ class PlannerCore:
             case m.UpdateRefused(outcome=Outcome.INVALID):
                 facts = self.ledger.facts[decision.plan_id]
                 self.fleet.strike(facts.worker_id, decision.plan_id, facts.incarnation)
+            case m.UpdateAdmitted():
+                self.fleet.lives(decision.worker_id)
+            case m.PlanCancelled(reason=reason) if reason == RESTARTED:
+                self.fleet.died(self.ledger.facts[decision.plan_id])
             case _:
                 pass
         if (
@@ -307,7 +313,7 @@ class PlannerCore:
         if plan is None or device is None:
             return
         if device.incarnation > plan.incarnation:
-            self._cancel(plan, Outcome.CANCELLED, "the worker was restarted", now)
+            self._cancel(plan, Outcome.CANCELLED, RESTARTED, now)
         elif device.gone is not None and device.incarnation == plan.incarnation:
             self._cancel(plan, Outcome.CANCELLED, f"the worker left: {device.gone}", now)
 

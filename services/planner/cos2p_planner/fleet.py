@@ -17,6 +17,11 @@ from cos2p_planner.pace import Speed
 TURNAROUND_EMA = 0.3
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
+DEATHS_BY_CHANCE = 1
+"""Plans in a row in whose midst a device may be restarted: once may be a power cut, twice is its
+memory limit, which kills without a word."""
+GROWTH_MIN = 1.1
+"""A device with so many times the memory of its last start was given more."""
 
 Notice = tuple[str, dict[str, str]]
 """Something to tell the operator: an event's name and its fields."""
@@ -52,6 +57,8 @@ class Device:
     """Updates of this incarnation that failed checks."""
     joined_s: float = 0.0
     """When it said the first hello of this incarnation."""
+    grown: int = 0
+    """The incarnation that was given more memory; what killed the ones before says nothing."""
     barred: str = ""
     """Why it gets no plans; empty where it may."""
     unserved: str = ""
@@ -97,6 +104,10 @@ class Fleet:
         self._struck: set[str] = set()
         self._strikes: Counter[tuple[str, int]] = Counter()
         """By worker and incarnation: known before the device is, on a restart."""
+        self._deaths: Counter[str] = Counter()
+        """By worker: plans since its last update in whose midst it was restarted."""
+        self._fatal: dict[str, tuple[int, int]] = {}
+        """By worker: the incarnation that died last, and the largest forecast peak to try yet."""
 
     def __iter__(self) -> Iterator[Device]:
         return iter(self._devices.values())
@@ -141,6 +152,8 @@ class Fleet:
         elif hello.incarnation < device.incarnation:
             return
         elif hello.incarnation > device.incarnation:
+            if hello.profile.memory_bytes > GROWTH_MIN * device.profile.memory_bytes:
+                device.grown = hello.incarnation
             device.incarnation, device.joined_s = hello.incarnation, now
             device.failures, device.not_before_s = 0, 0.0
             device.idle_since_s, device.state, device.gone = None, "idle", None
@@ -206,6 +219,23 @@ class Fleet:
         if device is not None:
             self._assess(device)
 
+    def died(self, facts: PlanFacts) -> None:
+        """A device was restarted in the midst of a plan: again and again, the plan is too large."""
+        worker_id = facts.worker_id
+        self._deaths[worker_id] += 1
+        if self._deaths[worker_id] > DEATHS_BY_CHANCE:
+            ceiling_bytes = int(Calibration.SHRINK * facts.peak_bytes)
+            self._fatal[worker_id] = facts.incarnation, ceiling_bytes
+            device = self._devices.get(worker_id)
+            if device is not None:
+                fields = {"worker_id": worker_id, "largest_peak_bytes": str(ceiling_bytes)}
+                self.notices.append(("device_died_at_work", fields))
+                self._assess(device)
+
+    def lives(self, worker_id: str) -> None:
+        """An update of the device was admitted."""
+        self._deaths.pop(worker_id, None)
+
     def shift(self, seconds: float) -> None:
         """Forgive a silence in which nobody listened."""
         for device in self:
@@ -268,9 +298,11 @@ class Fleet:
     def _budget_bytes(self, device: Device, run: Run) -> int:
         if not run.config.plans.enforce_memory:
             return run.costs.whole_bytes
-        return device.calibration.budget_bytes(
+        budget_bytes = device.calibration.budget_bytes(
             device.profile.memory_bytes, run.config.plans.memory_margin, self._least_bytes
         )
+        incarnation, ceiling_bytes = self._fatal.get(device.worker_id, (-1, 0))
+        return budget_bytes if incarnation < device.grown else min(budget_bytes, ceiling_bytes)
 
 
 def _smoothed(before: float | None, value: float) -> float:

@@ -313,6 +313,54 @@ def test_out_of_memory_ends_the_plan_and_the_next_one_is_smaller(
     assert the_only(decided, m.PlanIssued).plan.peak_bytes <= 0.8 * plan.peak_bytes
 
 
+def test_a_device_that_was_restarted_once_in_the_midst_of_a_plan_gets_one_as_large(
+    stage: Any, the_only: Only
+) -> None:
+    stage.hello("w1", 0.6)
+    plan = stage.plan_of("w1")
+
+    decided = stage.hello("w1", 0.6, incarnation=2)
+
+    assert plan.peak_bytes == the_only(decided, m.PlanIssued).plan.peak_bytes
+
+
+def test_a_device_that_dies_of_two_plans_in_a_row_gets_a_smaller_one(
+    stage: Any, the_only: Only
+) -> None:
+    """A memory limit kills without a word: nobody reports it."""
+    stage.hello("w1", 0.6)
+    stage.hello("w1", 0.6, incarnation=2)
+    plan = stage.plan_of("w1")
+
+    decided = stage.hello("w1", 0.6, incarnation=3)
+
+    assert the_only(decided, m.PlanIssued).plan.peak_bytes <= 0.8 * plan.peak_bytes
+    assert "device_died_at_work" in {event for event, _ in stage.core.notices}
+
+
+def test_an_update_between_two_deaths_shows_that_the_plans_were_not_too_large(
+    stage: Any, the_only: Only
+) -> None:
+    stage.hello("w1", 0.6)
+    stage.hello("w1", 0.6, incarnation=2)
+    plan = stage.plan_of("w1")
+    stage.report(plan)
+
+    decided = stage.hello("w1", 0.6, incarnation=3)
+
+    assert the_only(decided, m.PlanIssued).plan.peak_bytes > 0.8 * plan.peak_bytes
+
+
+def test_what_killed_a_device_is_forgotten_once_it_was_given_more_memory(stage: Any) -> None:
+    for incarnation in (1, 2, 3):
+        stage.hello("w1", 0.4, incarnation=incarnation)
+    small = stage.core.fleet.get("w1").budget_bytes
+
+    stage.hello("w1", 0.8, incarnation=4)
+
+    assert stage.core.fleet.get("w1").budget_bytes > 2 * small
+
+
 def test_a_device_without_memory_for_any_submodel_is_refused_with_the_number_that_would_do(
     stage: Any,
 ) -> None:

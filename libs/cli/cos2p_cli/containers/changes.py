@@ -1,0 +1,99 @@
+"""What differs between the containers that are wanted and those that are there. Pure.
+
+Invariants: a container that is as wanted is left alone; worker classes that were not named keep
+their number; a worker that stays keeps its part of the data, and no two have the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cos2p.errors import SettingsError
+from cos2p_cli.containers import specs
+from cos2p_cli.containers.classes import Asked, Limits, limits_of
+from cos2p_cli.containers.engine import Found
+from cos2p_cli.containers.specs import ContainerSpec, Site
+
+Verb = Literal["kept", "started", "replaced", "created", "removed"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done with one container."""
+
+    verb: Verb
+    name: str
+    spec: ContainerSpec | None = None
+
+
+def compare(
+    wanted: Sequence[ContainerSpec], found: Sequence[Found], images: Mapping[str, str]
+) -> list[Change]:
+    """What makes the containers that are there those that are wanted.
+
+    Args:
+        wanted: all that should be there.
+        found: all that are.
+        images: ids of the images, by name: a container of an image that was built anew is replaced.
+    """
+    there = {f.name: f for f in found}
+    names = {spec.name for spec in wanted}
+    gone = [Change("removed", f.name) for f in found if f.name not in names]
+    return [*gone, *(_change(spec, there.get(spec.name), images) for spec in wanted)]
+
+
+def _change(spec: ContainerSpec, found: Found | None, images: Mapping[str, str]) -> Change:
+    if found is None:
+        return Change("created", spec.name, spec)
+    if found.digest != spec.digest or found.image_id != images[spec.image]:
+        return Change("replaced", spec.name, spec)
+    stopped = found.status in ("created", "exited", "dead")
+    return Change("started" if stopped else "kept", spec.name, spec)
+
+
+def fleet(
+    site: Site, asked: Sequence[Asked], found: Sequence[Found], cpus_max: float
+) -> list[ContainerSpec]:
+    """The workers that should be there: the classes asked for, and all others as they are.
+
+    Raises:
+        SettingsError: an unknown class, or more workers than parts of the data.
+    """
+    workers = [f for f in found if f.role == "worker"]
+    counts = {f.labels[specs.CLASS]: 0 for f in workers}
+    for f in workers:
+        counts[f.labels[specs.CLASS]] += 1
+    known = {
+        f.labels[specs.CLASS]: Limits(f.memory_bytes, float(f.labels[specs.CPUS])) for f in workers
+    }
+    limits = {**known, **{a.device_class: limits_of(a, known) for a in asked}}
+    counts |= {a.device_class: a.count for a in asked}
+    places = [(kind, ordinal) for kind, count in counts.items() for ordinal in range(count)]
+    if len(places) > site.parts:
+        raise SettingsError(
+            f"{len(places)} workers need as many parts of the training data, and it is cut into "
+            f"{site.parts}: ask for fewer, or start anew with --parts {len(places)} "
+            "(after `cos2p down --volumes`)"
+        )
+    parts = _parts(site, places, workers)
+    return [
+        specs.worker(site, kind, ordinal, limits[kind], parts[kind, ordinal], cpus_max)
+        for kind, ordinal in places
+    ]
+
+
+def _parts(
+    site: Site, places: Sequence[tuple[str, int]], workers: Sequence[Found]
+) -> dict[tuple[str, int], int]:
+    """Who has which part: whoever is there keeps it, the others get the lowest free ones."""
+    had = {f.name: int(f.labels[specs.PART]) for f in workers}
+    parts = {
+        place: had[name]
+        for place in places
+        if (name := specs.worker_name(site.name, *place)) in had
+    }
+    free = iter(sorted(set(range(site.parts)) - set(parts.values())))
+    for place in places:
+        if place not in parts:
+            parts[place] = next(free)
+    return parts

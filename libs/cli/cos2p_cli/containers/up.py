@@ -1,0 +1,391 @@
+"""`cos2p up`: brings one machine's ring to what was asked, and waits until it works.
+
+Invariants: asked again, only what differs is touched; nothing of anybody else's is; every wait has
+a deadline, and says at its end who was waited for; what was made stays for a look when it fails.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cos2p.bus import Bus
+from cos2p.clock import Clock
+from cos2p.errors import (
+    BusUnreachableError,
+    Cos2pError,
+    RunExistsError,
+    RunFailedError,
+    SettingsError,
+    TopicMissingError,
+)
+from cos2p.run_config import load_run_config
+from cos2p_cli import figures
+from cos2p_cli.containers import specs
+from cos2p_cli.containers.changes import Change, compare, fleet
+from cos2p_cli.containers.classes import DEFAULT_FLEET, Asked, parse_fleet
+from cos2p_cli.containers.engine import Engine, Found, Kind
+from cos2p_cli.containers.readiness import awaited, dying, few, last_words, why_dead
+from cos2p_cli.containers.specs import ContainerSpec, Site
+from cos2p_cli.containers.tell import Tell
+from cos2p_cli.run_reader import RunReader
+from cos2p_cli.run_view import RunView
+
+LOOK_S = 1.0
+DEFAULT_TASK = "digits"
+PARTS_MIN = 8
+"""Room to scale up without cutting the data anew."""
+BUILD = "docker build -f deploy/images/Dockerfile --target {target} -t {image} ."
+T = TypeVar("T")
+OpenLog = Callable[[str, str], Bus]
+"""Opens the bus at an address, for a prefix."""
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What the user chose; None is what is there already, else the default.
+
+    Attributes:
+        name: of the ring.
+        workers: classes and counts, see `parse_fleet`.
+        task: module:attribute or a short name.
+        config: a run file (TOML).
+        run_id: the run's name and the prefix of its topics.
+        parts: into how many the training data is cut.
+        port: Kafka's on 127.0.0.1.
+        data_dir: the task's data folder.
+        image_tag: of the two images.
+        worker_image: another image for what needs PyTorch, with its tag.
+        kafka_image: the broker's.
+        timeout_s: deadline of all waiting together.
+    """
+
+    name: str = "co-s2p"
+    workers: str | None = None
+    task: str | None = None
+    config: Path | None = None
+    run_id: str | None = None
+    parts: int | None = None
+    port: int | None = None
+    data_dir: Path | None = None
+    image_tag: str | None = None
+    worker_image: str | None = None
+    kafka_image: str = specs.KAFKA_IMAGE
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class UpResult:
+    """How it stands in the end."""
+
+    site: Site
+    view: RunView
+    changes: tuple[Change, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {
+            "name": self.site.name,
+            "run_id": self.site.run_id,
+            "bus": self.site.bus,
+            "prefix": self.site.run_id,
+            "phase": self.view.phase,
+            "version": self.view.version,
+            "parts": self.site.parts,
+            "containers": [
+                {
+                    "name": c.name,
+                    "did": c.verb,
+                    "role": c.spec.role if c.spec else None,
+                    "class": c.spec.facts.get(specs.CLASS) if c.spec else None,
+                    "memory_bytes": c.spec.memory_bytes if c.spec else None,
+                    "cpus": c.spec.cpus if c.spec else None,
+                }
+                for c in self.changes
+            ],
+        }
+
+    def next_steps(self) -> list[str]:
+        """What people run next."""
+        view, where = self.view, f"--bus {self.site.bus} --prefix {self.site.run_id}"
+        name = "" if self.site.name == UpOptions.name else f" --name {self.site.name}"
+        if view.phase == "finished":
+            return [
+                f"run {view.run_id} has ended at version {view.version} ({view.end_reason}): a new "
+                "one needs another --run-id",
+                f"  cos2p status {where}",
+                f"  cos2p down{name}",
+            ]
+        workers = sum(c.spec is not None and c.spec.role == "worker" for c in self.changes)
+        return [
+            f"run {view.run_id} is under way with {figures.count(workers, 'worker')}. Next:",
+            f"  cos2p status {where} --follow",
+            f"  cos2p up{name} --workers CLASS=COUNT     # scale",
+            f"  cos2p down{name}                         # its log stays",
+        ]
+
+
+class Up:
+    """One `cos2p up`. Use `run`."""
+
+    def __init__(
+        self, chosen: UpOptions, engine: Engine, clock: Clock, open_log: OpenLog, tell: Tell
+    ) -> None:
+        self._chosen, self._engine, self._clock = chosen, engine, clock
+        self._open_log, self._tell = open_log, tell
+        self._give_up_s = clock.now() + chosen.timeout_s
+        self._done: list[Change] = []
+        self._restarts: dict[str, int] | None = None
+
+    async def run(self) -> UpResult:
+        """All of it.
+
+        Raises:
+            Cos2pError: what is wrong, or who did not come up in time, and why.
+        """
+        asked = parse_fleet(self._chosen.workers) if self._chosen.workers else ()
+        run_file = _run_file(self._chosen.config)
+        found = await self._found()
+        if not asked and not any(f.role == "worker" for f in found):
+            asked = parse_fleet(DEFAULT_FLEET)
+        site = await self._site(found, asked)
+        cpus = await self._off(self._engine.processors)
+        workers = fleet(site, asked, found, cpus)
+        images = await self._images(site)
+        await self._refuse_foreign(site, found, workers)
+        await self._lay(site)
+        await self._apply([specs.kafka(site)], [f for f in found if f.role == "kafka"], images)
+        bus = self._open_log(site.bus, site.run_id)
+        try:
+            reader = RunReader(bus, site.run_id)
+            await self._kafka_answers(site, reader)
+            await self._begin(site, reader, run_file)
+            if reader.view.phase == "finished":
+                return UpResult(site, reader.view, tuple(self._done))
+            shards = reader.view.config.merge.shards
+            aggregators = [specs.aggregator(site, shard) for shard in range(shards)]
+            wanted = [specs.planner(site), *aggregators, specs.evaluator(site), *workers]
+            others = [f for f in await self._found() if f.role not in ("kafka", "init")]
+            await self._apply(wanted, others, images)
+            await self._ready(site, reader)
+            return UpResult(site, reader.view, tuple(self._done))
+        finally:
+            await bus.close()
+
+    # ------------------------------------------------------------ what is wanted
+
+    async def _site(self, found: Sequence[Found], asked: Sequence[Asked]) -> Site:
+        chosen = self._chosen
+        labels: dict[str, str] = {}
+        for f in found:
+            labels |= f.labels
+        had_port = labels.get(specs.PORT)
+        if had_port and chosen.port in (None, int(had_port)):
+            port = int(had_port)
+        else:
+            port = await self._off(self._engine.free_port, chosen.port)
+        data_dir = chosen.data_dir.resolve() if chosen.data_dir else None
+        if data_dir is not None and not data_dir.is_dir():
+            raise SettingsError(f"--data {data_dir} is no folder")
+        tag = chosen.image_tag or metadata.version("cos2p")
+        return Site(
+            name=chosen.name,
+            run_id=chosen.run_id or labels.get(specs.RUN) or chosen.name,
+            port=port,
+            core_image=f"co-s2p-core:{tag}",
+            worker_image=chosen.worker_image or f"co-s2p-worker:{tag}",
+            kafka_image=chosen.kafka_image,
+            parts=await self._parts(sum(a.count for a in asked)),
+            data_dir=data_dir,
+        )
+
+    async def _parts(self, workers: int) -> int:
+        """Into how many the data is cut: said once, remembered with the log."""
+        volume = specs.volume_of(self._chosen.name)
+        labels = await self._off(self._engine.labels_of, "volume", volume) or {}
+        had, said = labels.get(specs.PARTS), self._chosen.parts
+        if had is None:
+            return said or max(PARTS_MIN, workers)
+        if said not in (None, int(had)):
+            raise SettingsError(
+                f"the data of {self._chosen.name} is cut into {had} parts, and that can't change: "
+                "take another --name, or `cos2p down --volumes` first"
+            )
+        return int(had)
+
+    async def _images(self, site: Site) -> dict[str, str]:
+        ids = {}
+        builds = {site.core_image: "core", site.worker_image: "worker", site.kafka_image: ""}
+        for image, target in builds.items():
+            found = await self._off(self._engine.image_id, image)
+            if found is None:
+                how = BUILD.format(target=target, image=image) if target else f"docker pull {image}"
+                raise SettingsError(f"there is no image {image} on this machine: {how}")
+            ids[image] = found
+        return ids
+
+    async def _refuse_foreign(
+        self, site: Site, found: Sequence[Found], workers: Sequence[ContainerSpec]
+    ) -> None:
+        ours = {f.name for f in found}
+        roles = (specs.kafka(site), specs.planner(site), specs.evaluator(site))
+        firsts = (*roles, specs.init(site, "", ""), specs.aggregator(site, 0), *workers)
+        things: list[tuple[Kind, str]] = [("network", site.network), ("volume", site.volume)]
+        things += [("container", spec.name) for spec in firsts if spec.name not in ours]
+        for kind, name in things:
+            labels = await self._off(self._engine.labels_of, kind, name)
+            if labels is not None and labels.get(specs.NAME) != site.name:
+                raise SettingsError(
+                    f"there is a {kind} {name} already that is not of this ring: "
+                    "take another --name, or remove it"
+                )
+
+    # ------------------------------------------------------------ what is done
+
+    async def _lay(self, site: Site) -> None:
+        labels = {specs.NAME: site.name}
+        if await self._off(self._engine.labels_of, "network", site.network) is None:
+            await self._off(self._engine.make, "network", site.network, labels)
+            self._tell.did(f"created   network {site.network}")
+        if await self._off(self._engine.labels_of, "volume", site.volume) is None:
+            labels = {**labels, specs.PARTS: str(site.parts)}
+            await self._off(self._engine.make, "volume", site.volume, labels)
+            self._tell.did(f"created   volume {site.volume}")
+
+    async def _apply(
+        self,
+        wanted: Sequence[ContainerSpec],
+        found: Sequence[Found],
+        images: Mapping[str, str],
+    ) -> None:
+        changes = compare(wanted, found, images)
+        removed = [c.name for c in changes if c.verb in ("removed", "replaced")]
+        if removed:
+            self._tell.waits(f"stopping {few(removed)}")
+        await asyncio.gather(*(self._retire(name) for name in removed))
+        for change in changes:
+            if change.spec is not None and change.verb in ("created", "replaced"):
+                await self._off(self._engine.create, change.spec, self._chosen.name)
+            if change.verb not in ("removed", "kept"):
+                await self._off(self._engine.start, change.name)
+            self._tell.did(f"{change.verb:<9} {change.name}")
+        self._done += changes
+
+    async def _retire(self, name: str) -> None:
+        await self._off(self._engine.stop, name, None)
+        await self._off(self._engine.remove, "container", name)
+
+    async def _kafka_answers(self, site: Site, reader: RunReader) -> None:
+        """Wait for the broker; the reader then knows the run, if there is one."""
+        while True:
+            self._tell.waits(f"waiting for Kafka at {site.bus}")
+            try:
+                with contextlib.suppress(TopicMissingError):
+                    await reader.poll()
+                return
+            except BusUnreachableError as error:
+                await self._look(site, [f"{site.name}-kafka"], error)
+
+    async def _begin(self, site: Site, reader: RunReader, run_file: str) -> None:
+        """Ask for the run, unless this prefix holds it."""
+        view = reader.view
+        if view.run_id:
+            if view.run_id != site.run_id:
+                raise RunExistsError(
+                    f"the prefix {site.run_id!r} belongs to run {view.run_id}: take another "
+                    "--run-id"
+                )
+            if self._chosen.task not in (None, view.task):
+                raise RunExistsError(
+                    f"run {view.run_id} trains {view.task}, not {self._chosen.task}: "
+                    "take another --run-id for a new run"
+                )
+            if run_file:
+                self._tell.did(f"run {view.run_id} is there: its settings stay as they are")
+            return
+        spec = specs.init(site, self._chosen.task or DEFAULT_TASK, run_file)
+        await self._off(self._engine.remove, "container", spec.name)
+        await self._off(self._engine.create, spec, site.network)
+        await self._off(self._engine.start, spec.name)
+        self._tell.waits("loading PyTorch and writing version 0")
+        try:
+            await self._ended_well(spec.name)
+        finally:
+            await self._off(self._engine.remove, "container", spec.name)
+        await reader.poll()
+        self._tell.did(f"asked     for run {site.run_id} ({reader.view.task})")
+
+    async def _ended_well(self, name: str) -> None:
+        while True:
+            mine = next((f for f in await self._found() if f.name == name), None)
+            if mine is None:
+                raise RunFailedError(f"{name} was removed while it worked")
+            if mine.status in ("exited", "dead"):
+                if mine.exit_code:
+                    log = await self._off(self._engine.log_of, name)
+                    raise why_dead(mine, log) if mine.out_of_memory else _of_init(mine, log)
+                return
+            await self._patience([name])
+
+    async def _ready(self, site: Site, reader: RunReader) -> None:
+        """Wait until all have spoken, or the run has ended."""
+        while True:
+            await reader.poll()
+            if reader.view.phase == "finished":
+                return
+            found = [f for f in await self._found() if f.role not in ("kafka", "init")]
+            missing = awaited(reader.view, found)
+            if not missing:
+                return
+            self._tell.waits(f"waiting for {few(missing)}")
+            await self._look(site, missing, None)
+
+    async def _look(self, site: Site, missing: Sequence[str], cause: Cos2pError | None) -> None:
+        """Wait a little; raise if somebody keeps dying or the time is up."""
+        found = await self._found()
+        if self._restarts is None:
+            self._restarts = {f.name: f.restarts for f in found}
+        dead = dying(found, self._restarts)
+        if dead is not None:
+            raise why_dead(dead, await self._off(self._engine.log_of, dead.name)) from cause
+        await self._patience(missing)
+
+    async def _patience(self, missing: Sequence[str]) -> None:
+        if self._clock.now() < self._give_up_s:
+            await self._clock.sleep(LOOK_S)
+            return
+        log = await self._off(self._engine.log_of, missing[0])
+        raise RunFailedError(
+            f"not ready after {figures.duration(self._chosen.timeout_s)}: {few(missing)}; the last "
+            f"word of {missing[0]}: {last_words(log)} (what is there stays; --timeout waits longer)"
+        )
+
+    # ------------------------------------------------------------ the engine
+
+    async def _found(self) -> list[Found]:
+        return await self._off(self._engine.containers, self._chosen.name)
+
+    async def _off(self, call: Callable[..., T], *arguments: Any) -> T:
+        """An engine's call, off the loop."""
+        return await asyncio.to_thread(call, *arguments)
+
+
+def _run_file(config: Path | None) -> str:
+    """The text of a run file, checked.
+
+    Raises:
+        SettingsError: it can't be read, or holds something that no run has.
+    """
+    if config is None:
+        return ""
+    load_run_config(config)
+    return config.read_text()
+
+
+def _of_init(found: Found, log: str) -> Cos2pError:
+    """Init's own error, without what a reader needs not know of its container."""
+    error = why_dead(found, log)
+    return type(error)(last_words(log).removeprefix("cos2p: "))
