@@ -28,6 +28,7 @@ from cos2p.signing.keys import (
     new_key,
     parse_register,
     private_key,
+    read_register,
     register_line,
 )
 from cos2p.signing.signer import SigningBus
@@ -322,6 +323,15 @@ KEY = register_line("worker", "a", Ed25519PrivateKey.from_private_bytes(bytes(32
 def test_a_wrong_line_of_the_register_is_named(line: str, told: str) -> None:
     with pytest.raises(SettingsError, match=f"register, {told}"):
         parse_register(f"# keys of the site\n{line}\n", "register")
+
+
+def test_a_register_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "packed").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(SettingsError, match=r"can't read the register .*none: No such file"):
+        read_register(tmp_path / "none")
+    with pytest.raises(SettingsError, match=r"packed is no text in UTF-8"):
+        read_register(tmp_path / "packed")
 
 
 def test_a_register_that_changes_is_read_again(site: Site, tmp_path: Path) -> None:
