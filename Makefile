@@ -10,7 +10,7 @@ UV_PIP = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --c
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker check-demo lint format bench docs clean
+.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker images image-tar check-demo lint format bench docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,20 @@ test-docker: install  ## the ring in containers (a Docker engine with the projec
 
 check-demo: install  ## run the demo and check its claims
 	@$(BIN)/python tests/check_demo.py $(ARGS)
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# Whose torch the worker image holds: PyTorch's own CPU wheels where it is empty.
+TORCH_INDEX ?=
+DOCKER_BUILD = docker build --quiet $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) -f deploy/images/Dockerfile
+
+images:  ## build co-s2p-core and co-s2p-worker for this machine's Docker engine
+	@$(DOCKER_BUILD) --target core --tag co-s2p-core:$(VERSION) .
+	@$(DOCKER_BUILD) --target worker --tag co-s2p-worker:$(VERSION) .
+
+image-tar: images  ## both images in one file, for sites without a registry (k3s: /var/lib/rancher/k3s/agent/images/)
+	@mkdir -p dist
+	@docker save co-s2p-core:$(VERSION) co-s2p-worker:$(VERSION) | gzip -1 > dist/co-s2p-images-$(VERSION).tar.gz
+	@ls -lh dist/co-s2p-images-$(VERSION).tar.gz
 
 lint: install  ## ruff, format, strict types (tests included)
 	@$(BIN)/ruff check .

@@ -5,11 +5,16 @@ Invariant: a private key is written once, to a file of its owner's, and never pr
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cos2p_cli.options import JsonOption, print_json
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from cos2p.signing.keys import SignerRole
 
 app = typer.Typer(
     help="Keys that sign what devices and operators say.",
@@ -19,7 +24,11 @@ app = typer.Typer(
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="The worker's id; of others any name.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The COS2P_WORKER_ID of a worker or an evaluator; of an operator any name.",
+    ),
 ]
 RoleOption = Annotated[str, typer.Option(metavar="ROLE", help="worker, evaluator or operator.")]
 
@@ -36,10 +45,10 @@ def new(
     The planner reads the register from COS2P_KEYS_FILE. The private key stays in FILE, which only
     its owner may read; a file that is there is never written over.
     """
-    _check(name, role)
+    known = _check(name, role)
     from cos2p.signing.keys import new_key
 
-    _show(name, role, str(out), new_key(out), as_json=as_json)
+    _show(name, known, str(out), new_key(out), as_json=as_json)
 
 
 @app.command(epilog="Example: cos2p keys line orin-1 --key orin-1.pem")
@@ -50,10 +59,10 @@ def line(
     as_json: JsonOption = False,
 ) -> None:
     """Print the register's line of a key that is there."""
-    _check(name, role)
+    known = _check(name, role)
     from cos2p.signing.keys import private_key
 
-    _show(name, role, str(key), private_key(key), as_json=as_json)
+    _show(name, known, str(key), private_key(key), as_json=as_json)
 
 
 @app.command("list", epilog="Example: cos2p keys list register.txt")
@@ -62,18 +71,13 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Read a register as the planner does: who may sign, by which key."""
-    from cos2p.errors import SettingsError
     from cos2p.open_bus import signing_packages
 
     with signing_packages("cos2p keys"):
-        from cos2p.signing.keys import parse_register
-    try:
-        text = register.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"can't read the register of keys {register}: {error}") from error
+        from cos2p.signing.keys import read_register
     rows = [
         {"role": known.role, "name": known.name, "key_id": identity.hex()}
-        for identity, known in parse_register(text, str(register)).items()
+        for identity, known in read_register(register).items()
     ]
     if as_json:
         print_json({"keys": rows})
@@ -82,31 +86,30 @@ def list_(
         print(f"{row['role']:<10} {row['name']:<24} {row['key_id']}")
 
 
-def _check(name: str, role: str) -> None:
+def _check(name: str, role: str) -> "SignerRole":
     from cos2p.errors import SettingsError
     from cos2p.open_bus import signing_packages
 
     with signing_packages("cos2p keys"):
         from cos2p.signing.keys import SIGNER_ROLES, role_named
-    if role_named(role) is None:
+    known = role_named(role)
+    if known is None:
         raise SettingsError(f"--role takes {', '.join(SIGNER_ROLES)}, not {role!r}")
     if not NAME.fullmatch(name):
         raise SettingsError(
             f"{name!r} is no name: up to 63 of a-z, 0-9, '.', '_' and '-', beginning with "
             "a letter or digit"
         )
+    return known
 
 
-def _show(name: str, role: str, file: str, key: object, *, as_json: bool) -> None:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+def _show(
+    name: str, role: "SignerRole", file: str, key: "Ed25519PrivateKey", *, as_json: bool
+) -> None:
     from cos2p.signing.envelope import key_id
-    from cos2p.signing.keys import public_bytes, register_line, role_named
+    from cos2p.signing.keys import public_bytes, register_line
 
-    known = role_named(role)
-    assert isinstance(key, Ed25519PrivateKey)
-    assert known is not None
-    text = register_line(known, name, key)
+    text = register_line(role, name, key)
     if as_json:
         identity = key_id(public_bytes(key)).hex()
         print_json({"role": role, "name": name, "file": file, "key_id": identity, "line": text})

@@ -1,11 +1,12 @@
 """A reader of one topic's messages that holds its own position.
 
 Invariants: every record is handed on once, in order; one that can't be read, or that a check
-refuses, goes to the dead-letter topic with the reason, is counted, and stops nothing; records of
-another run are counted and skipped. A mailbox opened without a run's id takes that of the first
-message it reads.
+refuses, is counted and stops nothing; of one writer's the first few go to the dead-letter topic
+with the reason, so that a writer who is never understood can't fill it; records of another run are
+counted and skipped. A mailbox opened without a run's id takes that of the first message it reads.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,13 @@ from cos2p.errors import MessageError
 from cos2p.messages import DeadLetter, Message
 from cos2p.topics import DEAD_LETTERS, Topic
 
+BURIED_MAX = 10
+"""Dead letters of one writer: enough to see what is wrong with it."""
+WRITERS_MAX = 1000
+"""Writers who are counted each on their own: a forger can invent names for ever."""
+OTHERS = b""
+"""All writers beyond them, and those who give no name."""
+
 
 @dataclass(frozen=True)
 class Letter:
@@ -23,6 +31,21 @@ class Letter:
     offset: int
     timestamp_s: float
     message: Message
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A record that is not handed on because it can't be read or was not accepted.
+
+    Attributes:
+        offset: where it was read.
+        reason: why not.
+        number: which it is among its writer's, from 1.
+    """
+
+    offset: int
+    reason: str
+    number: int
 
 
 Check = Callable[[Record, Message], None]
@@ -40,7 +63,9 @@ class Mailbox:
         run_id: whose messages are handed on.
         offset: where to begin.
         check: what else each record must pass.
-        refused: told the reason of each dead letter.
+        bury_from: refused records before this offset were buried by an earlier reader; None where
+            a later one will.
+        refused: told of each refused record.
     """
 
     def __init__(
@@ -53,11 +78,14 @@ class Mailbox:
         run_id: str | None = None,
         offset: int = 0,
         check: Check = lambda record, message: None,
-        refused: Callable[[str], None] = lambda reason: None,
+        bury_from: int | None = 0,
+        refused: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
         self._bus, self._prefix, self._reader = bus, prefix, reader
         self._check, self._refused = check, refused
         self._topic = topic
+        self._bury_from = bury_from
+        self._refused_counts: Counter[bytes] = Counter()
         self.run_id = run_id
         self.offset = offset
         self.unreadable_count = 0
@@ -73,7 +101,7 @@ class Mailbox:
                 message = codec.decode(record)
                 self._check(record, message)
             except MessageError as error:
-                await self._bury(record, str(error))
+                await self._refuse(record, str(error))
                 continue
             if self.run_id is None:
                 self.run_id = message.run_id
@@ -95,9 +123,18 @@ class Mailbox:
                 break
         return letters
 
-    async def _bury(self, record: Record, reason: str) -> None:
+    async def _refuse(self, record: Record, reason: str) -> None:
         self.unreadable_count += 1
-        self._refused(reason)
+        counts, writer = self._refused_counts, bytes(record.key)
+        if writer not in counts and len(counts) >= WRITERS_MAX:
+            writer = OTHERS
+        counts[writer] += 1
+        self._refused(Refusal(record.offset, reason, counts[writer]))
+        due = self._bury_from is not None and record.offset >= self._bury_from
+        if due and counts[writer] <= BURIED_MAX:
+            await self._bury(record, reason)
+
+    async def _bury(self, record: Record, reason: str) -> None:
         letter = DeadLetter(
             run_id=self.run_id or "unknown",
             topic=record.topic,

@@ -17,10 +17,11 @@ from cos2p.clock import Clock
 from cos2p.errors import FencedError, RunFailedError
 from cos2p.fence import EpochFence
 from cos2p.logs import Log
-from cos2p.mailbox import Check, Letter, Mailbox, Outbox
+from cos2p.mailbox import Check, Letter, Mailbox, Outbox, Refusal
 from cos2p.monitoring.watch import Watch
 from cos2p.topics import DECISIONS, FLEET, MODELS, UPDATES, Topic
 from cos2p_planner.core import PlannerCore
+from cos2p_planner.refusals import Refusals
 
 T = TypeVar("T")
 
@@ -41,8 +42,9 @@ class Place:
     prefix: str
     watch: Watch
     checker: Callable[[], Check] | None = None
+    refused: Callable[[Refusal], None] = lambda refusal: None
 
-    def fleet(self, offset: int, run_id: str | None = None) -> Mailbox:
+    def fleet(self, offset: int, run_id: str | None = None, bury_from: int | None = 0) -> Mailbox:
         """What devices and operators say from an offset on, checked as this planner checks it."""
         return Mailbox(
             self.bus,
@@ -52,12 +54,9 @@ class Place:
             run_id=run_id,
             offset=offset,
             check=_unchecked if self.checker is None else self.checker(),
-            refused=self._tell_refused,
+            bury_from=bury_from,
+            refused=self.refused,
         )
-
-    def _tell_refused(self, reason: str) -> None:
-        self.watch.refused(FLEET.name)
-        self.log.warning("record_refused", topic=FLEET.name, reason=reason)
 
 
 def _unchecked(record: Record, message: m.Message) -> None:
@@ -93,7 +92,8 @@ async def run_planner(
         DivergedError: the decision log contradicts itself.
         What the bus raises.
     """
-    place = Place(bus, clock, log, prefix, watch or Watch(), checker)
+    watch = watch or Watch()
+    place = Place(bus, clock, log, prefix, watch, checker, Refusals(watch, log))
     run_id = await _find_run(place, stop)
     if run_id is None:
         return
@@ -122,13 +122,13 @@ async def _find_run(place: Place, stop: asyncio.Event) -> str | None:
     if await decisions.poll():
         return decisions.run_id
     place.log.info("run_awaited")
-    offset = await _first_offset(place, FLEET)
+    # What is refused here is read again, and buried, once the run is known.
+    fleet = place.fleet(await _first_offset(place, FLEET), bury_from=None)
     while not stop.is_set():
-        fleet = place.fleet(offset)
+        fleet.run_id = None  # any run's letters, until one is asked for
         for letter in await _unless(stop, fleet.poll(READ_WAIT_S)) or []:
             if isinstance(letter.message, m.RunRequested):
                 return letter.message.run_id
-        offset = fleet.offset
     return None
 
 
@@ -236,7 +236,8 @@ class _Session:
     async def _catch_up(self, admitted: list[tuple[float, m.Decision]]) -> tuple[Mailbox, Mailbox]:
         """Hear what was said so far; the mailboxes, at the ends of their logs."""
         place, core, watch = self._place, self._core, self._place.watch
-        fleet = place.fleet(await _first_offset(place, FLEET), self._run_id)
+        due = core.ledger.fleet_offset
+        fleet = place.fleet(await _first_offset(place, FLEET), self._run_id, bury_from=due)
         models = await self._models()
         said, made = await fleet.drain(), await models.drain()
         for letter in said:
@@ -245,7 +246,6 @@ class _Session:
             watch.saw(decision, at_s)
         for letter in made:
             watch.saw(letter.message, letter.timestamp_s)
-        due = core.ledger.fleet_offset
         core.observe((each.timestamp_s, each.message) for each in said if each.offset < due)
         for letter in made:
             core.handle_model(letter.message, letter.timestamp_s)

@@ -10,7 +10,7 @@ from cos2p import codec
 from cos2p.bus import NewRecord
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
-from cos2p.mailbox import Letter, Mailbox, Outbox
+from cos2p.mailbox import BURIED_MAX, WRITERS_MAX, Letter, Mailbox, Outbox, Refusal
 from cos2p.messages import DeadLetter, EpochStarted, Goodbye, Message, StopRequested
 from cos2p.topics import DEAD_LETTERS, DECISIONS, FLEET, specs
 
@@ -165,6 +165,53 @@ def test_a_drain_gets_past_a_tail_of_unreadable_records() -> None:
 
         assert [goodbye(1)] == messages(await box.drain())
         assert len(UNREADABLE) == box.unreadable_count
+
+    run(story)
+
+
+def unreadable(writer: bytes, number: int = 0) -> NewRecord:
+    return NewRecord(b"\xc1 %d" % number, key=writer)
+
+
+def test_of_one_writer_only_the_first_refused_records_are_buried() -> None:
+    count = 25
+
+    async def story(bus: MemoryBus) -> None:
+        box = inbox(bus)
+        await bus.append(NAME, 0, [unreadable(b"w1", i) for i in range(count)])
+        await bus.append(NAME, 0, [unreadable(b"w2")])
+        await box.drain()
+
+        buried = [dead.offset for dead in await dead_letters(bus)]
+        assert [*range(BURIED_MAX), count] == buried
+        assert count + 1 == box.unreadable_count
+
+    run(story)
+
+
+def test_writers_beyond_what_is_counted_share_one_grave() -> None:
+    async def story(bus: MemoryBus) -> None:
+        invented = [unreadable(b"w%d" % i) for i in range(WRITERS_MAX + 500)]
+        await bus.append(NAME, 0, invented)
+        await inbox(bus).drain()
+
+        end = (await bus.end_offsets(DEAD_LETTERS.full_name(PREFIX)))[0].next
+        assert WRITERS_MAX + BURIED_MAX == end
+
+    run(story)
+
+
+def test_a_refused_record_that_an_earlier_reader_buried_is_told_and_not_buried() -> None:
+    async def story(bus: MemoryBus) -> None:
+        told: list[Refusal] = []
+        await bus.append(NAME, 0, [unreadable(b"w"), unreadable(b"w"), unreadable(b"w")])
+        box = Mailbox(
+            bus, PREFIX, FLEET, reader="planner", run_id="r1", bury_from=2, refused=told.append
+        )
+        await box.poll()
+
+        assert [2] == [dead.offset for dead in await dead_letters(bus)]
+        assert [(0, 1), (1, 2), (2, 3)] == [(each.offset, each.number) for each in told]
 
     run(story)
 

@@ -17,7 +17,7 @@ from cos2p.bus import NewRecord, Record
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
 from cos2p.errors import SettingsError, SignatureError
-from cos2p.mailbox import Mailbox, Outbox
+from cos2p.mailbox import Mailbox, Outbox, Refusal
 from cos2p.messages import Message
 from cos2p.open_bus import open_bus
 from cos2p.settings import BusSettings
@@ -28,6 +28,7 @@ from cos2p.signing.keys import (
     new_key,
     parse_register,
     private_key,
+    read_register,
     register_line,
 )
 from cos2p.signing.signer import SigningBus
@@ -241,13 +242,13 @@ def test_records_said_at_once_keep_the_order_of_their_numbers(site: Site) -> Non
 
 
 def test_a_mailbox_buries_what_its_check_refuses_and_says_why(site: Site) -> None:
-    reasons: list[str] = []
+    told: list[Refusal] = []
 
     async def body() -> tuple[list[Message], m.DeadLetter]:
         await site.bus.create_topics(specs("t", 1))
         await Outbox(site.signing("orin-1"), "t", FLEET).send(beat("nano-1"), beat("orin-1"))
         box = Mailbox(
-            site.bus, "t", FLEET, reader="planner", check=site.verifier(), refused=reasons.append
+            site.bus, "t", FLEET, reader="planner", check=site.verifier(), refused=told.append
         )
         letters = [letter.message for letter in await box.poll()]
         (dead,) = await site.bus.read(DEAD_LETTERS.full_name("t"), 0, 0)
@@ -258,8 +259,8 @@ def test_a_mailbox_buries_what_its_check_refuses_and_says_why(site: Site) -> Non
     letters, dead = asyncio.run(body())
 
     assert [beat("orin-1")] == letters
-    assert ["Heartbeat of nano-1: said by orin-1 in another's name"] == reasons
-    assert reasons[0] == dead.reason
+    assert ["Heartbeat of nano-1: said by orin-1 in another's name"] == [x.reason for x in told]
+    assert told[0].reason == dead.reason
 
 
 def test_a_key_is_kept_for_its_owner_alone_and_never_written_over(tmp_path: Path) -> None:
@@ -322,6 +323,15 @@ KEY = register_line("worker", "a", Ed25519PrivateKey.from_private_bytes(bytes(32
 def test_a_wrong_line_of_the_register_is_named(line: str, told: str) -> None:
     with pytest.raises(SettingsError, match=f"register, {told}"):
         parse_register(f"# keys of the site\n{line}\n", "register")
+
+
+def test_a_register_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "packed").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(SettingsError, match=r"can't read the register .*none: No such file"):
+        read_register(tmp_path / "none")
+    with pytest.raises(SettingsError, match=r"packed is no text in UTF-8"):
+        read_register(tmp_path / "packed")
 
 
 def test_a_register_that_changes_is_read_again(site: Site, tmp_path: Path) -> None:

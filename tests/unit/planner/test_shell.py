@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from cos2p import messages as m
+from cos2p.bus import NewRecord, Record
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock, SystemClock
-from cos2p.errors import FencedError, RunFailedError
+from cos2p.errors import FencedError, RunFailedError, SignatureError
 from cos2p.logs import Log
 from cos2p.mailbox import Mailbox, Outbox
 from cos2p.monitoring.watch import Watch
 from cos2p.run_request import NewRun, request_run
-from cos2p.topics import DECISIONS, FLEET
+from cos2p.topics import DEAD_LETTERS, DECISIONS, FLEET, specs
 from cos2p_planner.shell import run_planner
 
 Tables = Callable[..., Any]
@@ -48,6 +49,12 @@ class Hearer(Watch):
         self.hindrances: list[str] = []
         self.free_count = 0
         self.heard: list[m.Message] = []
+        self.refused_count = 0
+        self.has_refused = asyncio.Event()
+
+    def refused(self, topic: str) -> None:
+        self.refused_count += 1
+        self.has_refused.set()
 
     def blocked(self, cause: str, text: str) -> None:
         self.hindrances.append(f"{cause}: {text}")
@@ -72,17 +79,45 @@ class Ring:
         self.fleet = Outbox(self.bus, "t", FLEET)
         self.decisions = Mailbox(self.bus, "t", DECISIONS, reader="test", run_id="run-1")
         self.seen: list[m.Message] = []
+        self.liar: str | None = None
 
     async def ask(self) -> None:
+        await request_run(self.bus, "t", self.new_run())
+
+    async def ask_late(self) -> None:
+        """Ask where something has been said already: `request_run` would see a run in it."""
+        await self.fleet.send(await request_run(MemoryBus(self.clock), "t", self.new_run()))
+
+    def new_run(self) -> NewRun:
         values = [np.zeros(n, np.float32) for n in self.stage.table.sizes]
-        run = NewRun("run-1", "tests:task", self.stage.config, self.stage.table, values)
-        await request_run(self.bus, "t", run)
+        return NewRun("run-1", "tests:task", self.stage.config, self.stage.table, values)
 
     def plan(self, name: str = "planner") -> Awaitable[None]:
-        log = cast(Log, self.notes)
         return run_planner(
-            self.bus, self.clock, log, self.stop, prefix="t", planner_id=name, watch=self.watch
+            self.bus,
+            self.clock,
+            cast(Log, self.notes),
+            self.stop,
+            prefix="t",
+            planner_id=name,
+            watch=self.watch,
+            checker=None if self.liar is None else lambda: self.check,
         )
+
+    def check(self, record: Record, message: m.Message) -> None:
+        """Refuse all that is said in one name."""
+        if getattr(message, "worker_id", None) == self.liar:
+            raise SignatureError(f"{type(message).__name__} of {self.liar}: not signed")
+
+    async def beat(self, worker: str) -> None:
+        await self.fleet.send(
+            m.Heartbeat(run_id="run-1", worker_id=worker, incarnation=1, state="idle")
+        )
+
+    async def buried(self) -> list[int]:
+        """Offsets of the dead letters."""
+        found = await Mailbox(self.bus, "t", DEAD_LETTERS, reader="test").drain()
+        return [x.message.offset for x in found if isinstance(x.message, m.DeadLetter)]
 
     async def hello(self, worker: str = "w1") -> None:
         await self.fleet.send(
@@ -228,8 +263,6 @@ def test_a_planner_started_after_a_failed_run_says_so_again(
 
 def test_a_planner_waits_for_a_run_and_leaves_when_asked(new_stage: Callable[..., Any]) -> None:
     async def play() -> None:
-        from cos2p.topics import specs
-
         ring = Ring(stage_of(new_stage))
         await ring.bus.create_topics(specs("t", 4))
         async with ring.planner() as task:
@@ -256,8 +289,6 @@ def test_a_planner_asked_to_stop_leaves_the_run_open(new_stage: Callable[..., An
 
 def test_an_unreadable_record_on_fleet_stops_nothing(new_stage: Callable[..., Any]) -> None:
     async def play() -> None:
-        from cos2p.bus import NewRecord
-
         ring = Ring(stage_of(new_stage))
         await ring.ask()
         async with ring.planner():
@@ -267,6 +298,74 @@ def test_an_unreadable_record_on_fleet_stops_nothing(new_stage: Callable[..., An
             await ring.until(m.PlanIssued)
 
     asyncio.run(play())
+
+
+def test_a_record_refused_while_a_run_is_awaited_is_told_at_once_and_buried_once(
+    new_stage: Callable[..., Any],
+) -> None:
+    async def play() -> Ring:
+        ring = Ring(stage_of(new_stage))
+        ring.liar = "mallory"
+        await ring.bus.create_topics(specs("t", 4))
+        async with ring.planner():
+            await ring.beat("mallory")
+            await asyncio.wait_for(ring.watch.has_refused.wait(), 10)
+            await ring.ask_late()
+            await ring.hello()
+            await ring.until(m.PlanIssued)
+        assert [0] == await ring.buried()
+        return ring
+
+    ring = asyncio.run(play())
+
+    assert 1 == ring.watch.refused_count
+    assert 1 == ring.notes.events().count("record_refused")
+
+
+def test_a_planner_that_restarts_does_not_bury_again_what_was_decided_over(
+    new_stage: Callable[..., Any],
+) -> None:
+    async def play() -> None:
+        ring = Ring(stage_of(new_stage))
+        ring.liar = "mallory"
+        await ring.ask()
+        async with ring.planner():
+            await ring.until(m.RunStarted)
+            await ring.beat("mallory")
+            await ring.hello()
+            await ring.until(m.PlanIssued)
+        before = await ring.buried()
+        async with ring.planner():
+            await ring.until(m.EpochStarted, 2)
+            await ring.hello("w2")
+            await ring.until(m.PlanIssued, 2)
+        assert before == await ring.buried()
+        assert 1 == len(before)
+
+    asyncio.run(play())
+
+
+def test_a_device_that_is_refused_again_and_again_is_counted_and_told_ever_more_seldom(
+    new_stage: Callable[..., Any],
+) -> None:
+    async def play() -> Ring:
+        ring = Ring(stage_of(new_stage))
+        ring.liar = "mallory"
+        await ring.ask()
+        async with ring.planner():
+            await ring.until(m.RunStarted)
+            for _ in range(40):
+                await ring.beat("mallory")
+            await ring.hello()
+            await ring.until(m.PlanIssued)
+        assert 10 == len(await ring.buried())
+        return ring
+
+    ring = asyncio.run(play())
+
+    assert 40 == ring.watch.refused_count
+    told = [fields["number"] for event, fields in ring.notes.told if event == "record_refused"]
+    assert [*range(1, 11), 16, 32] == told
 
 
 def test_a_planner_tells_its_watch_every_message_once_also_after_a_restart(

@@ -53,7 +53,7 @@ BUS_ERRORS = Metric("cos2p_bus_errors", "counter", "Calls of the bus that failed
 REFUSED = Metric(
     "cos2p_records_refused",
     "counter",
-    "Records that could not be read, or were not signed by whom they say: dead letters.",
+    "Records that could not be read, or were not signed by whom they say.",
     ("topic",),
 )
 

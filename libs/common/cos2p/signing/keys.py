@@ -1,8 +1,9 @@
 """Private keys of signers, and the planner's register of public ones.
 
-A register is a text file, one key a line: ROLE NAME KEY, with ROLE worker, evaluator or operator,
-NAME the worker's id (or any name), KEY the public key's 32 bytes as base64; `#` begins a comment.
-A name may have several keys, so that one can follow the other while a run goes on.
+A register is a text file, one key a line: ROLE NAME KEY, with ROLE worker, evaluator or operator;
+NAME the COS2P_WORKER_ID of a worker or an evaluator, and of an operator any name; KEY the public
+key's 32 bytes as base64; `#` begins a comment. A name may have several keys, so that one can follow
+the other while a run goes on.
 
 Invariants: private keys are read from files and leave this module only as a signer; a register that
 changes is read again, and one that has become unreadable leaves the keys as they were.
@@ -88,6 +89,21 @@ def register_line(role: SignerRole, name: str, key: Ed25519PrivateKey) -> str:
     return f"{role} {name} {base64.b64encode(public_bytes(key)).decode()}"
 
 
+def read_register(file: Path) -> dict[bytes, Registered]:
+    """The keys of a register's file by their ids.
+
+    Raises:
+        SettingsError: it can't be read, or a line is none; the line's number is named.
+    """
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise SettingsError(f"can't read the register of keys {file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"the register of keys {file} is no text in UTF-8") from None
+    return parse_register(text, str(file))
+
+
 def parse_register(text: str, where: str) -> dict[bytes, Registered]:
     """The keys of a register by their ids.
 
@@ -147,7 +163,7 @@ class Register:
     def __init__(self, file: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self._file, self._warn = file, warn
         self._stamp = self._seen()
-        self._keys = self._read()
+        self._keys = read_register(file)
 
     def find(self, identity: bytes) -> Registered | None:
         """Who has this key; None where nobody has."""
@@ -155,7 +171,7 @@ class Register:
         if stamp != self._stamp:
             self._stamp = stamp
             try:
-                self._keys = self._read()
+                self._keys = read_register(self._file)
             except SettingsError as error:
                 self._warn(f"the register keeps its former keys: {error}")
         return self._keys.get(identity)
@@ -166,10 +182,3 @@ class Register:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ino, found.st_size
-
-    def _read(self) -> dict[bytes, Registered]:
-        try:
-            text = self._file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"can't read the register of keys {self._file}: {error}") from error
-        return parse_register(text, str(self._file))
