@@ -207,7 +207,7 @@ def test_a_jetson_has_its_runtime_image_node_and_gpu(helm: str) -> None:
 
     agx, nano = worker(documents, "agx-orin"), worker(documents, "orin-nano")
     assert agx["runtimeClassName"] == nano["runtimeClassName"] == "nvidia"
-    assert agx["containers"][0]["image"] == "co-s2p-worker-jetpack6:0.1.0"
+    assert agx["containers"][0]["image"] == "co-s2p-worker-jetson:0.1.0"
     assert agx["nodeSelector"] == {"co-s2p/device-class": "agx-orin"}
     assert agx["containers"][0]["resources"]["limits"] == {"memory": "24Gi", "nvidia.com/gpu": 1}
     assert "nvidia.com/gpu" not in nano["containers"][0]["resources"]["limits"]
