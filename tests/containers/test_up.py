@@ -47,8 +47,8 @@ heartbeat_s = 1.0
 lost_after_s = 10.0
 """
 """Large batches, so that memory decides what a device may hold."""
-SLOW_RUN = LONG_RUN.replace("steps = 2", "steps = 100000")
-"""No plan comes to its end."""
+SLOW_RUN = LONG_RUN.replace("steps = 2", "steps = 4000")
+"""A plan takes a minute or more: one after another is lost."""
 
 
 @dataclass
