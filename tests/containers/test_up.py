@@ -241,8 +241,10 @@ def test_workers_are_scaled_up_and_down_and_the_others_stay(long_run: Ring) -> N
 
 def test_a_worker_that_is_killed_comes_back_and_trains(long_run: Ring) -> None:
     before = long_run.worker("orin-0")
+    process = long_run.state("orin-0")["State"]["Pid"]
+    assert process > 0
     try:
-        os.kill(long_run.state("orin-0")["State"]["Pid"], 9)
+        os.kill(process, 9)
     except (PermissionError, ProcessLookupError) as error:
         do_without(f"a container's process can only be killed by root on its machine: {error}")
 
