@@ -5,12 +5,14 @@ COS2P_TEST_IMAGE_TAG and COS2P_TEST_KAFKA_IMAGE.
 """
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -136,17 +138,21 @@ def engine() -> Iterator[Any]:
     """Docker's client, where there are an engine and all images."""
     import docker
 
-    try:
-        client = docker.from_env(timeout=60)
-        client.ping()
-    except docker.errors.DockerException as error:
-        do_without(f"no Docker engine answers: {error}")
-    lacking = [
-        image
-        for image in (f"co-s2p-core:{TAG}", f"co-s2p-worker:{TAG}", KAFKA)
-        if not client.images.list(name=image)
-    ]
+    why = ""
+    with warnings.catch_warnings():
+        # Docker's SDK leaves its socket open where no engine answers.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            client = docker.from_env(timeout=60)
+        except docker.errors.DockerException as error:
+            why = f"no Docker engine answers: {error}"
+        gc.collect()
+    if why:
+        do_without(why)
+    images = (f"co-s2p-core:{TAG}", f"co-s2p-worker:{TAG}", KAFKA)
+    lacking = [image for image in images if not client.images.list(name=image)]
     if lacking:
+        client.close()
         do_without(f"images are missing: {', '.join(lacking)} (docs/operations.md)")
     yield client
     client.close()
