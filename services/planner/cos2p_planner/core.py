@@ -205,9 +205,11 @@ class PlannerCore:
                 facts = self.ledger.facts[decision.plan_id]
                 self.fleet.strike(facts.worker_id, decision.plan_id, facts.incarnation)
             case m.UpdateAdmitted():
-                self.fleet.lives(decision.worker_id)
-            case m.PlanCancelled(reason=reason) if reason == RESTARTED:
-                self.fleet.died(self.ledger.facts[decision.plan_id])
+                self.fleet.answered(self.ledger.facts[decision.plan_id])
+            case m.PlanCancelled(outcome=outcome, reason=reason) if (
+                outcome is Outcome.EXPIRED or reason == RESTARTED
+            ):
+                self.fleet.lost(self.ledger.facts[decision.plan_id])
             case _:
                 pass
         if (

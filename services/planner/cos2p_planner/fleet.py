@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 
 from cos2p import messages as m
 from cos2p.cost import FLOAT_BYTES, Calibration, Workload
+from cos2p_planner.deaths import Deaths
 from cos2p_planner.ledger import PlanFacts, Run
 from cos2p_planner.pace import Speed
 
 TURNAROUND_EMA = 0.3
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
-DEATHS_BY_CHANCE = 1
-"""Plans in a row in whose midst a device may be restarted: once may be a power cut, twice is its
-memory limit, which kills without a word."""
 GROWTH_MIN = 1.1
 """A device with so many times the memory of its last start was given more."""
 
@@ -104,10 +102,7 @@ class Fleet:
         self._struck: set[str] = set()
         self._strikes: Counter[tuple[str, int]] = Counter()
         """By worker and incarnation: known before the device is, on a restart."""
-        self._deaths: Counter[str] = Counter()
-        """By worker: plans since its last update in whose midst it was restarted."""
-        self._fatal: dict[str, tuple[int, int]] = {}
-        """By worker: the incarnation that died last, and the largest forecast peak to try yet."""
+        self._deaths = Deaths()
 
     def __iter__(self) -> Iterator[Device]:
         return iter(self._devices.values())
@@ -215,26 +210,16 @@ class Fleet:
             return
         self._struck.add(plan_id)
         self._strikes[worker_id, incarnation] += 1
-        device = self._devices.get(worker_id)
-        if device is not None:
-            self._assess(device)
+        self._assess_known(worker_id)
 
-    def died(self, facts: PlanFacts) -> None:
-        """A device was restarted in the midst of a plan: again and again, the plan is too large."""
-        worker_id = facts.worker_id
-        self._deaths[worker_id] += 1
-        if self._deaths[worker_id] > DEATHS_BY_CHANCE:
-            ceiling_bytes = int(Calibration.SHRINK * facts.peak_bytes)
-            self._fatal[worker_id] = facts.incarnation, ceiling_bytes
-            device = self._devices.get(worker_id)
-            if device is not None:
-                fields = {"worker_id": worker_id, "largest_peak_bytes": str(ceiling_bytes)}
-                self.notices.append(("device_died_at_work", fields))
-                self._assess(device)
+    def lost(self, facts: PlanFacts) -> None:
+        """A plan ended because its device was silent, or restarted."""
+        self._deaths.lost(facts)
+        self._assess_known(facts.worker_id)
 
-    def lives(self, worker_id: str) -> None:
-        """An update of the device was admitted."""
-        self._deaths.pop(worker_id, None)
+    def answered(self, facts: PlanFacts) -> None:
+        """A plan's update was admitted."""
+        self._deaths.answered(facts)
 
     def shift(self, seconds: float) -> None:
         """Forgive a silence in which nobody listened."""
@@ -263,6 +248,11 @@ class Fleet:
     def _back_off(self, device: Device, now: float) -> None:
         device.not_before_s = now + min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**device.failures)
         device.failures = min(device.failures + 1, 30)
+
+    def _assess_known(self, worker_id: str) -> None:
+        device = self._devices.get(worker_id)
+        if device is not None:
+            self._assess(device)
 
     def _assess(self, device: Device) -> None:
         run = self._run
@@ -301,8 +291,13 @@ class Fleet:
         budget_bytes = device.calibration.budget_bytes(
             device.profile.memory_bytes, run.config.plans.memory_margin, self._least_bytes
         )
-        incarnation, ceiling_bytes = self._fatal.get(device.worker_id, (-1, 0))
-        return budget_bytes if incarnation < device.grown else min(budget_bytes, ceiling_bytes)
+        ceiling_bytes = self._deaths.ceiling(device.worker_id, device.incarnation, device.grown)
+        if ceiling_bytes is None:
+            return budget_bytes
+        if ceiling_bytes < min(budget_bytes, device.budget_bytes):
+            fields = {"worker_id": device.worker_id, "largest_peak_bytes": str(ceiling_bytes)}
+            self.notices.append(("device_died_at_work", fields))
+        return min(budget_bytes, ceiling_bytes)
 
 
 def _smoothed(before: float | None, value: float) -> float:

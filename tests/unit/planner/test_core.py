@@ -338,6 +338,31 @@ def test_a_device_that_dies_of_two_plans_in_a_row_gets_a_smaller_one(
     assert "device_died_at_work" in {event for event, _ in stage.core.notices}
 
 
+def test_a_device_that_comes_back_after_its_plan_has_expired_has_died_of_it_too(
+    stage: Any, the_only: Only
+) -> None:
+    """A kubelet or an engine that waits longer between restarts than `lost_after_s`."""
+    stage.hello("other")
+    stage.hello("w1", 0.6)
+    plan = stage.plan_of("w1")
+    for incarnation in (2, 3):
+        stage.pass_time(16, "other")
+        decided = stage.hello("w1", 0.6, incarnation=incarnation)
+
+    assert the_only(decided, m.PlanIssued).plan.peak_bytes <= 0.8 * plan.peak_bytes
+
+
+def test_a_device_that_was_only_silent_has_not_died(stage: Any) -> None:
+    stage.hello("other")
+    stage.hello("w1", 0.6)
+    budget = stage.core.fleet.get("w1").budget_bytes
+    for _ in range(3):
+        stage.pass_time(16, "other")
+        stage.beat("w1")
+
+    assert budget == stage.core.fleet.get("w1").budget_bytes
+
+
 def test_an_update_between_two_deaths_shows_that_the_plans_were_not_too_large(
     stage: Any, the_only: Only
 ) -> None:

@@ -20,7 +20,7 @@ NAME, ROLE, SPEC = "co-s2p.name", "co-s2p.role", "co-s2p.spec"
 RUN, PORT, PARTS = "co-s2p.run", "co-s2p.port", "co-s2p.parts"
 CLASS, PART, MEMORY, CPUS = "co-s2p.class", "co-s2p.part", "co-s2p.memory", "co-s2p.cpus"
 
-KAFKA_IMAGE = "apache/kafka:4.1.0"
+KAFKA_IMAGE = "apache/kafka:4.3.1"
 """The chart's."""
 CLUSTER_ID = "Y28tczJwLWJ1bmRsZWQtMA"
 """The chart's: kept for the life of the volume."""

@@ -13,7 +13,7 @@ from cos2p_cli.containers.specs import NAME, ContainerSpec, Site
 from cos2p_cli.containers.tell import Tell
 from cos2p_cli.containers.up import Up, UpOptions, UpResult
 
-IMAGES = {"co-s2p-core:1", "co-s2p-worker:1", "apache/kafka:4.1.0"}
+IMAGES = {"co-s2p-core:1", "co-s2p-worker:1", "apache/kafka:4.3.1"}
 
 
 @dataclass
