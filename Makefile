@@ -10,7 +10,7 @@ UV_PIP = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --c
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker images image-tar check-demo lint format bench docs clean
+.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker images image-tar kafka-image check-demo lint format bench docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -75,8 +75,12 @@ images:  ## build co-s2p-core and co-s2p-worker for this machine's Docker engine
 
 image-tar: images  ## both images in one file, for sites without a registry (k3s: /var/lib/rancher/k3s/agent/images/)
 	@mkdir -p dist
-	@docker save co-s2p-core:$(VERSION) co-s2p-worker:$(VERSION) | gzip -1 > dist/co-s2p-images-$(VERSION).tar.gz
+	@docker save --output dist/co-s2p-images-$(VERSION).tar co-s2p-core:$(VERSION) co-s2p-worker:$(VERSION)
+	@gzip -1 --force dist/co-s2p-images-$(VERSION).tar
 	@ls -lh dist/co-s2p-images-$(VERSION).tar.gz
+
+kafka-image: install  ## apache/kafka for this machine's Docker engine, for tests where no registry answers
+	@$(BIN)/python tests/kafka_image.py
 
 lint: install  ## ruff, format, strict types (tests included)
 	@$(BIN)/ruff check .

@@ -36,4 +36,5 @@ def main() -> None:
     os.execvp("java", [*java, "kafka.Kafka", str(config)])
 
 
-main()
+if __name__ == "__main__":
+    main()
