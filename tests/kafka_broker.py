@@ -149,6 +149,14 @@ class KafkaCluster:
             *arguments,
         )
 
+    def set_password(self, user: str, password: str) -> None:
+        """Change a user's password; open connections stay open."""
+        run(
+            *self._java("kafka.admin.ConfigCommand", "--bootstrap-server", self.bootstrap),
+            *("--alter", "--entity-type", "users", "--entity-name", user),
+            *("--add-config", f"SCRAM-SHA-512=[password={password}]"),
+        )
+
     def _addresses(self, column: int) -> str:
         return ",".join(f"127.0.0.1:{row[column]}" for row in self.plan.ports)
 

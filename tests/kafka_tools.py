@@ -70,26 +70,50 @@ def _jar_folder() -> Path:
     return CACHE / f"kafka-{VERSION}"
 
 
+NEW_KEY = ("openssl", "req", "-newkey", "rsa:2048", "-nodes")
+
+
 def make_tls(folder: Path, users: Sequence[str]) -> None:
+    """A folder of ca.pem and, for the broker and each user, NAME.pem: key and certificate."""
     if (folder / "ca.pem").exists():
         return
     folder.mkdir()
-    new_key = ["openssl", "req", "-newkey", "rsa:2048", "-nodes"]
+    make_ca(folder, "ca")
+    for name in ("broker", *users):
+        issue(folder, name)
+
+
+def make_ca(folder: Path, name: str) -> None:
+    """A certificate authority: NAME.key and NAME.pem."""
     run(
-        *(*new_key, "-x509", "-days", "3650", "-subj", "/CN=cos2p-test-ca"),
-        *("-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.pem"),
+        *(*NEW_KEY, "-x509", "-days", "3650", "-subj", f"/CN=cos2p-test-{name}"),
+        *("-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem"),
     )
+
+
+def issue(folder: Path, name: str, *, ca: str = "ca", days: int = 3650, file: str = "") -> Path:
+    """A certificate of a name, behind its key in one file; below 0 days it has expired.
+
+    Args:
+        folder: where the authority is and the certificate goes.
+        name: what it certifies.
+        ca: name of the authority.
+        days: how long it holds.
+        file: its name without `.pem`, where it is not that of the user.
+    """
+    stem = file or name
+    key, request, signed = (folder / f"{stem}.{kind}" for kind in ("key", "csr", "crt"))
     names = folder / "names"
     names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("broker", *users):
-        key, request, signed = (folder / f"{name}.{kind}" for kind in ("key", "csr", "crt"))
-        run(*new_key, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
-        run(
-            *("openssl", "x509", "-req", "-in", str(request), "-CA", f"{folder}/ca.pem"),
-            *("-CAkey", f"{folder}/ca.key", "-CAcreateserial", "-days", "3650"),
-            *("-extfile", str(names), "-out", str(signed)),
-        )
-        (folder / f"{name}.pem").write_text(key.read_text() + signed.read_text())
+    run(*NEW_KEY, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
+    run(
+        *("openssl", "x509", "-req", "-in", str(request), "-CA", f"{folder}/{ca}.pem"),
+        *("-CAkey", f"{folder}/{ca}.key", "-CAcreateserial", "-days", str(days)),
+        *("-extfile", str(names), "-out", str(signed)),
+    )
+    whole = folder / f"{stem}.pem"
+    whole.write_text(key.read_text() + signed.read_text())
+    return whole
 
 
 def kafka_uuid() -> str:

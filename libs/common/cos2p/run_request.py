@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cos2p.blobs import write_blob
 from cos2p.bus import Bus
-from cos2p.errors import RunExistsError
+from cos2p.errors import RunExistsError, TopicMismatchError
 from cos2p.mailbox import Outbox
 from cos2p.messages import RunRequested
 from cos2p.payload import header_of, parts
@@ -51,14 +51,12 @@ async def request_run(bus: Bus, prefix: str, run: NewRun) -> RunRequested:
         RunExistsError: this prefix holds a run already.
         What the bus raises.
     """
-    await bus.create_topics(specs(prefix, run.config.partitions))
-    for topic in (DECISIONS, FLEET):
-        ends = await bus.end_offsets(topic.full_name(prefix))
-        if any(end.next for end in ends.values()):
-            raise RunExistsError(
-                f"there is a run at {prefix!r} already: take another --prefix (or --dir), "
-                "or look at it with `cos2p status`"
-            )
+    try:
+        await bus.create_topics(specs(prefix, run.config.partitions))
+    except TopicMismatchError:
+        await _require_no_run(bus, prefix)  # its topics are as that run needs them
+        raise
+    await _require_no_run(bus, prefix)
     units = range(len(run.table))
     header = header_of(VERSION_0, units, run.values)
     checkpoint = await write_blob(
@@ -73,3 +71,13 @@ async def request_run(bus: Bus, prefix: str, run: NewRun) -> RunRequested:
     )
     await Outbox(bus, prefix, FLEET).send(request)
     return request
+
+
+async def _require_no_run(bus: Bus, prefix: str) -> None:
+    for topic in (DECISIONS, FLEET):
+        ends = await bus.end_offsets(topic.full_name(prefix))
+        if any(end.next for end in ends.values()):
+            raise RunExistsError(
+                f"there is a run at {prefix!r} already: take another --prefix (or --dir), "
+                "or look at it with `cos2p status`"
+            )

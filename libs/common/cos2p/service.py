@@ -1,7 +1,8 @@
 """The life of a long-running role: start, run until asked to stop, stop within a deadline.
 
 Invariants: a signal only sets an event; a second one, or the deadline, ends the process at once;
-a foreseen error becomes one line on standard error and its exit code; nothing else is caught.
+a foreseen error becomes one line on standard error and its exit code; nothing else is caught; a role
+that stays after its run's end does nothing there but answer probes.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
-from cos2p.errors import Cos2pError, ExitCode
+from cos2p.errors import Cos2pError, ExitCode, RunFailedError
 from cos2p.logs import Log, configure_logs
 from cos2p.monitoring.monitor import Monitor
 from cos2p.monitoring.server import served
@@ -65,8 +66,23 @@ async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> 
             place = served(monitor, settings.metrics_host, settings.metrics_port)
             log.info("metrics_served", address=await stack.enter_async_context(place))
         log.info("service_started")
-        await body(bus, clock, log, stop, watch)
+        work = body(bus, clock, log, stop, watch)
+        await (_staying(work, log, stop, watch) if settings.stay else work)
     log.info("service_stopped")
+
+
+async def _staying(work: Awaitable[None], log: Log, stop: asyncio.Event, watch: Watch) -> None:
+    """The work, and then the time until a stop is asked for; a run that failed blocks meanwhile."""
+    try:
+        await work
+    except RunFailedError as error:
+        log.error("run_failed", reason=str(error))
+        watch.blocked("run", str(error))
+        await stop.wait()
+        raise
+    if not stop.is_set():
+        log.info("idle", reason="the run has ended")
+        await stop.wait()
 
 
 def _handle_signals(stop: asyncio.Event, deadline_s: float, log: Log) -> None:

@@ -130,6 +130,8 @@ capabilities:
   value: 0.0.0.0
 - name: COS2P_SHUTDOWN_DEADLINE_S
   value: {{ .deadline | quote }}
+- name: COS2P_STAY  # a pod that exits is started again: after the run's end, too
+  value: "true"
 {{- end }}
 {{- if not .root.Values.kafka.bundled.enabled }}
 - name: COS2P_KAFKA_SECURITY

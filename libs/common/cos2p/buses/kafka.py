@@ -67,6 +67,7 @@ class KafkaBus:
         are in the log, and this process sends none of them again.
         """
         self._check_sizes(topic, records)
+        self._link.renew()
         await self._catalogue.require(topic, partition)
         try:
             return await self._writer.append(topic, partition, records)
@@ -83,6 +84,7 @@ class KafkaBus:
         wait_s: float = 0,
     ) -> list[Record]:
         """See `Bus.read`."""
+        self._link.renew()
         await self._catalogue.require(topic, partition)
         reader = await self._readers.lend(topic, partition, offset)
         healthy = False
@@ -95,6 +97,7 @@ class KafkaBus:
 
     async def end_offsets(self, topic: str) -> dict[int, Offsets]:
         """See `Bus.end_offsets`."""
+        self._link.renew()
         count = await self._catalogue.require(topic, 0)
         return await self._ends(topic, range(count))
 

@@ -1,10 +1,13 @@
 """How to reach a Kafka: addresses, TLS and passwords, in the form that aiokafka takes.
 
-Invariants: a file that is missing or wrong is a `SettingsError` before any connection is made; the
-password leaves this module only inside `Access.client`, which no repr shows.
+Invariants: a file that is missing or wrong is a `SettingsError` before any connection is made; a
+password's file that changes later is read again, and one that has become unreadable or empty leaves
+the password as it was; the password leaves this module only as what a client is given, which no
+repr shows.
 """
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,22 @@ class Access:
         tls: whether connections are encrypted.
         has_certificate: whether we show a certificate of our own.
         user: the SASL user, or None.
-        client: keyword arguments for every client of aiokafka.
+        password: the password as it is now, or None where we show none.
+        fixed: arguments of clients that stay the same.
     """
 
     hosts: tuple[tuple[str, int], ...]
     tls: bool
     has_certificate: bool
     user: str | None
-    client: dict[str, Any] = field(repr=False)
+    password: Callable[[], str] | None = field(repr=False)
+    fixed: dict[str, Any] = field(repr=False)
+
+    @property
+    def client(self) -> dict[str, Any]:
+        """Keyword arguments for every client of aiokafka."""
+        secret = {} if self.password is None else {"sasl_plain_password": self.password()}
+        return self.fixed | secret
 
     @property
     def address(self) -> str:
@@ -57,14 +68,15 @@ def access_from(bootstrap: str, settings: BusSettings) -> Access:
     tls = security in ("SSL", "SASL_SSL")
     if tls:
         client["ssl_context"] = _tls(settings)
+    user, password = None, None
     if security.startswith("SASL"):
         if not settings.kafka_username:
             raise SettingsError(f"COS2P_KAFKA_SECURITY={security} needs COS2P_KAFKA_USERNAME")
         client["sasl_mechanism"] = settings.kafka_mechanism
         client["sasl_plain_username"] = settings.kafka_username
-        client["sasl_plain_password"] = _password(settings)
-    user = settings.kafka_username if security.startswith("SASL") else None
-    return Access(hosts, tls, tls and settings.kafka_cert_file is not None, user, client)
+        user, password = settings.kafka_username, _password(settings)
+    has_certificate = tls and settings.kafka_cert_file is not None
+    return Access(hosts, tls, has_certificate, user, password, client)
 
 
 def _host(text: str) -> tuple[str, int]:
@@ -97,17 +109,63 @@ def _tls(settings: BusSettings) -> ssl.SSLContext:
     return context
 
 
-def _password(settings: BusSettings) -> str:
-    path = settings.kafka_password_file
-    if path is not None:
-        _readable("COS2P_KAFKA_PASSWORD_FILE", path)
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
-    if settings.kafka_password is None:
+def _password(settings: BusSettings) -> Callable[[], str]:
+    if settings.kafka_password_file is not None:
+        return PasswordFile(settings.kafka_password_file)
+    given = settings.kafka_password
+    if given is None:
         raise SettingsError(
             f"COS2P_KAFKA_SECURITY={settings.kafka_security} needs "
             "COS2P_KAFKA_PASSWORD_FILE or COS2P_KAFKA_PASSWORD"
         )
-    return settings.kafka_password.get_secret_value()
+    if not given.get_secret_value():
+        raise SettingsError("COS2P_KAFKA_PASSWORD is empty")
+    return given.get_secret_value
+
+
+class PasswordFile:
+    """Call it for the password that is in a file now.
+
+    Args:
+        file: it; a line's end after the password does not count.
+
+    Raises:
+        SettingsError: at the start, the file can't be read or holds no password.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stamp = self._seen()
+        self._password = self._read()
+
+    def __call__(self) -> str:
+        """The password."""
+        stamp = self._seen()
+        if stamp != self._stamp:
+            try:
+                self._password = self._read()
+            except SettingsError:
+                return self._password  # it is being replaced: look again next time
+            self._stamp = stamp
+        return self._password
+
+    def _seen(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def _read(self) -> str:
+        name = "COS2P_KAFKA_PASSWORD_FILE"
+        _readable(name, self._file)
+        try:
+            text = self._file.read_text(encoding="utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise SettingsError(f"{name}={self._file} is no text in UTF-8") from None
+        if not text:
+            raise SettingsError(f"{name}={self._file} is empty")
+        return text
 
 
 def _readable(name: str, path: Path) -> None:

@@ -58,7 +58,11 @@ PASSWORD_WANTED = Cause(
 )
 PASSWORD_UNWANTED = Cause("this port of the broker takes no user and password", True)
 CERTIFICATE_WANTED = Cause("a client certificate is required (COS2P_KAFKA_CERT_FILE)", True)
-CERTIFICATE_REFUSED = Cause("the broker does not accept our client certificate", True)
+CERTIFICATE_REFUSED = Cause(
+    "the broker does not accept our client certificate: it has expired, or is of a CA that the "
+    "broker does not trust (COS2P_KAFKA_CERT_FILE)",
+    True,
+)
 
 
 async def find_cause(access: Access) -> Cause | None:

@@ -1,12 +1,14 @@
 """Opening and closing aiokafka's clients: patient with brokers that start, not with settings.
 
 Invariants: a client that failed to start is closed before anything else happens; nothing that
-aiokafka logs is needed to know the cause, and none of it reaches a terminal by accident.
+aiokafka logs is needed to know the cause, and none of it reaches a terminal by accident; a running
+client shows the newest password when it connects again.
 """
 
 import asyncio
 import contextlib
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -41,6 +43,7 @@ class Link:
     def __init__(self, access: Access, patience_s: float) -> None:
         self.access = access
         self.patience_s = patience_s
+        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         # Without a handler, Python prints a library's warnings: two lines a retry.
         logger = logging.getLogger("aiokafka")
         if not logger.handlers:
@@ -85,9 +88,18 @@ class Link:
                 await stop(client)
                 raise
             else:
+                self._clients.add(client)
                 return client
             await self.rest(pause_s)
             pause_s = min(2 * pause_s, BACKOFF_S_MAX)
+
+    def renew(self) -> None:
+        """Hand running clients the password as it is now, for their next connection."""
+        if self.access.password is not None:
+            password = self.access.password()
+            for client in self._clients:
+                # aiokafka has no setting for a password that changes.
+                inner_client(client)._sasl_plain_password = password
 
     async def rest(self, seconds: float = BACKOFF_S) -> None:
         """Wait between attempts."""
@@ -128,10 +140,14 @@ async def stop(client: Any) -> None:
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_S)
     clean = task.done() and not task.cancelled() and task.exception() is None
-    inner = getattr(client, "_client", None) or getattr(client, "client", None)
-    if not clean and inner is not None:
+    if not clean:
         with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError):
-            await inner.close()
+            await inner_client(client).close()
+
+
+def inner_client(client: Any) -> Any:
+    """What holds the connections of a client of any kind."""
+    return getattr(client, "_client", None) or getattr(client, "client", client)
 
 
 def _plain(error: BaseException) -> str:
