@@ -1,25 +1,17 @@
 """Metrics and readiness of real processes in mid-run."""
 
 import asyncio
-import itertools
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
+from probes import free_port, get, hindrance
 from ring import Ring, config, table
 
 from cos2p import messages as m
 from cos2p.topics import DECISIONS
 
 pytestmark = pytest.mark.processes
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture
@@ -35,25 +27,6 @@ def ring(tmp_path: Path, ports: dict[str, int]) -> Iterator[Ring]:
     made = Ring(f"sqlite:{tmp_path}/run", "metrics", tmp_path, access=settings)
     yield made
     made.stop_all()
-
-
-async def get(port: int, path: str) -> tuple[int, str]:
-    async with (
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
-        session.get(path) as answer,
-    ):
-        return answer.status, await answer.text()
-
-
-async def hindrance(port: int) -> str:
-    """Why a service is not ready, once it is not."""
-    async with asyncio.timeout(40):
-        for pause_s in itertools.repeat(0.2):
-            status, text = await get(port, "/readyz")
-            if status == 503:
-                return text
-            await asyncio.sleep(pause_s)
-    raise AssertionError("unreachable")
 
 
 def test_a_run_shows_its_devices_and_turns_unready_by_name_when_it_stalls(
