@@ -10,7 +10,7 @@ UV_PIP = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --c
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker images image-tar kafka-image check-demo lint format bench docs clean
+.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker test-cluster images image-tar kafka-image check-demo lint format bench docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -44,22 +44,29 @@ experiment: install  ## the experiment that newcomers run: sixteen boards, real 
 	@$(BIN)/cos2p experiment report runs/experiments/quick
 
 test: install  ## all tests (under 10 minutes on 2 cores; Kafka's need Java or Docker)
-	@$(PYTEST) -n 2 --dist loadgroup -m 'not slow and not docker' $(ARGS)
+	@$(PYTEST) -n 2 --dist loadgroup -m 'not slow and not docker and not cluster' $(ARGS)
 
 test-unit: install  ## only what needs neither broker nor processes
-	@$(PYTEST) -n 2 -m 'not slow and not kafka and not processes and not docker' $(ARGS)
+	@$(PYTEST) -n 2 -m 'not slow and not kafka and not processes and not docker and not cluster' $(ARGS)
 
 test-kafka: install  ## only what needs a broker
-	@$(PYTEST) -m 'kafka and not slow' $(ARGS)
+	@$(PYTEST) -m 'kafka and not slow and not cluster' $(ARGS)
 
 test-processes: install  ## only what starts real processes
 	@$(PYTEST) -m 'processes and not slow' $(ARGS)
 
 test-slow: install  ## faults on real brokers and processes that take longer
-	@$(PYTEST) -m 'slow and not docker' $(ARGS)
+	@$(PYTEST) -m 'slow and not docker and not cluster' $(ARGS)
 
 test-docker: install  ## the ring in containers (a Docker engine with the project's images)
 	@$(PYTEST) -m docker $(ARGS)
+
+# Where the one-node Kubernetes of the cluster tests is built and keeps its state.
+KUBERNETES ?= $(HOME)/.cache/cos2p-test/kubernetes
+
+test-cluster: install  ## the chart on a real one-node Kubernetes (root, Go 1.26+, a Docker engine with the project's images)
+	@tests/cluster/kubernetes/build.sh $(KUBERNETES)
+	@COS2P_TEST_KUBERNETES=$(KUBERNETES) $(PYTEST) -m cluster --verbose --durations 0 $(ARGS)
 
 check-demo: install  ## run the demo and check its claims
 	@$(BIN)/python tests/check_demo.py $(ARGS)

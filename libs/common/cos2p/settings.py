@@ -117,7 +117,9 @@ ALL_SETTINGS: tuple[type[BusSettings], ...] = (
     AggregatorSettings,
     WorkerSettings,
 )
-OTHER_VARIABLES = frozenset({"COS2P_TEST_KAFKA", "COS2P_TEST_IMAGE_TAG", "COS2P_TEST_KAFKA_IMAGE"})
+OTHER_VARIABLES = frozenset(
+    {"COS2P_TEST_KAFKA", "COS2P_TEST_IMAGE_TAG", "COS2P_TEST_KAFKA_IMAGE", "COS2P_TEST_KUBERNETES"}
+)
 """Variables of the tests."""
 
 
