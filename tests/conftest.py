@@ -71,6 +71,15 @@ def kafka_secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator["KafkaClu
         yield make(secure=True)
 
 
+@pytest.fixture(scope="module")
+def kafka_of_site(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., "KafkaCluster"]]:
+    """Make clusters for the tests of a file: `kafka_of_site(secure=True, host="10.243.0.1")`."""
+    with _clusters(tmp_path_factory.mktemp("site")) as make:
+        yield make
+
+
 @pytest.fixture
 def topic_prefix() -> str:
     """A prefix that no other test's topics have: a given Kafka outlives the session."""
@@ -86,10 +95,12 @@ def _clusters(folder: Path) -> Iterator[Callable[..., "KafkaCluster"]]:
         _do_without(f"tests that hurt or secure a broker need Java 17+ and Maven: {lacking}")
     made: list[KafkaCluster] = []
 
-    def make(brokers: int = 1, *, secure: bool = False, **extra: str) -> KafkaCluster:
+    def make(
+        brokers: int = 1, *, secure: bool = False, host: str = "127.0.0.1", **extra: str
+    ) -> KafkaCluster:
         cluster = KafkaCluster(folder / f"kafka-{len(made)}", extra)
         made.append(cluster)
-        return cluster.up(brokers, secure=secure)
+        return cluster.up(brokers, secure=secure, host=host)
 
     try:
         yield make

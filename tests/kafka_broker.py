@@ -5,7 +5,8 @@
 
 Needs Java 17 or later; Maven too, the first time (43 MB of jars, kept in ~/.cache/cos2p-test).
 Data, ports and logs lie in DIR: a second `up` starts the same brokers again. Invariants: every
-port is ephemeral and on 127.0.0.1; a broker that does not start fails with the end of its log.
+port is ephemeral and on 127.0.0.1 unless another address is asked for; a broker that does not
+start fails with the end of its log.
 
 `--secure` adds two listeners beside the plain one (which is for set-up only) and an authorizer
 that denies what no ACL allows: SASL_SSL with SCRAM-SHA-512 (users as in `USERS`, password
@@ -50,12 +51,14 @@ class Plan:
         directory_ids: one per broker, likewise.
         ports: one row per broker: plain, controller, SCRAM, mTLS.
         secure: whether the last two are opened and ACLs hold.
+        host: address of all listeners.
     """
 
     cluster_id: str
     directory_ids: list[str]
     ports: list[list[int]]
     secure: bool
+    host: str = "127.0.0.1"
 
 
 class KafkaCluster:
@@ -97,17 +100,24 @@ class KafkaCluster:
         """Folder of ca.pem and NAME.pem (key and certificate)."""
         return self.folder / "tls"
 
-    def up(self, brokers: int = 1, *, secure: bool = False) -> "KafkaCluster":
+    def up(
+        self, brokers: int = 1, *, secure: bool = False, host: str = "127.0.0.1"
+    ) -> "KafkaCluster":
         """Start all brokers and wait until each has joined.
+
+        Args:
+            brokers: one or three.
+            secure: passwords, certificates and ACLs.
+            host: an address of this machine, where pods must reach it.
 
         Raises:
             KafkaError: Java, Maven or a broker fails; the text says which and shows its end.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "plan.json").exists():
-            self._decide(brokers, secure)
+            self._decide(brokers, secure, host)
         if self.plan.secure:
-            make_tls(self.tls, USERS)
+            make_tls(self.tls, USERS, self.plan.host)
         numbers = range(1, len(self.plan.ports) + 1)
         for number in numbers:
             self._launch(number)
@@ -158,14 +168,15 @@ class KafkaCluster:
         )
 
     def _addresses(self, column: int) -> str:
-        return ",".join(f"127.0.0.1:{row[column]}" for row in self.plan.ports)
+        return ",".join(f"{self.plan.host}:{row[column]}" for row in self.plan.ports)
 
-    def _decide(self, brokers: int, secure: bool) -> None:
+    def _decide(self, brokers: int, secure: bool, host: str) -> None:
         plan = Plan(
             cluster_id=kafka_uuid(),
             directory_ids=[kafka_uuid() for _ in range(brokers)],
-            ports=free_ports(brokers, 4),
+            ports=free_ports(brokers, 4, host),
             secure=secure,
+            host=host,
         )
         (self.folder / "log4j2.properties").write_text(LOG4J)
         (self.folder / "plan.json").write_text(json.dumps(asdict(plan)))
@@ -206,7 +217,7 @@ class KafkaCluster:
             for argument in ("--add-scram", f"SCRAM-SHA-512=[name={user},password={user}-secret]")
         ]
         controllers = ",".join(
-            f"{number}@127.0.0.1:{row[1]}:{directory}"
+            f"{number}@{plan.host}:{row[1]}:{directory}"
             for number, (row, directory) in enumerate(
                 zip(plan.ports, plan.directory_ids, strict=True), 1
             )
@@ -220,18 +231,18 @@ class KafkaCluster:
         )
 
     def _properties(self, number: int) -> dict[str, object]:
-        rows = self.plan.ports
+        rows, host = self.plan.ports, self.plan.host
         plain, controller, scram, mtls = rows[number - 1]
         copies = min(3, len(rows))
         listeners = {"PLAINTEXT": plain}
         if self.plan.secure:
             listeners |= {"SCRAM": scram, "MTLS": mtls}
-        open_for_clients = ",".join(f"{n}://127.0.0.1:{p}" for n, p in listeners.items())
+        open_for_clients = ",".join(f"{n}://{host}:{p}" for n, p in listeners.items())
         always: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": number,
             "controller.quorum.bootstrap.servers": self._addresses(1),
-            "listeners": f"{open_for_clients},CONTROLLER://127.0.0.1:{controller}",
+            "listeners": f"{open_for_clients},CONTROLLER://{host}:{controller}",
             "advertised.listeners": open_for_clients,
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
             + (",SCRAM:SASL_SSL,MTLS:SSL" if self.plan.secure else ""),
@@ -272,7 +283,8 @@ class KafkaCluster:
             if self._gone(number):
                 raise KafkaError(f"broker {number} ended: {log.read_text()[-1500:]}")
             try:
-                socket.create_connection(("127.0.0.1", self.plan.ports[number - 1][0]), 1).close()
+                place = (self.plan.host, self.plan.ports[number - 1][0])
+                socket.create_connection(place, 1).close()
                 return
             except OSError:
                 time.sleep(0.1)

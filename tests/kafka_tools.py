@@ -73,14 +73,14 @@ def _jar_folder() -> Path:
 NEW_KEY = ("openssl", "req", "-newkey", "rsa:2048", "-nodes")
 
 
-def make_tls(folder: Path, users: Sequence[str]) -> None:
+def make_tls(folder: Path, users: Sequence[str], host: str = "127.0.0.1") -> None:
     """A folder of ca.pem and, for the broker and each user, NAME.pem: key and certificate."""
     if (folder / "ca.pem").exists():
         return
     folder.mkdir()
     make_ca(folder, "ca")
     for name in ("broker", *users):
-        issue(folder, name)
+        issue(folder, name, host=host)
 
 
 def make_ca(folder: Path, name: str) -> None:
@@ -91,7 +91,15 @@ def make_ca(folder: Path, name: str) -> None:
     )
 
 
-def issue(folder: Path, name: str, *, ca: str = "ca", days: int = 3650, file: str = "") -> Path:
+def issue(
+    folder: Path,
+    name: str,
+    *,
+    ca: str = "ca",
+    days: int = 3650,
+    file: str = "",
+    host: str = "127.0.0.1",
+) -> Path:
     """A certificate of a name, behind its key in one file; below 0 days it has expired.
 
     Args:
@@ -100,11 +108,12 @@ def issue(folder: Path, name: str, *, ca: str = "ca", days: int = 3650, file: st
         ca: name of the authority.
         days: how long it holds.
         file: its name without `.pem`, where it is not that of the user.
+        host: address that it holds for, beside localhost.
     """
     stem = file or name
     key, request, signed = (folder / f"{stem}.{kind}" for kind in ("key", "csr", "crt"))
     names = folder / "names"
-    names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    names.write_text(f"subjectAltName=DNS:localhost,IP:{host}\n")
     run(*NEW_KEY, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
     run(
         *("openssl", "x509", "-req", "-in", str(request), "-CA", f"{folder}/{ca}.pem"),
@@ -120,9 +129,9 @@ def kafka_uuid() -> str:
     return base64.urlsafe_b64encode(b"\0" + os.urandom(15))[:22].decode()
 
 
-def free_ports(rows: int, columns: int) -> list[list[int]]:
+def free_ports(rows: int, columns: int, host: str = "127.0.0.1") -> list[list[int]]:
     """Held open together until all are known, so that no two are the same."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(rows * columns)]
+    sockets = [socket.create_server((host, 0)) for _ in range(rows * columns)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()
