@@ -248,8 +248,10 @@ def test_signed_sites_give_each_role_its_key_and_the_planner_the_register(helm: 
     planner = named(documents, "StatefulSet", "r-co-s2p-planner")["spec"]["template"]["spec"]
     assert environment(planner)["COS2P_KEYS_FILE"] == "/etc/co-s2p/keys/register"
     x86 = environment(worker(documents, "x86"))
-    assert x86["COS2P_SIGNING_KEY_FILE"] == "/etc/co-s2p/keys/$(COS2P_WORKER_ID).pem"
-    assert list(x86).index("COS2P_WORKER_ID") < list(x86).index("COS2P_SIGNING_KEY_FILE")
+    assert x86["COS2P_SIGNING_KEY_FILE"] == "/etc/co-s2p/keys/own.pem"
+    mounts = worker(documents, "x86")["containers"][0]["volumeMounts"]
+    (mount,) = [m for m in mounts if "keys" in m["mountPath"]]
+    assert mount["subPathExpr"] == "$(COS2P_WORKER_ID).pem"
 
 
 def test_nothing_reaches_a_pod_but_what_is_listed(helm: str) -> None:

@@ -86,8 +86,10 @@ def run_pod(site: Site, name: str, spec: object) -> None:
 
 
 def test_every_pod_of_a_restricted_namespace_becomes_ready(site: Site) -> None:
-    site.wait_for_ready()
-    assert 8 == len([pod for pod in site.pods().values() if ready(pod)])
+    def ready_count() -> int:
+        return sum(map(ready, site.pods().values()))
+
+    wait_for("eight ready pods", lambda: ready_count() == 8, 240)
 
 
 def test_helm_test_asks_the_doctor(site: Site) -> None:

@@ -5,7 +5,7 @@ The tests share one release and run in their order.
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,22 +72,20 @@ def make_secrets(site: Site, kafka: "KafkaCluster", folder: Path) -> None:
     (folder / "register").write_text("\n".join(lines) + "\n")
     secret(site, "co-s2p-register", file=[("register", folder / "register")])
     secret(site, "co-s2p-operator-key", file=[("operator.pem", folder / "operator.pem")])
-    evaluators = folder / "co-s2p-evaluator.pem"
-    secret(site, "co-s2p-evaluator-key", file={"evaluator.pem": evaluators})
-    secret(
-        site, "co-s2p-x86-keys", file={f"{X86}-{n}.pem": folder / f"{X86}-{n}.pem" for n in (0, 1)}
-    )
+    secret(site, "co-s2p-evaluator-key", file=[("evaluator.pem", folder / "evaluator.pem")])
+    pods = [f"{X86}-{n}.pem" for n in (0, 1)]
+    secret(site, "co-s2p-x86-keys", file=[(name, folder / name) for name in pods])
 
 
 def secret(
     site: Site,
     name: str,
     *,
-    text: dict[str, str] | None = None,
-    file: dict[str, Path] | None = None,
+    text: Sequence[tuple[str, str]] = (),
+    file: Sequence[tuple[str, Path]] = (),
 ) -> None:
-    literal = [f"--from-literal={key}={value}" for key, value in (text or {}).items()]
-    files = [f"--from-file={key}={path}" for key, path in (file or {}).items()]
+    literal = [f"--from-literal={key}={value}" for key, value in text]
+    files = [f"--from-file={key}={path}" for key, path in file]
     site.kubectl("create", "secret", "generic", name, *literal, *files)
 
 
