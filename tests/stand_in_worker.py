@@ -39,6 +39,7 @@ def main() -> int:
             log,
             stop,
             prefix=settings.prefix,
+            run_id=settings.run_id,
             worker_id=settings.worker_id,
             device=Device(device_class=settings.device_class, memory_bytes=temper.memory_bytes),
             kit_factory=kit,

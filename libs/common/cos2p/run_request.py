@@ -73,6 +73,19 @@ async def request_run(bus: Bus, prefix: str, run: NewRun) -> RunRequested:
     return request
 
 
+def require_run(expected: str | None, found: str, prefix: str) -> None:
+    """Refuse a run that is not the one meant: two sites took one prefix.
+
+    Raises:
+        RunExistsError: `found` is another than `expected`, which may be None for any.
+    """
+    if expected not in (None, found):
+        raise RunExistsError(
+            f"the run at prefix {prefix!r} is {found!r}, not {expected!r} (COS2P_RUN_ID): "
+            "take another prefix for a run of your own"
+        )
+
+
 async def _require_no_run(bus: Bus, prefix: str) -> None:
     for topic in (DECISIONS, FLEET):
         ends = await bus.end_offsets(topic.full_name(prefix))

@@ -1,8 +1,8 @@
 """The life of a long-running role: start, run until asked to stop, stop within a deadline.
 
 Invariants: a signal only sets an event; a second one, or the deadline, ends the process at once;
-a foreseen error becomes one line on standard error and its exit code; nothing else is caught; a role
-that stays after its run's end does nothing there but answer probes.
+a foreseen error becomes one line on standard error and its exit code; nothing else is caught; a
+role that stays after its run's end does nothing there but answer probes.
 """
 
 import asyncio

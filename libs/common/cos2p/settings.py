@@ -55,6 +55,8 @@ class ServiceSettings(BusSettings):
     """auto: text on a terminal, else JSON."""
     shutdown_deadline_s: float = Field(10.0, gt=0)
     """A stop that takes longer is forced (exit code 5)."""
+    run_id: str | None = None
+    """The run that this process is for: another one at its prefix is refused. None takes any."""
     stay: bool = False
     """Stay when the run has ended, idle until SIGTERM: for supervisors that restart what exits."""
     health_file: Path | None = None

@@ -54,7 +54,13 @@ def serve(settings: AggregatorSettings) -> int:
         "aggregator",
         settings,
         lambda bus, clock, log, stop, _: run_aggregator(
-            bus, clock, log, stop, prefix=settings.prefix, shard=settings.shard
+            bus,
+            clock,
+            log,
+            stop,
+            prefix=settings.prefix,
+            shard=settings.shard,
+            run_id=settings.run_id,
         ),
     )
 

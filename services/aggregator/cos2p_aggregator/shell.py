@@ -16,6 +16,7 @@ from cos2p.errors import SettingsError, TopicMissingError
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox, Outbox
 from cos2p.messages import BlobRef, Decision, Dispatched, RunStarted
+from cos2p.run_request import require_run
 from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import (
@@ -38,11 +39,19 @@ WAIT_LOG_S = 10.0
 
 
 async def run_aggregator(
-    bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, *, prefix: str, shard: int
+    bus: Bus,
+    clock: Clock,
+    log: Log,
+    stop: asyncio.Event,
+    *,
+    prefix: str,
+    shard: int,
+    run_id: str | None = None,
 ) -> None:
     """Wait for a run, obey its decisions to the end; return then, or soon after `stop` is set.
 
     Raises:
+        RunExistsError: another run than `run_id` has this prefix.
         DivergedError: a version made anew differs from the one published.
         BlobError: a checkpoint is damaged or gone.
         MessageError: the decision log contradicts itself.
@@ -53,6 +62,7 @@ async def run_aggregator(
     started = await shell.wait_for_run()
     if started is None:
         return
+    require_run(run_id, started.run_id, prefix)
     with contextlib.suppress(_StopAskedError):
         await shell.obey(started)
 

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop,
             prefix=settings.prefix,
             planner_id=settings.planner_id,
+            run_id=settings.run_id,
             watch=watch,
             checker=_checker(settings.keys_file, log),
         )

@@ -19,6 +19,7 @@ from cos2p.fence import EpochFence
 from cos2p.logs import Log
 from cos2p.mailbox import Check, Letter, Mailbox, Outbox, Refusal
 from cos2p.monitoring.watch import Watch
+from cos2p.run_request import require_run
 from cos2p.topics import DECISIONS, FLEET, MODELS, UPDATES, Topic
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.refusals import Refusals
@@ -71,6 +72,7 @@ async def run_planner(
     *,
     prefix: str,
     planner_id: str,
+    run_id: str | None = None,
     watch: Watch | None = None,
     checker: Callable[[], Check] | None = None,
 ) -> None:
@@ -83,24 +85,27 @@ async def run_planner(
         stop: asks it to leave.
         prefix: of the run's topics.
         planner_id: its name in the log.
+        run_id: the run that it is for; None takes the one it finds.
         watch: hears what the planner reads and decides, and whether the run stalls.
         checker: makes what each record of `fleet` must pass, for one reading of the log.
 
     Raises:
         FencedError: a newer planner has taken over.
+        RunExistsError: another run than `run_id` has this prefix.
         RunFailedError: the run ended short of its target; the text says what was missing.
         DivergedError: the decision log contradicts itself.
         What the bus raises.
     """
     watch = watch or Watch()
     place = Place(bus, clock, log, prefix, watch, checker, Refusals(watch, log))
-    run_id = await _find_run(place, stop)
-    if run_id is None:
+    found = await _find_run(place, stop)
+    if found is None:
         return
+    require_run(run_id, found, prefix)
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
-    core, decisions, admitted = await _take_over(place, run_id, name)
+    core, decisions, admitted = await _take_over(place, found, name)
     if core.ledger.ended is None:
-        await _Session(place, core, decisions, run_id).work(stop, admitted)
+        await _Session(place, core, decisions, found).work(stop, admitted)
     _raise_if_failed(core.ledger.ended)
 
 

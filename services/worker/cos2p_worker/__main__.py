@@ -144,6 +144,7 @@ def _worker(settings: WorkerSettings, device: Device) -> Body:
             log,
             stop,
             prefix=settings.prefix,
+            run_id=settings.run_id,
             worker_id=settings.worker_id,
             device=device,
             kit_factory=kit,
@@ -162,6 +163,7 @@ def _evaluator(settings: WorkerSettings) -> Body:
             log,
             stop,
             prefix=settings.prefix,
+            run_id=settings.run_id,
             evaluator_id=settings.worker_id,
             task_of=lambda opened: _task(settings, opened),
         )

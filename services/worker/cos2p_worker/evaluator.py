@@ -15,6 +15,7 @@ from cos2p.errors import ChunkMissingError, SettingsError
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox, Outbox
 from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
+from cos2p.run_request import require_run
 from cos2p.survival import Survival
 from cos2p.topics import FLEET, MODELS
 from cos2p_worker.evaluation import Verdict, judge_values
@@ -36,6 +37,7 @@ async def run_evaluator(
     evaluator_id: str,
     task_of: Callable[[RunOpened], Task],
     every_s: float = 0.0,
+    run_id: str | None = None,
 ) -> None:
     """Evaluate the run under `prefix` until it is finished or `stop` is set.
 
@@ -49,8 +51,10 @@ async def run_evaluator(
         task_of: loads the task once the run is known; may raise SettingsError.
         every_s: judge once in so many seconds at most, counted from the run's opening; 0 judges
             all versions that it can keep up with.
+        run_id: the run that it is for; None takes the one it finds.
 
     Raises:
+        RunExistsError: another run than `run_id` has this prefix.
         SettingsError: the task's model is not the run's.
         BlobError: a checkpoint is damaged, or the last one has left the log.
         BusError: the bus is lost.
@@ -66,6 +70,7 @@ async def run_evaluator(
         for letter in letters:
             if isinstance(letter.message, RunOpened) and bench is None:
                 opened = letter.message
+                require_run(run_id, opened.run_id, prefix)
                 task = await asyncio.to_thread(_checked_task, opened, task_of)
                 run_log = log.bind(run=opened.run_id)
                 opened_s = letter.timestamp_s

@@ -19,6 +19,7 @@ from cos2p.errors import SettingsError, StorageError
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox
 from cos2p.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
+from cos2p.run_request import require_run
 from cos2p.topics import MODELS, SUBMODELS
 from cos2p.units import UnitTable
 from cos2p_worker.activity import Activity, Surroundings
@@ -65,10 +66,12 @@ async def run_worker(
     worker_id: str,
     device: Device,
     kit_factory: KitFactory,
+    run_id: str | None = None,
 ) -> None:
     """Work for the run under `prefix` until it is finished or `stop` is set.
 
     Raises:
+        RunExistsError: another run than `run_id` has this prefix.
         SettingsError: the task's model is not the run's, or the run speaks another protocol.
         BudgetError: the device can't hold the smallest submodel; the text says what would do.
         StorageError: the scratch folder can't hold a plan's weights.
@@ -80,6 +83,7 @@ async def run_worker(
     if joined is None:
         return
     opened, letters = joined
+    require_run(run_id, opened.run_id, prefix)
     log = log.bind(run=opened.run_id)
     if opened.protocol != PROTOCOL:
         raise SettingsError(

@@ -130,6 +130,8 @@ capabilities:
   value: 0.0.0.0
 - name: COS2P_SHUTDOWN_DEADLINE_S
   value: {{ .deadline | quote }}
+- name: COS2P_RUN_ID  # not another release's, where both took one prefix
+  value: {{ include "cos2p.runId" .root }}
 - name: COS2P_STAY  # a pod that exits is started again: after the run's end, too
   value: "true"
 {{- end }}
