@@ -232,10 +232,18 @@ class LivenessConfig(_Section):
     heartbeat_s: float = Field(2.0, gt=0)
     lost_after_s: float = Field(15.0, gt=0)
     """A device silent for so long loses its plan (EXPIRED)."""
+    warn_after_s: float = Field(60.0, gt=0)
+    """A run without a new version for so long, or for half of `stall_after_s` where that is less,
+    is told of: the planner is not ready, and names who is waited for."""
     stall_after_s: float = Field(120.0, gt=0)
     """A run without a new version for so long ends, naming what is missing."""
     strikes_max: int = Field(3, ge=1)
     """A device whose updates failed checks so often gets no more plans."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long a version may take before that is told."""
+        return min(self.warn_after_s, self.stall_after_s / 2)
 
 
 class RunConfig(_Section):

@@ -132,20 +132,21 @@ class PlannerCore:
         """What the next version is waiting for, by name."""
         return waiting_for(self.ledger, self.fleet, self.publications, now)
 
-    def stall_share(self, now: float) -> float:
-        """How much of stall_after_s has passed without a new version; 1 ends the run."""
+    def waits_long(self, now: float) -> bool:
+        """Whether a version takes so long that it is to be told."""
         run = self.ledger.run
         if run is None or self.ledger.ended is not None:
-            return 0.0
-        return (now - self._progress_s) / run.config.liveness.stall_after_s
+            return False
+        return now - self._progress_s >= run.config.liveness.patience_s
 
     def wake_at(self, now: float) -> float:
         """The next time at which `advance` may have something to do unasked."""
         run = self.ledger.run
         if run is None or self.ledger.ended is not None:
             return now + 1.0
-        stall_s = run.config.liveness.stall_after_s
-        times = [self._progress_s + stall_s, max(now + 0.1, self._progress_s + stall_s / 2)]
+        liveness = run.config.liveness
+        times = [self._progress_s + liveness.stall_after_s]
+        times.append(max(now + 0.1, self._progress_s + liveness.patience_s))
         if self.ledger.open:
             times.append(max(self._silence_s, self._swept_s + SWEEP_S))
         return min(*times, self._retry_s, self._due_s, run.ends_s)

@@ -29,8 +29,6 @@ T = TypeVar("T")
 READ_WAIT_S = 1.0
 WAKE_MAX_S = 1.0
 WAKE_MIN_S = 0.002
-WARN_SHARE = 0.5
-"""Part of stall_after_s without a version after which the log says who is waited for."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +309,7 @@ class _Session:
     def _mind_stall(self, now: float) -> None:
         """Say once per version, by name, who is waited for; blocked until there is a new one."""
         version = self._core.ledger.version
-        if self._core.stall_share(now) < WARN_SHARE:
+        if not self._core.waits_long(now):
             self._place.watch.freed("run")
         elif version != self._warned_version:
             self._warned_version = version

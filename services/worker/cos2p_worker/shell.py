@@ -92,16 +92,7 @@ async def run_worker(
         )
     kit = await kit_factory(opened)
     _check(opened, kit, device, worker_id)
-    hello = Hello(
-        run_id=opened.run_id,
-        worker_id=worker_id,
-        incarnation=int(clock.now() * 1000),
-        profile=await _profile(device, kit.trainer),
-        sample_count=kit.trainer.sample_count,
-        label_counts=kit.trainer.label_counts if device.share_labels else None,
-        units_digest=opened.units_digest,
-        protocol=PROTOCOL,
-    )
+    hello = await _hello(opened, kit.trainer, device, worker_id, clock.now())
     submodels = SUBMODELS.full_name(prefix)
     core = WorkerCore(hello, opened.config, kit.table, now=clock.now(), submodels=submodels)
     letters += await mailbox.drain()
@@ -126,6 +117,21 @@ def _check(opened: RunOpened, kit: Kit, device: Device, worker_id: str) -> None:
         )
     if opened.config.plans.enforce_memory:
         CostModel.of(kit.table, opened.config).require(device.memory_bytes, f"worker {worker_id}")
+
+
+async def _hello(
+    opened: RunOpened, trainer: Trainer, device: Device, worker_id: str, now: float
+) -> Hello:
+    return Hello(
+        run_id=opened.run_id,
+        worker_id=worker_id,
+        incarnation=int(now * 1000),
+        profile=await _profile(device, trainer),
+        sample_count=trainer.sample_count,
+        label_counts=trainer.label_counts if device.share_labels else None,
+        units_digest=opened.units_digest,
+        protocol=PROTOCOL,
+    )
 
 
 async def _profile(device: Device, trainer: Trainer) -> DeviceProfile:

@@ -162,7 +162,7 @@ def test_outcomes_and_memory_are_told_by_device(writer: Writer) -> None:
 
 
 def test_the_stall_ratio_grows_until_a_version_closes(writer: Writer) -> None:
-    patience_s = writer.config.liveness.stall_after_s
+    patience_s = writer.config.liveness.patience_s
     began_s = writer.now
 
     waiting = read(monitor_of(writer, now=began_s + patience_s / 2))

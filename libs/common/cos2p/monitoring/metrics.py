@@ -62,7 +62,7 @@ VERSION = Metric("cos2p_run_version", "gauge", "The newest version.", ("run_id",
 STALL = Metric(
     "cos2p_run_stall_ratio",
     "gauge",
-    "Time since the newest version over liveness.stall_after_s; at 1 the run ends as stalled.",
+    "Time since the newest version over what one may take; from 1 on the planner is not ready.",
 )
 ACCURACY = Metric(
     "cos2p_run_accuracy",

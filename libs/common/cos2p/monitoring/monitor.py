@@ -64,7 +64,7 @@ class Monitor(Watch):
         if not self._telemetry.take(message, at_s):
             return
         if isinstance(message, m.RunStarted):
-            self._stall = (at_s, message.config.liveness.stall_after_s)
+            self._stall = (at_s, message.config.liveness.patience_s)
         elif isinstance(message, m.RoundClosed) and self._stall is not None:
             self._stall = (at_s, self._stall[1])
         elif isinstance(message, m.RunEnded):
