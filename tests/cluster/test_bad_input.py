@@ -63,8 +63,8 @@ def test_memory_below_the_smallest_submodel_is_refused_by_name(site: Site) -> No
         *("--set-string", "workers.tiny.memoryBytes=100000"),
     )
 
-    wait_for("the planner's line", partial(says, site, "co-s2p-planner-0", pod), 180)
-    assert not site.worker(pod)["plans"]
+    sentence = f"worker {pod}: a budget of"
+    wait_for("its sentence", partial(says, site, pod, sentence), 180)
     site.wait_for_versions(2)
 
 

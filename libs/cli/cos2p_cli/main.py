@@ -163,13 +163,28 @@ def init(
     if_absent: Annotated[
         bool, typer.Option("--if-absent", help="It is fine if this run is there already.")
     ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ADDRESS",
+            help="Begin with the newest version of the run that is there: an archive, say.",
+        ),
+    ] = None,
+    from_prefix: Annotated[
+        str | None,
+        typer.Option(metavar="PREFIX", help="That run's prefix (default: the new one's)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write version 0 and ask for a run; the roles wait for it."""
     from cos2p_cli.start import StartOptions
     from cos2p_cli.start import init as begin
 
-    chosen = StartOptions(task, config, run_id, data, as_json=as_json, if_absent=if_absent)
+    old = None if source is None else settings_of(source, from_prefix or prefix)
+    chosen = StartOptions(
+        task, config, run_id, data, as_json=as_json, if_absent=if_absent, source=old
+    )
     begin(settings_of(bus, prefix), chosen)
 
 

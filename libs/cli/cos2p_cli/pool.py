@@ -16,6 +16,7 @@ from cos2p.errors import SettingsError
 from cos2p.open_bus import open_bus
 from cos2p.run_config import RunConfig
 from cos2p.settings import BusSettings, WorkerSettings
+from cos2p_cli import options
 from cos2p_planner.presets import config_of
 
 PRELOAD = (
@@ -54,6 +55,7 @@ class NewRunJob:
         run_id: the run's name.
         changes: settings that override the task's own, as sections of a run file.
         data_dir: the user's data folder.
+        source: the run whose newest version becomes version 0; None begins anew.
     """
 
     settings: BusSettings
@@ -61,15 +63,18 @@ class NewRunJob:
     run_id: str
     changes: Mapping[str, Any]
     data_dir: Path | None = None
+    source: BusSettings | None = None
 
 
 def initialise(job: NewRunJob) -> None:
     """Write version 0 and ask for the run.
 
     Raises:
-        SettingsError: the task can't be loaded, or a setting is wrong.
+        SettingsError: the task can't be loaded, a setting is wrong, or the source has no version.
         RunExistsError: there is a run at this place.
+        BlobError: the source's newest checkpoint is damaged.
     """
+    from cos2p_worker.initial import inherited_values
     from cos2p_worker.initial import initialise as begin
     from cos2p_worker.task import load_task
 
@@ -82,7 +87,11 @@ def initialise(job: NewRunJob) -> None:
             # Without its data a run would fail in every worker; better here, once.
             place = task.for_run(config).at(job.data_dir, config.seed)
             await asyncio.to_thread(place.evaluation_data)
-            await begin(bus, job.settings.prefix, job.task, place, config, job.run_id)
+            values = None
+            if job.source is not None:
+                async with options.opened(job.source) as old:
+                    values = await inherited_values(old, job.source.prefix, place)
+            await begin(bus, job.settings.prefix, job.task, place, config, job.run_id, values)
         finally:
             await bus.close()
 

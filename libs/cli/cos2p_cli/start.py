@@ -42,6 +42,7 @@ class StartOptions:
         as_json: one JSON document.
         progress: show a live screen.
         if_absent: a run of this name that is there already is fine.
+        source: where a run is whose newest version becomes version 0.
     """
 
     task: str
@@ -54,6 +55,7 @@ class StartOptions:
     as_json: bool = False
     progress: bool = True
     if_absent: bool = False
+    source: BusSettings | None = None
 
 
 def changes_of(config: Path | None) -> dict[str, Any]:
@@ -82,7 +84,9 @@ def init(settings: BusSettings, chosen: StartOptions) -> None:
     changes = changes_of(chosen.config)
     made = True
     try:
-        pool.initialise(pool.NewRunJob(settings, chosen.task, run_id, changes, chosen.data_dir))
+        pool.initialise(
+            pool.NewRunJob(settings, chosen.task, run_id, changes, chosen.data_dir, chosen.source)
+        )
     except RunExistsError:
         if not chosen.if_absent:
             raise

@@ -22,18 +22,15 @@ from torch import nn
 from cos2p.bus import Bus
 from cos2p.cost import CostModel
 from cos2p.errors import SettingsError, StorageError
-from cos2p.mailbox import Mailbox
-from cos2p.messages import RunOpened, VersionPublished
 from cos2p.run_config import RunConfig
 from cos2p.survival import Survival
-from cos2p.topics import MODELS
 from cos2p.units import units_of_names
 from cos2p_worker.budget import energy_scores, fill_budget
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.models.exits import Exits
 from cos2p_worker.submodel import all_units, build_submodel, scaled_units
 from cos2p_worker.task import Task
-from cos2p_worker.versions import VersionShelf, read_version
+from cos2p_worker.versions import published, read_version
 
 FORMAT = "cos2p-2"
 
@@ -72,11 +69,11 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
         BudgetError: no submodel fits the budget.
         BlobError: the checkpoint is damaged or has left the log.
     """
-    opened, shelf, told = await _published(bus, prefix)
+    opened, shelf, told = await published(bus, prefix)
     task = task.for_run(opened.config)
     if task.units.digest != opened.units_digest:
         raise SettingsError(f"run {opened.run_id} trains another model than task {task.name}")
-    parts = shelf.parts(_choose(shelf, wish.version))
+    parts = shelf.parts(shelf.choose(wish.version))
     version = await read_version(bus, task.units, parts)
     values: UnitArrays = version.raw if wish.raw else version.average
     units = all_units(task.model)
@@ -167,35 +164,6 @@ def _with_exits(task: Task, found: dict[str, Any]) -> Task:
     if task.model.with_exits is None:
         raise SettingsError(f"the file's model has exits, task {task.name}'s can't have any")
     return replace(task, model=task.model.with_exits(exits))
-
-
-async def _published(
-    bus: Bus, prefix: str
-) -> tuple[RunOpened, VersionShelf, list[VersionPublished]]:
-    opened: RunOpened | None = None
-    shelf, told = VersionShelf(), list[VersionPublished]()
-    for letter in await Mailbox(bus, prefix, MODELS, reader="export").drain():
-        if isinstance(letter.message, RunOpened):
-            opened = letter.message
-        elif isinstance(letter.message, VersionPublished):
-            shelf.add(letter.message)
-            told.append(letter.message)
-    if opened is None:
-        raise SettingsError(f"no run was opened under {prefix!r} yet")
-    return opened, shelf, told
-
-
-def _choose(shelf: VersionShelf, wanted: int | None) -> int:
-    stored = shelf.whole()
-    if not stored:
-        raise SettingsError("no version has a checkpoint yet")
-    if wanted is None:
-        return stored[-1]
-    if wanted not in stored:
-        near = sorted(stored, key=lambda v: (abs(v - wanted), v))[:3]
-        text = ", ".join(str(v) for v in sorted(near))
-        raise SettingsError(f"version {wanted} has no checkpoint; the nearest that have: {text}")
-    return wanted
 
 
 def _write(out: Path, arrays: dict[str, NDArray[np.float32]], metadata: dict[str, str]) -> None:

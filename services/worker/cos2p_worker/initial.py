@@ -10,11 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from cos2p.bus import Bus
+from cos2p.errors import SettingsError
 from cos2p.messages import RunRequested
 from cos2p.run_config import RunConfig
 from cos2p.run_request import NewRun, request_run
+from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import all_units, check_module, read_units
 from cos2p_worker.task import Task
+from cos2p_worker.versions import published, read_version
 
 
 def initial_values(
@@ -34,7 +37,13 @@ def initial_values(
 
 
 async def initialise(
-    bus: Bus, prefix: str, task_name: str, task: Task, config: RunConfig, run_id: str
+    bus: Bus,
+    prefix: str,
+    task_name: str,
+    task: Task,
+    config: RunConfig,
+    run_id: str,
+    values: UnitArrays | None = None,
 ) -> RunRequested:
     """Write version 0 and ask for the run.
 
@@ -45,12 +54,28 @@ async def initialise(
         task: that task.
         config: the run's settings.
         run_id: its name.
+        values: version 0; None makes it from the run's seed.
 
     Raises:
         RunExistsError: a run is there already.
         SettingsError: the model can't be cut (see `initial_values`).
         What the bus raises.
     """
-    values = initial_values(task, config.seed)
+    values = initial_values(task, config.seed) if values is None else values
     ordered = [values[unit] for unit in range(len(values))]
     return await request_run(bus, prefix, NewRun(run_id, task_name, config, task.units, ordered))
+
+
+async def inherited_values(bus: Bus, prefix: str, task: Task) -> UnitArrays:
+    """What another run has learned: the average of its newest stored version.
+
+    Raises:
+        SettingsError: there is no run or no version, or its model is another.
+        BlobError: the checkpoint is damaged or has left the log.
+    """
+    opened, shelf, _ = await published(bus, prefix)
+    if opened.units_digest != task.units.digest:
+        raise SettingsError(
+            f"run {opened.run_id} under {prefix!r} trains another model than task {task.name}"
+        )
+    return (await read_version(bus, task.units, shelf.parts(shelf.choose()))).average

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from cos2p.blobs import read_blob
 from cos2p.bus import Bus
 from cos2p.errors import DigestError, SettingsError
-from cos2p.messages import VersionPublished
+from cos2p.mailbox import Mailbox
+from cos2p.messages import RunOpened, VersionPublished
 from cos2p.payload import PayloadReader
 from cos2p.run_request import VERSION_0
+from cos2p.topics import MODELS
 from cos2p.units import UnitTable
 
 Values = dict[int, NDArray[np.float32]]
@@ -59,10 +61,51 @@ class VersionShelf:
         """The announcements of a whole version, by shard."""
         return [part for _, part in sorted(self._parts[number].items())]
 
+    def choose(self, wanted: int | None = None) -> int:
+        """A version that can be read: the one wanted, or the newest.
+
+        Raises:
+            SettingsError: there is none; the text names the nearest that are.
+        """
+        stored = self.whole()
+        if not stored:
+            raise SettingsError("no version has a checkpoint yet")
+        if wanted is None:
+            return stored[-1]
+        if wanted not in stored:
+            near = sorted(stored, key=lambda v: (abs(v - wanted), v))[:3]
+            text = ", ".join(str(v) for v in sorted(near))
+            raise SettingsError(
+                f"version {wanted} has no checkpoint; the nearest that have: {text}"
+            )
+        return wanted
+
     def forget_below(self, number: int) -> None:
         """Let go of older versions."""
         for old in [n for n in self._parts if n < number]:
             del self._parts[old]
+
+
+async def published(
+    bus: Bus, prefix: str
+) -> tuple[RunOpened, VersionShelf, list[VersionPublished]]:
+    """A run's opening, its versions that can be read, and all that was published.
+
+    Raises:
+        SettingsError: there is no run.
+        What the bus raises.
+    """
+    opened: RunOpened | None = None
+    shelf, told = VersionShelf(), list[VersionPublished]()
+    for letter in await Mailbox(bus, prefix, MODELS, reader="versions").drain():
+        if isinstance(letter.message, RunOpened):
+            opened = letter.message
+        elif isinstance(letter.message, VersionPublished):
+            shelf.add(letter.message)
+            told.append(letter.message)
+    if opened is None:
+        raise SettingsError(f"no run was opened under {prefix!r} yet")
+    return opened, shelf, told
 
 
 async def read_version(bus: Bus, table: UnitTable, parts: Sequence[VersionPublished]) -> Version:

@@ -25,7 +25,8 @@ from cos2p.topics import CHECKPOINTS, FLEET, MODELS, specs
 from cos2p_worker.evaluation import judge
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.export import Exported, Wish, export, load_submodel, parameters_of
-from cos2p_worker.initial import initial_values
+from cos2p_worker.initial import inherited_values, initial_values
+from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.submodel import all_units, build_submodel, scaled_units
 from cos2p_worker.task import Task
 
@@ -240,3 +241,21 @@ def test_files_that_are_no_exports_are_refused(task: Task, tmp_path: Path) -> No
         load_submodel(tmp_path / "missing", task)
     with pytest.raises(SettingsError, match="was not written by"):
         load_submodel(tmp_path / "other", task)
+
+
+def test_a_new_run_may_begin_with_what_another_has_learned(task: Task) -> None:
+    async def scenario() -> Mapping[int, NDArray[np.float32]]:
+        return await inherited_values(await a_run(task), "t", task)
+
+    values, newest = asyncio.run(scenario()), initial_values(task, 14)
+
+    assert all(np.array_equal(newest[unit], values[unit]) for unit in newest)
+
+
+@pytest.mark.parametrize("kind", ["resnet"])
+def test_it_can_not_begin_with_another_model(task: Task, model: Architecture) -> None:
+    async def scenario() -> None:
+        await inherited_values(await a_run(task), "t", replace(task, model=model))
+
+    with pytest.raises(SettingsError, match="run r under 't' trains another model"):
+        asyncio.run(scenario())
