@@ -1,6 +1,7 @@
 """Asking a service's probes, for tests of real processes."""
 
 import asyncio
+import contextlib
 import itertools
 import socket
 
@@ -21,6 +22,16 @@ async def get(port: int, path: str) -> tuple[int, str]:
         session.get(path) as answer,
     ):
         return answer.status, await answer.text()
+
+
+async def up(port: int) -> None:
+    """Wait until a service answers."""
+    async with asyncio.timeout(40):
+        for pause_s in itertools.repeat(0.2):
+            with contextlib.suppress(aiohttp.ClientConnectorError):
+                await get(port, "/healthz")
+                return
+            await asyncio.sleep(pause_s)
 
 
 async def hindrance(port: int) -> str:

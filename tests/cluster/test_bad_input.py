@@ -10,22 +10,22 @@ from kubernetes_node import HERE, ROOT, Site, container, ready, wait_for
 pytestmark = pytest.mark.cluster
 
 CHART = str(ROOT / "deploy/k3s/chart")
-EDGE = ("-f", str(ROOT / "deploy/k3s/values-edge.yaml"), "-f", str(HERE / "cluster/values.yaml"))
-ONE_CLASS = ("--set", "workers.orin-nano=null,workers.x86.replicas=1,evaluator.enabled=false")
+SMALL = ("-f", str(HERE / "cluster/values.yaml"), "--set", "evaluator.enabled=false")
+BUNDLED = ("--set", "kafka.bundled.enabled=true,workers.x86.replicas=1")
 
 
 @pytest.fixture(scope="module")
 def site(new_site: Callable[[], Site]) -> Site:
     """A healthy small site, beside which the mistakes are made."""
     made = new_site()
-    made.helm("install", "co-s2p", CHART, *EDGE, *ONE_CLASS)
+    made.helm("install", "co-s2p", CHART, *SMALL, *BUNDLED)
     made.wait_for_ready(240)
     made.wait_for_versions(1)
     return made
 
 
 def upgrade(site: Site, *settings: str) -> None:
-    site.helm("upgrade", "co-s2p", CHART, *EDGE, *ONE_CLASS, *settings)
+    site.helm("upgrade", "co-s2p", CHART, *SMALL, *BUNDLED, *settings)
 
 
 def says(site: Site, pod: str, sentence: str) -> bool:
@@ -94,9 +94,8 @@ def test_an_image_that_the_node_lacks_is_named_by_the_pods_event(site: Site) -> 
 def test_a_wrong_bootstrap_address_is_named_by_each_pod(site: Site) -> None:
     lost = Site(site.node, site.namespace, "lost")
     lost.helm(
-        *("install", "lost", CHART, *EDGE, *ONE_CLASS, "--set", "kafka.bundled.enabled=false"),
+        *("install", "lost", CHART, *SMALL),
         *("--set", "kafka.external.bootstrapServers=no-such-host:9092"),
-        *("--set", "workers.x86=null"),
     )
     sentence = "can't reach Kafka at no-such-host:9092: "
 
@@ -113,9 +112,8 @@ def test_a_second_release_on_one_prefix_is_told_whose_it_is(site: Site) -> None:
     policy = {"spec": {"ingress": [anybody]}}
     site.kubectl("patch", "networkpolicy", "co-s2p-kafka", "-p", json.dumps(policy))
     other.helm(
-        *("install", "other", CHART, *EDGE, *ONE_CLASS, "--set", "kafka.bundled.enabled=false"),
+        *("install", "other", CHART, *SMALL),
         *("--set", f"kafka.external.bootstrapServers={address},run.prefix=co-s2p"),
-        *("--set", "workers.x86=null"),
     )
     version = site.status()["version"]
 

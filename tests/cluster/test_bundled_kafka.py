@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 CHART = str(ROOT / "deploy/k3s/chart")
 VALUES = (
     *("-f", str(ROOT / "deploy/k3s/values-edge.yaml")),
-    *("-f", str(HERE / "cluster/values.yaml")),
+    *("-f", str(HERE / "cluster/values.yaml"), "-f", str(HERE / "cluster/values-edge.yaml")),
 )
 COS2P = str(Path(sys.executable).with_name("cos2p"))
 NANO = "co-s2p-worker-orin-nano"

@@ -53,7 +53,7 @@ def site(
         *("-f", str(HERE / "cluster/values.yaml"), "--set-file", f"run.config={run}"),
         *("--set", f"kafka.external.bootstrapServers={kafka.scram}"),
         *("--set", "metrics.serviceMonitor.enabled=false,metrics.rules.enabled=false"),
-        *("--set", "workers.orin-nano=null,workers.x86.replicas=2,workers.x86.data.shards=4"),
+        *("--set", "workers.x86.replicas=2,workers.x86.data.shards=4"),
         *("--set", "kafka.bundled.enabled=false"),
     )
     return made

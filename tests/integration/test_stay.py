@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from probes import free_port, get, hindrance
+from probes import free_port, get, hindrance, up
 from ring import Ring, config, table
 
 from cos2p import messages as m
@@ -31,10 +31,16 @@ def ring(tmp_path: Path, port: int) -> Iterator[Ring]:
     made.stop_all()
 
 
-def test_a_service_that_stays_is_idle_and_ready_until_it_is_stopped(ring: Ring, port: int) -> None:
+def test_a_service_that_stays_waits_for_its_topics_and_is_idle_after_the_end(
+    ring: Ring, port: int
+) -> None:
     async def body() -> None:
+        ring.start("planner")  # before there are topics
+        await up(port)
         await ring.request(config(versions=3), table())
-        ring.start_all(worker_count=2)
+        ring.start("aggregator")
+        ring.start("worker", 0)
+        ring.start("worker", 1)
         await ring.wait_for_end()
         planner = ring.processes["planner-0"]
         assert ExitCode.OK == await asyncio.to_thread(ring.processes["aggregator-0"].wait, 30)

@@ -7,6 +7,7 @@ role that stays after its run's end does nothing there but answer probes.
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -17,13 +18,18 @@ from pathlib import Path
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
-from cos2p.errors import Cos2pError, ExitCode, RunFailedError
+from cos2p.errors import Cos2pError, ExitCode, RunFailedError, TopicMissingError
 from cos2p.logs import Log, configure_logs
 from cos2p.monitoring.monitor import Monitor
 from cos2p.monitoring.server import served
 from cos2p.monitoring.watch import Watch
 from cos2p.open_bus import open_bus
 from cos2p.settings import ServiceSettings
+from cos2p.topics import MODELS
+
+TOPICS_POLL_S = 1.0
+WAIT_LOG_S = 60.0
+"""How often a wait is told."""
 
 Body = Callable[[Bus, Clock, Log, asyncio.Event, Watch], Awaitable[None]]
 """A role: it returns when its work is done or soon after the event is set."""
@@ -66,23 +72,35 @@ async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> 
             place = served(monitor, settings.metrics_host, settings.metrics_port)
             log.info("metrics_served", address=await stack.enter_async_context(place))
         log.info("service_started")
-        work = body(bus, clock, log, stop, watch)
-        await (_staying(work, log, stop, watch) if settings.stay else work)
+        if settings.stay:
+            await _await_topics(bus, settings.prefix, clock, log, stop)
+        try:
+            await body(bus, clock, log, stop, watch)
+        except RunFailedError as error:
+            if settings.stay:
+                log.error("run_failed", reason=str(error))
+                watch.blocked("run", str(error))
+                await stop.wait()
+            raise
+        if settings.stay and not stop.is_set():
+            log.info("idle", reason="the run has ended")
+            await stop.wait()
     log.info("service_stopped")
 
 
-async def _staying(work: Awaitable[None], log: Log, stop: asyncio.Event, watch: Watch) -> None:
-    """The work, and then the time until a stop is asked for; a run that failed blocks meanwhile."""
-    try:
-        await work
-    except RunFailedError as error:
-        log.error("run_failed", reason=str(error))
-        watch.blocked("run", str(error))
-        await stop.wait()
-        raise
-    if not stop.is_set():
-        log.info("idle", reason="the run has ended")
-        await stop.wait()
+async def _await_topics(bus: Bus, prefix: str, clock: Clock, log: Log, stop: asyncio.Event) -> None:
+    """Until whoever asks for the run has made its topics; every role may read this one."""
+    name, told_at = MODELS.full_name(prefix), -math.inf
+    while not stop.is_set():
+        try:
+            await bus.end_offsets(name)
+        except TopicMissingError:
+            if clock.now() - told_at >= WAIT_LOG_S:
+                told_at = clock.now()
+                log.info("waited_for_topics", topic=name)
+            await clock.sleep(TOPICS_POLL_S)
+        else:
+            return
 
 
 def _handle_signals(stop: asyncio.Event, deadline_s: float, log: Log) -> None:

@@ -58,7 +58,8 @@ class ServiceSettings(BusSettings):
     run_id: str | None = None
     """The run that this process is for: another one at its prefix is refused. None takes any."""
     stay: bool = False
-    """Stay when the run has ended, idle until SIGTERM: for supervisors that restart what exits."""
+    """Wait for topics that are not made yet, and stay, idle, when the run has ended: where a
+    supervisor restarts what exits."""
     health_file: Path | None = None
     """Touched while the event loop turns: an exec probe compares its age."""
     metrics_port: int | None = Field(None, ge=0, le=65535)
