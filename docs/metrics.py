@@ -18,9 +18,9 @@ otherwise):
 | `/readyz` | 200, or 503 with a line per cause (below) |
 | `/metrics` | Prometheus's text format |
 
-Causes: `bus`, while calls of the bus fail; `run`, at the planner, when no version has come for
-`liveness.warn_after_s` (the line names who is waited for), or the run has failed. A service that
-waits for its run is ready.
+Causes: `bus`, until it has answered once and while calls fail; `run`, at the planner, when no
+version has come for `liveness.warn_after_s` (the line names who is waited for), or the run has
+failed. A service that waits for its run is ready.
 
 The planner shows the run and its devices, from what it reads and decides anyway; every service
 shows itself. The packages are in the extra `metrics` (`pip install 'cos2p[metrics]'`).

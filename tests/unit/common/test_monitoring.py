@@ -12,7 +12,7 @@ from cos2p import messages as m
 from cos2p.bus import NewRecord
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.errors import BusUnreachableError, SettingsError
+from cos2p.errors import BusUnreachableError, SettingsError, TopicMissingError
 from cos2p.messages import Outcome
 from cos2p.monitoring.metrics import METRICS
 from cos2p.monitoring.monitor import Monitor
@@ -217,6 +217,22 @@ def test_a_lost_bus_blocks_until_a_call_succeeds() -> None:
     assert {} == found_again
     assert 1 == shown["cos2p_service_blocked", ("bus",)]
     assert 1 == shown["cos2p_bus_errors_total", ("BusUnreachableError",)]
+
+
+def test_a_service_is_ready_once_the_bus_has_answered_whatever_it_said() -> None:
+    async def body() -> tuple[dict[str, str], dict[str, str]]:
+        clock = LoopClock()
+        monitor = Monitor("worker", "1", "t", clock)
+        bus = monitor.metered(MemoryBus(clock))
+        before = monitor.hindrances
+        with pytest.raises(TopicMissingError):
+            await bus.end_offsets("t-fleet")
+        return before, monitor.hindrances
+
+    before, after = asyncio.run(body())
+
+    assert {"bus": "it has not answered yet"} == before
+    assert {} == after
 
 
 def test_no_two_metrics_have_one_name_and_counters_end_in_total() -> None:

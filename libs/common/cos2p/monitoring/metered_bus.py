@@ -22,7 +22,7 @@ class MeteredBus(PassingBus):
 
     Args:
         inner: the bus.
-        watch: told of cause `bus` while calls fail.
+        watch: told of cause `bus` until the first answer, and while calls fail.
 
     Attributes:
         byte_count: of values and keys, by topic's full name and direction (out: appended).
@@ -33,6 +33,7 @@ class MeteredBus(PassingBus):
     def __init__(self, inner: Bus, watch: Watch) -> None:
         super().__init__(inner)
         self._watch = watch
+        watch.blocked("bus", "it has not answered yet")
         self.byte_count: Counter[tuple[str, Direction]] = Counter()
         self.record_count: Counter[tuple[str, Direction]] = Counter()
         self.error_count: Counter[str] = Counter()
@@ -80,6 +81,8 @@ class MeteredBus(PassingBus):
             self.error_count[type(error).__name__] += 1
             if isinstance(error, (BusUnreachableError, StorageError)):
                 self._watch.blocked("bus", str(error))
+            else:
+                self._watch.freed("bus")
             raise
         self._watch.freed("bus")
         return answer
