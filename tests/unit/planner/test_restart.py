@@ -112,7 +112,8 @@ class Chaos:
         return {"run_id": "run-1", "worker_id": worker, "incarnation": self.incarnation[worker]}
 
     def _hello(self, worker: str) -> m.Hello:
-        memory = self.stage.costs.memory_for_fraction(FRACTIONS[WORKERS.index(worker)])
+        whole = self.stage.costs.memory_for_fraction(FRACTIONS[WORKERS.index(worker)])
+        memory = whole * self.dice.choice((99, 100, 101, 110)) // 100
         return m.Hello.model_validate(
             self._who(worker)
             | {"profile": {"memory_bytes": memory, "flops_per_s": 1e9}}
