@@ -105,6 +105,7 @@ class Ring:
         if role == "worker":
             environ["COS2P_WORKER_ID"] = f"worker-{index}"
             environ["COS2P_SLOWDOWN"] = str(self.slowdown)
+            environ["COS2P_SCRATCH_DIR"] = str(self.folder / "scratch")
         with (self.folder / f"{role}-{index}.err").open("ab") as errors:
             self.processes[f"{role}-{index}"] = subprocess.Popen(
                 [sys.executable, *arguments], env=environ, stderr=errors, start_new_session=True

@@ -41,7 +41,11 @@ def main() -> int:
             prefix=settings.prefix,
             run_id=settings.run_id,
             worker_id=settings.worker_id,
-            device=Device(device_class=settings.device_class, memory_bytes=temper.memory_bytes),
+            device=Device(
+                device_class=settings.device_class,
+                memory_bytes=temper.memory_bytes,
+                scratch_dir=settings.scratch_dir,
+            ),
             kit_factory=kit,
         )
 

@@ -107,7 +107,7 @@ async def checks_on_bus(
     yield await _readable(bus, settings.prefix)
     if write:
         yield await _writable(bus, settings.prefix, clock)
-    reader = RunReader(bus, settings.prefix)
+    reader = RunReader(bus, settings.prefix, judging=True)
     await reader.poll()
     yield _messages(reader)
     yield await _dead_letters(bus, settings.prefix)
@@ -310,6 +310,10 @@ def _liveness(reader: RunReader, clock: Clock) -> list[Check]:
         names = ", ".join(lost[:5]) or "none has come"
         text = f"{alive} of {len(states)} workers alive; lost: {names}"
         checks.append(Check("workers", "warn", text, "look at their logs; restarting is safe"))
+    elif refused := sorted(k for k, s in states.items() if s == "refused"):
+        named = "; ".join(f"{k} ({view.workers[k].refused})" for k in refused[:5])
+        text = f"{len(refused)} of {figures.count(len(states), 'worker')} refused: {named}"
+        checks.append(Check("workers", "warn", text, "they get no plans until this is mended"))
     else:
         checks.append(Check("workers", "ok", f"{figures.count(alive, 'worker')} alive"))
     return checks

@@ -106,7 +106,7 @@ class LocalRun:
         self.spec = spec
         self.crew = crew
         self._bus, self._clock = bus, clock
-        self.reader = RunReader(bus, spec.settings.prefix)
+        self.reader = RunReader(bus, spec.settings.prefix, judging=True)
         self.request: RunRequested | None = None
         self.roles: list[Child] = []
 

@@ -12,6 +12,7 @@ from cos2p.bus import Bus
 from cos2p.errors import MessageError
 from cos2p.messages import Message
 from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
+from cos2p_cli.refused_devices import RefusedDevices
 from cos2p_cli.run_view import RunView
 
 
@@ -29,12 +30,16 @@ class RunReader:
         bus: where its log is.
         prefix: of the topics' names.
         rows_max: telemetry is kept of so many of the newest versions; None keeps all.
+        judging: tell which devices are refused, too: that costs as much again as the rest.
     """
 
-    def __init__(self, bus: Bus, prefix: str, *, rows_max: int | None = None) -> None:
+    def __init__(
+        self, bus: Bus, prefix: str, *, rows_max: int | None = None, judging: bool = False
+    ) -> None:
         self._bus, self._prefix = bus, prefix
         self._positions = [_Position(t) for t in (MODELS, DECISIONS, FLEET)]
         self.view = RunView(rows_max=rows_max)
+        self._refused = RefusedDevices() if judging else None
         self.unreadable_count = 0
         self.foreign_count = 0
 
@@ -55,8 +60,17 @@ class RunReader:
             for at_s, message in position.batch:
                 self.view.apply(message, at_s)
             count += len(position.batch)
+        if self._refused is not None:
+            self._judge(self._refused)
+        for position in self._positions:
             position.batch.clear()
         return count
+
+    def _judge(self, refused: RefusedDevices) -> None:
+        made, decisions, said = (p.batch for p in self._positions)
+        refused.take(decisions, said, made)
+        self.view.refuse(refused.reasons)
+        self.view.unjudged = refused.unjudged
 
     async def _catch_up(self, position: _Position) -> None:
         ends = await self._bus.end_offsets(position.topic.full_name(self._prefix))

@@ -7,6 +7,7 @@ their order, topics may be interleaved as `Telemetry` says.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,8 @@ class WorkerRow:
     plan: m.Plan | None = None
     steps_done: int = 0
     detail: str = ""
+    refused: str = ""
+    """Why the planner gives it no plans; empty where it may have some."""
 
     @property
     def worker_id(self) -> str:
@@ -56,10 +59,17 @@ class WorkerRow:
         return self.tally.worker_id
 
     def shown_state(self, now_s: float, lost_after_s: float) -> str:
-        """Its state; `lost` where it has been silent for too long, `planned` before it begins."""
-        if self.state not in ("left", "unknown") and now_s - self.last_seen_s > lost_after_s:
+        """Its state; `lost` where it has been silent for too long, `planned` before it begins.
+
+        One that the planner refuses is `refused`, once it has no plan any more.
+        """
+        if self.state in ("left", "unknown"):
+            return self.state
+        if now_s - self.last_seen_s > lost_after_s:
             return "lost"
-        return "planned" if self.state == "idle" and self.plan is not None else self.state
+        if self.plan is None:
+            return "refused" if self.refused else self.state
+        return "planned" if self.state == "idle" else self.state
 
 
 class RunView:
@@ -85,6 +95,8 @@ class RunView:
         self.published = -1
         self.workers: dict[str, WorkerRow] = {}
         self.spans: list[Span] = []
+        self.unjudged = ""
+        """Why it is not known which devices are refused; empty where it is."""
 
     # ------------------------------------------------------------ what it says
 
@@ -197,6 +209,11 @@ class RunView:
             self._made(message, at_s)
         else:
             self._said(message, at_s)
+
+    def refuse(self, reasons: Mapping[str, str]) -> None:
+        """Set why the planner gives devices no plans, by worker id; of others nothing is known."""
+        for worker_id, row in self.workers.items():
+            row.refused = reasons.get(worker_id, "")
 
     def _decision(self, message: m.Decision, at_s: float) -> None:
         match message:

@@ -16,6 +16,8 @@ from cos2p_cli.run_view import RunView, WorkerRow
 
 WIDE = 110
 """From so many columns on, each device's row shows its memory, traffic and outcomes too."""
+REFUSED_MAX = 5
+"""Reasons shown of devices that are refused."""
 STATE_STYLES = {
     "training": "green",
     "fetching": "cyan",
@@ -24,6 +26,7 @@ STATE_STYLES = {
     "stopping": "yellow",
     "left": "dim",
     "lost": "bold red",
+    "refused": "bold red",
     "unknown": "dim",
 }
 PHASES = {
@@ -52,6 +55,7 @@ def render(view: RunView, now_s: float, width: int, *, note: str = "") -> Render
         _traffic(view),
         Text(""),
         workers(view, now_s, width),
+        *_refused(view),
     ]
     if view.end_reason and view.end_reason != "target":
         parts.append(Text(f"ended: {view.end_reason}: {view.end_detail}", style="yellow"))
@@ -147,6 +151,18 @@ def workers(view: RunView, now_s: float, width: int) -> Table:
         cells = _narrow_cells(view, row, now_s)
         table.add_row(*(cells + _wide_cells(row.tally) if wide else cells))
     return table
+
+
+def _refused(view: RunView) -> list[Text]:
+    """Why devices get no plans: whole, for the reason says what would do."""
+    refused = [k for k in sorted(view.workers, key=_natural) if view.workers[k].refused]
+    lines = [f"{k} is refused: {view.workers[k].refused}" for k in refused[:REFUSED_MAX]]
+    if (more := len(refused) - REFUSED_MAX) > 0:
+        are = "device is" if more == 1 else "devices are"
+        lines.append(f"and {more} more {are} refused: cos2p status --json says why")
+    if view.unjudged:
+        lines.append(f"which devices are refused is unknown: {view.unjudged}")
+    return [Text(line, style="yellow") for line in lines]
 
 
 def _narrow_cells(view: RunView, row: WorkerRow, now_s: float) -> list[Text]:

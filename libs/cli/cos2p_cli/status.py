@@ -36,7 +36,9 @@ async def _show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry
         if follow and not (as_json or telemetry):
             await live(bus, settings.prefix, clock)
             return
-        reader = RunReader(bus, settings.prefix, rows_max=None if telemetry else ROWS_MAX)
+        reader = RunReader(
+            bus, settings.prefix, rows_max=None if telemetry else ROWS_MAX, judging=not telemetry
+        )
         await reader.poll()
         while follow and reader.view.phase != "finished":
             await reader.poll(wait_s=REFRESH_S)
@@ -67,7 +69,7 @@ async def live(bus: Bus, prefix: str, clock: Clock) -> RunView:
     from cos2p_cli.screen import render
 
     console = Console()
-    reader = RunReader(bus, prefix, rows_max=ROWS_MAX)
+    reader = RunReader(bus, prefix, rows_max=ROWS_MAX, judging=True)
     note = "Ctrl-C leaves this view; the run goes on"
     with Live(console=console, auto_refresh=False, transient=False) as screen:
         while True:
@@ -131,6 +133,7 @@ def document(view: RunView, now_s: float) -> dict[str, Any]:
         },
         "staleness": {str(k): v for k, v in sorted(view.staleness.items())},
         "telemetry": [row.plain() for row in view.versions[-ROWS_MAX:]],
+        "refused_unknown": view.unjudged or None,
         "workers": [worker(view, view.workers[k], now_s) for k in sorted(view.workers)],
     }
 
@@ -143,6 +146,7 @@ def worker(view: RunView, row: WorkerRow, now_s: float) -> dict[str, Any]:
         "worker_id": row.worker_id,
         "class": tally.device_class,
         "state": row.shown_state(horizon, view.config.liveness.lost_after_s),
+        "refused": row.refused or None,
         "memory_bytes": tally.memory_bytes,
         "peak_predicted_bytes": tally.peak_predicted,
         "peak_measured_bytes": tally.peak_measured,

@@ -104,7 +104,8 @@ class WorkerSettings(ServiceSettings):
     share_labels: bool = True
     """Tell the planner how many samples of each label there are."""
     scratch_dir: Path | None = None
-    """Where dispatched weights are memory-mapped; None takes the system's temporary folder."""
+    """Where dispatched weights are memory-mapped; None takes the system's temporary folder. A
+    worker that starts removes what killed ones left there."""
     data_dir: Path | None = None
     """Folder of the task's data, for tasks that read files."""
     threads: int | None = Field(None, ge=1)

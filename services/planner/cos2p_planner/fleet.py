@@ -18,6 +18,8 @@ from cos2p_planner.pace import Speed
 TURNAROUND_EMA = 0.3
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
+RESIZED_MIN = 0.05
+"""A device whose memory differs by more than this share is another one to the cost model."""
 GROWTH_MIN = 1.1
 """A device with so many times the memory of its last start was given more."""
 
@@ -38,6 +40,8 @@ class Device:
     protocol: int
     heard_s: float
     calibration: Calibration = field(default_factory=Calibration)
+    calibrated_bytes: int = 0
+    """Its memory when that began."""
     turnaround_s: float | None = None
     """Issue to report, moving average; of a plan that was hurried, what the whole had taken."""
     overhead_s: float | None = None
@@ -152,8 +156,14 @@ class Fleet:
             device.incarnation, device.joined_s = hello.incarnation, now
             device.failures, device.not_before_s = 0, 0.0
             device.idle_since_s, device.state, device.gone = None, "idle", None
-        if hello.profile.memory_bytes != device.profile.memory_bytes:
+        # What a worker's own process leaves of a limit differs by some bytes with each start: what
+        # it has shown of its speed and peaks is as true as before. Only with another size may what
+        # did not fit before fit now. Measured from where the calibration began, so that small
+        # changes add up.
+        change = abs(hello.profile.memory_bytes - device.calibrated_bytes)
+        if change > RESIZED_MIN * device.calibrated_bytes:
             device.calibration = Calibration()
+            device.calibrated_bytes = hello.profile.memory_bytes
         device.profile = hello.profile
         device.sample_count, device.label_counts = hello.sample_count, hello.label_counts
         device.units_digest, device.protocol = hello.units_digest, hello.protocol

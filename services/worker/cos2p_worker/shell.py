@@ -15,7 +15,7 @@ from typing import Literal
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.cost import CostModel
-from cos2p.errors import SettingsError, StorageError
+from cos2p.errors import SettingsError
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox
 from cos2p.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
@@ -24,6 +24,7 @@ from cos2p.topics import MODELS, SUBMODELS
 from cos2p.units import UnitTable
 from cos2p_worker.activity import Activity, Surroundings
 from cos2p_worker.core import WorkerCore
+from cos2p_worker.scratch import remove_abandoned, scratch_folder
 from cos2p_worker.trainer import Trainer
 
 WAIT_NEWS_S = 10.0
@@ -96,13 +97,13 @@ async def run_worker(
     submodels = SUBMODELS.full_name(prefix)
     core = WorkerCore(hello, opened.config, kit.table, now=clock.now(), submodels=submodels)
     letters += await mailbox.drain()
-    with tempfile.TemporaryDirectory(prefix="cos2p-", dir=_made(device.scratch_dir)) as scratch:
+    with scratch_folder(_tidied(device.scratch_dir, log)) as scratch:
         surroundings = Surroundings(
             bus=bus,
             clock=clock,
             log=log,
             prefix=prefix,
-            scratch=Path(scratch),
+            scratch=scratch,
             shutdown_deadline_s=device.shutdown_deadline_s,
         )
         activity = Activity(core, kit.table, kit.trainer, opened.config, hello, surroundings)
@@ -145,13 +146,12 @@ async def _profile(device: Device, trainer: Trainer) -> DeviceProfile:
     )
 
 
-def _made(folder: Path | None) -> Path | None:
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"can't make the scratch folder {folder}: {error}") from error
-    return folder
+def _tidied(folder: Path | None, log: Log) -> Path:
+    """Where a worker's scratch folder shall lie, without those of killed workers."""
+    parent = folder or Path(tempfile.gettempdir())
+    if count := remove_abandoned(parent):
+        log.info("scratch_removed", folders=count, reason="their workers were killed")
+    return parent
 
 
 async def _await_run(

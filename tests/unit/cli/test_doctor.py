@@ -77,6 +77,21 @@ def test_silent_roles_of_a_running_run_are_named(logged: Any) -> None:
     assert "warn" == found["workers"].level
 
 
+def test_a_device_that_the_planner_refuses_is_named_with_the_reason(logged: Any) -> None:
+    async def body() -> None:
+        s = logged.script
+        await logged.create()
+        await logged.tell(s.requested(), *s.started(), s.opened(), s.hello("w0"))
+        await logged.tell(s.hello("w1", memory=10))
+
+    asyncio.run(body())
+
+    workers = checked(logged.bus)["workers"]
+
+    assert "warn" == workers.level
+    assert "1 of 2 workers refused: w1 (its memory: a budget of 10 B" in workers.text
+
+
 def test_the_doctor_writes_nothing_unless_asked(logged: Any) -> None:
     async def end() -> int:
         return int((await logged.bus.end_offsets("t-dead-letters"))[0].next)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from cos2p_cli.run_view import RunView
-from cos2p_cli.screen import render
+from cos2p_cli.screen import REFUSED_MAX, render
 
 
 def shown(view: RunView, width: int, now_s: float = 110.0) -> str:
@@ -71,3 +71,36 @@ def test_a_run_that_stopped_early_says_why(script: Any) -> None:
 
 def test_an_empty_log_is_no_error() -> None:
     assert "waiting for a run" in shown(RunView(), 80)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_refused_device_is_shown_with_the_whole_reason(script: Any, width: int) -> None:
+    view = running(script)
+    reason = (
+        "its memory: a budget of 10 B is below the smallest submodel; 1 kB (1024 bytes) would do"
+    )
+    view.refuse({"worker-2": reason})
+
+    lines = shown(view, width).splitlines()
+
+    row = next(line for line in lines if line.startswith("worker-2 "))
+    assert ["worker-2", "small", "refused"] == row.split()[:3]
+    assert f"worker-2 is refused: {reason}" in " ".join(" ".join(lines).split())
+    assert max(len(line) for line in lines) <= width
+
+
+def test_of_many_refused_devices_the_first_are_shown_and_the_others_counted(script: Any) -> None:
+    view = running(script)
+    view.refuse({f"worker-{i}": "it has no samples" for i in range(12)})
+
+    text = shown(view, 80)
+
+    assert REFUSED_MAX == text.count("is refused: it has no samples")
+    assert f"and {12 - REFUSED_MAX} more devices are refused: cos2p status --json" in text
+
+
+def test_where_nobody_could_be_judged_it_says_so(script: Any) -> None:
+    view = running(script)
+    view.unjudged = "the decision log ends p1 (accepted), which is not open"
+
+    assert "which devices are refused is unknown: the decision log ends p1" in shown(view, 200)

@@ -62,6 +62,20 @@ def test_a_device_is_told_by_bytes_and_seconds(view: RunView) -> None:
     assert plans == device["outcomes"]["accepted"]
 
 
+def test_a_refused_device_is_told_with_the_reason(view: RunView) -> None:
+    view.refuse({"w0": "it has no samples"})
+
+    (device,) = document(view, 100.0)["workers"]
+
+    assert ("refused", "it has no samples") == (device["state"], device["refused"])
+
+
+def test_a_device_that_is_not_refused_has_no_reason(view: RunView) -> None:
+    (device,) = document(view, 100.0)["workers"]
+
+    assert ("idle", None) == (device["state"], device["refused"])
+
+
 def test_the_table_has_a_line_of_csv_per_version(view: RunView) -> None:
     rows = list(csv.DictReader(io.StringIO(table(view.versions))))
 

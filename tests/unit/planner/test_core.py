@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cos2p import messages as m
+from cos2p.cost import Calibration
 from cos2p.errors import SettingsError
 from cos2p.messages import Outcome
 
@@ -384,6 +385,61 @@ def test_what_killed_a_device_is_forgotten_once_it_was_given_more_memory(stage: 
     stage.hello("w1", 0.8, incarnation=4)
 
     assert stage.core.fleet.get("w1").budget_bytes > 2 * small
+
+
+def calibrated(stage: Any) -> tuple[int, Any]:
+    """Memory of w1, and how its first report bent the forecasts."""
+    stage.hello("w1", 0.6)
+    plan = stage.plan_of("w1")
+    stage.report(plan, train_s=50.0, peak_bytes=2 * plan.peak_bytes)
+    device = stage.core.fleet.get("w1")
+    assert device.calibration.seconds_factor != 1.0
+    assert device.calibration.memory_factor > 1.0
+    return device.profile.memory_bytes, device.calibration
+
+
+@pytest.mark.parametrize("share", [0.96, 1.0, 1.04])
+def test_what_a_device_has_shown_outlives_a_start_with_nearly_the_same_memory(
+    stage: Any, share: float
+) -> None:
+    """What a container leaves to training is never the same to the byte."""
+    memory, shown = calibrated(stage)
+
+    stage.hello("w1", memory_bytes=int(share * memory) + 1, incarnation=2)
+
+    assert shown == stage.core.fleet.get("w1").calibration
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_what_a_device_has_shown_is_forgotten_with_another_size_of_memory(
+    stage: Any, share: float
+) -> None:
+    memory, _ = calibrated(stage)
+
+    stage.hello("w1", memory_bytes=int(share * memory), incarnation=2)
+
+    assert Calibration() == stage.core.fleet.get("w1").calibration
+
+
+def test_small_changes_of_memory_add_up_to_another_size(stage: Any) -> None:
+    memory, shown = calibrated(stage)
+    kept = []
+    for incarnation, share in enumerate((1.03, 1.06, 1.09), 2):
+        stage.hello("w1", memory_bytes=int(share * memory), incarnation=incarnation)
+        kept.append(shown == stage.core.fleet.get("w1").calibration)
+
+    assert [True, False, False] == kept
+
+
+def test_what_did_not_fit_is_not_tried_again_with_a_few_bytes_more(stage: Any) -> None:
+    stage.hello("w1", 0.6)
+    plan = stage.plan_of("w1")
+    stage.report(plan, status="out_of_memory")
+    memory = stage.core.fleet.get("w1").profile.memory_bytes
+
+    stage.hello("w1", memory_bytes=memory + 1, incarnation=2)
+
+    assert stage.core.fleet.get("w1").budget_bytes <= 0.8 * plan.peak_bytes
 
 
 def test_a_device_without_memory_for_any_submodel_is_refused_with_the_number_that_would_do(

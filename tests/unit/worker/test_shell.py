@@ -479,6 +479,24 @@ def test_a_budget_below_the_smallest_submodel_says_which_would_do(tmp_path: Path
     asyncio.run(both())
 
 
+def test_a_worker_removes_what_a_killed_one_left_and_says_so(tmp_path: Path) -> None:
+    left = tmp_path / "cos2p-scratch-dead"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "p9.f32").write_bytes(bytes(100))
+
+    async def script(stage: Stage) -> None:
+        await stage.open()
+        await stage.hear(Hello)
+        assert not left.exists()
+        await stage.finish()
+
+    with structlog.testing.capture_logs() as logs:
+        play(lambda: Stage(tmp_path, ScriptedTrainer(at_once)), script)
+
+    assert [1] == [x["folders"] for x in logs if "scratch_removed" == x["event"]]
+
+
 def test_a_scratch_folder_that_can_t_be_made_is_an_error(tmp_path: Path) -> None:
     async def both() -> None:
         stage = Stage(tmp_path, ScriptedTrainer(at_once))
