@@ -284,9 +284,9 @@ class Fleet:
         elif device.strikes >= run.config.liveness.strikes_max:
             device.barred = f"{device.strikes} of its updates failed checks"
         elif device.budget_bytes < self._least_bytes:
-            device.barred = run.costs.budget_text(
-                device.budget_bytes, "its memory", self._least_bytes
-            )
+            margin = run.config.plans.memory_margin
+            what = f"its memory less a margin of {margin:.0%}" if margin else "its memory"
+            device.barred = run.costs.budget_text(device.budget_bytes, what, self._least_bytes)
         elif not device.sample_count:
             device.barred = "it has no samples"
         else:
