@@ -8,6 +8,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -188,6 +189,21 @@ def accepted(row: dict[str, Any]) -> int:
 
 def at_work_after(starts: int) -> Callable[[dict[str, Any]], bool]:
     return lambda row: (row["starts"], row["state"]) == (starts, "training")
+
+
+@pytest.mark.parametrize("image", ["co-s2p-core", "co-s2p-worker"])
+def test_an_image_holds_no_secret_in_its_history_or_environment(image: str) -> None:
+    name = f"{image}:{TAG}"
+    shown = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.lower()
+        for command in (
+            ["docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", name],
+            ["docker", "image", "inspect", "--format", "{{json .Config}}", name],
+        )
+    ]
+    secret = re.compile(r"passw|secret|token|private key|://[^/ ]+:[^/ ]+@")
+
+    assert not secret.findall("".join(shown))
 
 
 def test_a_ring_of_containers_trains_the_digits_to_their_end(engine: Any) -> None:
