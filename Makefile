@@ -66,7 +66,7 @@ KUBERNETES ?= $(HOME)/.cache/cos2p-test/kubernetes
 
 test-cluster: install  ## the chart on a real one-node Kubernetes (root, Go 1.26+, a Docker engine with the project's images)
 	@tests/cluster/kubernetes/build.sh $(KUBERNETES)
-	@COS2P_TEST_KUBERNETES=$(KUBERNETES) $(PYTEST) -m cluster -vv --durations 0 $(ARGS)
+	@COS2P_TEST_KUBERNETES=$(KUBERNETES) $(PYTEST) -m cluster -vv -rP --durations 0 $(ARGS)
 
 check-demo: install  ## run the demo and check its claims
 	@$(BIN)/python tests/check_demo.py $(ARGS)

@@ -226,6 +226,7 @@ def lasting(pod: Mapping[str, Any]) -> bool:
 
 
 def container(pod: Mapping[str, Any]) -> tuple[str, int]:
-    """Its container's id and how often it was started again."""
-    (status,) = pod["status"]["containerStatuses"]
-    return status["containerID"].removeprefix("containerd://"), status["restartCount"]
+    """Its container's id, empty before there is one, and how often it was started again."""
+    for status in pod["status"].get("containerStatuses", []):
+        return status.get("containerID", "").removeprefix("containerd://"), status["restartCount"]
+    return "", 0

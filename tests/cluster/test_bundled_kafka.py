@@ -199,6 +199,7 @@ def test_it_learns_what_the_demo_learns(site: Site) -> None:
         return float(curve[-1]["average"]) if curve else 0.0
 
     wait_for("the demo's accuracy", lambda: newest() >= ACCURACY_MIN, 420)
+    print(f"\naccuracy {newest():.3f} at version {site.status()['version']}")
 
 
 def test_services_are_idle_after_the_runs_end(site: Site) -> None:

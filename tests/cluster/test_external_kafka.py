@@ -119,6 +119,7 @@ def test_a_pod_without_a_key_says_so_and_harms_nobody(site: Site) -> None:
     wait_for("its sentence", told)
     assert ready(site.get("pod", f"{X86}-0"))
     site.kubectl("scale", "statefulset", X86, "--replicas=2")
+    wait_for("it to go", lambda: f"{X86}-2" not in site.pods())
 
 
 def test_a_changed_password_needs_no_restart(site: Site, kafka: "KafkaCluster") -> None:
