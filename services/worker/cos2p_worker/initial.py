@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cos2p.bus import Bus
-from cos2p.errors import SettingsError
+from cos2p.errors import SettingsError, TopicMissingError
 from cos2p.messages import RunRequested
 from cos2p.run_config import RunConfig
 from cos2p.run_request import NewRun, request_run
@@ -73,7 +73,10 @@ async def inherited_values(bus: Bus, prefix: str, task: Task) -> UnitArrays:
         SettingsError: there is no run or no version, or its model is another.
         BlobError: the checkpoint is damaged or has left the log.
     """
-    opened, shelf, _ = await published(bus, prefix)
+    try:
+        opened, shelf, _ = await published(bus, prefix)
+    except TopicMissingError as error:
+        raise SettingsError(f"no run to begin from has the prefix {prefix!r}: {error}") from error
     if opened.units_digest != task.units.digest:
         raise SettingsError(
             f"run {opened.run_id} under {prefix!r} trains another model than task {task.name}"

@@ -259,3 +259,8 @@ def test_it_can_not_begin_with_another_model(task: Task, model: Architecture) ->
 
     with pytest.raises(SettingsError, match="run r under 't' trains another model"):
         asyncio.run(scenario())
+
+
+def test_it_can_not_begin_with_a_run_that_is_not_there(task: Task) -> None:
+    with pytest.raises(SettingsError, match="no run to begin from has the prefix 't'"):
+        asyncio.run(inherited_values(MemoryBus(LoopClock()), "t", task))
