@@ -149,6 +149,11 @@ class Site:
     namespace: str
     release: str = "co-s2p"
 
+    @property
+    def full_name(self) -> str:
+        """What the chart's names begin with."""
+        return self.release if "co-s2p" in self.release else f"{self.release}-co-s2p"
+
     def open(self) -> None:
         """Make the namespace."""
         self.node.kubectl("create", "namespace", self.namespace)
@@ -182,7 +187,7 @@ class Site:
 
     def cos2p(self, *arguments: str, limit_s: float = 120.0) -> Any:
         """What `cos2p ... --json` prints in the planner's pod."""
-        words = ("exec", f"{self.release}-planner-0", "--", "cos2p", *arguments, "--json")
+        words = ("exec", f"{self.full_name}-planner-0", "--", "cos2p", *arguments, "--json")
         return json.loads(self.kubectl(*words, limit_s=limit_s))
 
     def status(self) -> Any:

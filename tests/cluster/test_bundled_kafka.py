@@ -42,6 +42,11 @@ def site(new_site: Callable[[], Site]) -> Site:
     return made
 
 
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("archive") / "run.sqlite"
+
+
 def scale(site: Site, replicas: int) -> None:
     site.kubectl("scale", "statefulset", NANO, f"--replicas={replicas}")
 
@@ -211,8 +216,7 @@ def test_services_are_idle_after_the_runs_end(site: Site) -> None:
     assert starts == {name: container(pod)[1] for name, pod in site.pods().items()}
 
 
-def test_its_archive_replays_elsewhere_to_the_same_digests(site: Site, tmp_path: Path) -> None:
-    archive = tmp_path / "run.sqlite"
+def test_its_archive_replays_elsewhere_to_the_same_digests(site: Site, archive: Path) -> None:
     site.cos2p("archive", "--out", "/tmp/run.sqlite", limit_s=300)
     fetch = [str(site.node.built / "bin/kubectl"), "-n", site.namespace, "exec"]
     fetch += ["co-s2p-planner-0", "--", "cat", "/tmp/run.sqlite"]
@@ -233,3 +237,24 @@ def test_uninstalling_leaves_nothing_but_volumes(site: Site) -> None:
 
     wait_for("pods to leave", lambda: not any("pod/" in row for row in left()), 120)
     assert {"persistentvolumeclaim/data-co-s2p-kafka-0"} == left()
+
+
+def test_an_archive_is_restored_as_a_new_run_that_knows_what_the_old_one_learned(
+    site: Site, archive: Path
+) -> None:
+    new = Site(site.node, site.namespace, "new")
+    new.helm("install", "new", CHART, *VALUES, "--set", "init.enabled=false")
+    evaluator = "deploy/new-co-s2p-evaluator"
+    new.kubectl("wait", "--for=condition=Available", evaluator, "--timeout=180s")
+    give = [str(site.node.built / "bin/kubectl"), "-n", site.namespace, "exec", "-i", evaluator]
+    with archive.open("rb") as given:
+        words = [*give, "--", "sh", "-c", "cat > /tmp/run.sqlite"]
+        subprocess.run(words, env=site.node.environ, stdin=given, check=True)
+    asked = ("init", "--from", "/tmp/run.sqlite", "--from-prefix", "co-s2p", "--task", "digits")
+    new.kubectl("exec", evaluator, "--", "cos2p", *asked, "--run-id", "new-co-s2p")
+    new.helm("upgrade", "new", CHART, *VALUES)
+
+    first = wait_for("a verdict", lambda: new.status()["accuracy"], 240)[0]
+    assert first["version"] < 20
+    assert first["average"] >= ACCURACY_MIN
+    new.helm("uninstall", "new")
