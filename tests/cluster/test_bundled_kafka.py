@@ -33,6 +33,7 @@ VALUES = (
 )
 COS2P = str(Path(sys.executable).with_name("cos2p"))
 NANO = "co-s2p-worker-orin-nano"
+by_class = pytest.mark.parametrize("owner", ["co-s2p-worker-x86", NANO], ids=["x86", "orin-nano"])
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("archive") / "run.sqlite"
 
 
-def scale(site: Site, replicas: int) -> None:
-    site.kubectl("scale", "statefulset", NANO, f"--replicas={replicas}")
+def scale(site: Site, owner: str, replicas: int) -> None:
+    site.kubectl("scale", "statefulset", owner, f"--replicas={replicas}")
 
 
 def accepted(site: Site, pod: str) -> int:
@@ -102,27 +103,30 @@ def test_helm_test_asks_the_doctor(site: Site) -> None:
     assert "Succeeded" in site.helm("test", "co-s2p")
 
 
-def test_scaled_up_devices_say_hello_and_train(site: Site) -> None:
-    scale(site, 4)
+@by_class
+def test_scaled_up_devices_say_hello_and_train(site: Site, owner: str) -> None:
+    scale(site, owner, 4)
 
     for ordinal in (2, 3):
-        wait_for("an update of a new pod", partial(accepted, site, f"{NANO}-{ordinal}"), 180)
+        wait_for("an update of a new pod", partial(accepted, site, f"{owner}-{ordinal}"), 180)
 
 
-def test_scaled_down_devices_leave_in_the_log_and_the_run_goes_on(site: Site) -> None:
-    scale(site, 1)
+@by_class
+def test_scaled_down_devices_leave_in_the_log_and_the_run_goes_on(site: Site, owner: str) -> None:
+    scale(site, owner, 1)
 
     for ordinal in (1, 2, 3):
-        wait_for("a goodbye", partial(has_left, site, f"{NANO}-{ordinal}"))
+        wait_for("a goodbye", partial(has_left, site, f"{owner}-{ordinal}"))
     site.wait_for_versions(3)
 
 
-def test_a_device_that_comes_back_has_its_identity(site: Site) -> None:
-    before = site.worker(f"{NANO}-1")
-    scale(site, 2)
+@by_class
+def test_a_device_that_comes_back_has_its_identity(site: Site, owner: str) -> None:
+    before = site.worker(f"{owner}-1")
+    scale(site, owner, 2)
 
-    wait_for("an update", lambda: accepted(site, f"{NANO}-1") > before["outcomes"]["accepted"])
-    after = site.worker(f"{NANO}-1")
+    wait_for("an update", lambda: accepted(site, f"{owner}-1") > before["outcomes"]["accepted"])
+    after = site.worker(f"{owner}-1")
     assert before["starts"] < after["starts"]
     assert before["samples"] == after["samples"]
 
