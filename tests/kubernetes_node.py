@@ -104,6 +104,7 @@ class Node:
         mark = self.state / "images" / image.replace("/", "_")
         if mark.exists() and mark.read_text() == digest:
             return
+        self._forget(image)
         with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saved:
             done = subprocess.run(
                 [*self._ctr, "images", "import", "-"], stdin=saved.stdout, check=True
@@ -111,6 +112,13 @@ class Node:
         assert saved.returncode == 0 == done.returncode
         mark.parent.mkdir(exist_ok=True)
         mark.write_text(digest)
+
+    def _forget(self, image: str) -> None:
+        """Give up what it had under that name, its other names with it: it would fill the disk."""
+        rows = [line.split() for line in call(*self._ctr, "images", "ls").splitlines()[1:]]
+        digests = {row[2] for row in rows if row[0].endswith(f"/{image}")}
+        if names := [row[0] for row in rows if row[2] in digests]:
+            call(*self._ctr, "images", "rm", "--sync", *names)
 
     def kill(self, container_id: str) -> None:
         """kill -9 of a container's processes."""

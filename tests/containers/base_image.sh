@@ -1,12 +1,12 @@
 #!/bin/bash
-# base_image.sh: a stand-in for python:3.11-slim-bookworm from Debian's packages, for tests where no registry answers.
+# base_image.sh [TAG]: a stand-in for python:3.11-slim-bookworm from Debian's packages, for tests where no registry answers.
 # Needs root, debootstrap and a Docker engine. The machine's certificates go in, so that `pip install` works behind its proxy:
 # never ship an image made on it.
 set -euo pipefail
-tag=python:3.11-slim-bookworm
+tag=${1:-python:3.11-slim-bookworm}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }')
-debootstrap --variant=minbase --include=python3,python3-pip,python3-venv,ca-certificates bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" > "$work/log" 2>&1 \
+debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" > "$work/log" 2>&1 \
   || { tail -5 "$work/log" >&2; exit 1; }
 rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/* "$work"/root/usr/share/{doc,man,locale}
 ln -sf python3 "$work/root/usr/bin/python"
