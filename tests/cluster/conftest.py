@@ -10,8 +10,10 @@ import helm_tools
 import pytest
 from kubernetes_node import Node, Site
 
+from cos2p_cli.containers.specs import KAFKA_IMAGE
+
 VERSION = metadata.version("cos2p")
-IMAGES = (f"co-s2p-core:{VERSION}", f"co-s2p-worker:{VERSION}", "apache/kafka:4.3.1")
+IMAGES = (f"co-s2p-core:{VERSION}", f"co-s2p-worker:{VERSION}", KAFKA_IMAGE)
 
 
 @pytest.fixture(scope="session")
