@@ -211,6 +211,13 @@ class Site:
         """What a pod has written."""
         return self.kubectl("logs", pod, *arguments)
 
+    def says(self, pod: str, sentence: str) -> bool:
+        """Whether a pod, or the one before its last restart, has written this."""
+        told = self.log(pod)
+        if container(self.get("pod", pod))[1]:
+            told += self.log(pod, "--previous")
+        return sentence in told
+
     def wait_for_versions(self, more: int, limit_s: float = 180.0) -> None:
         """Until the run has closed so many more."""
         goal = wait_for("a version", lambda: self.status()["version"] + more, limit_s)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from kubernetes_node import HERE, ROOT, Site, container, ready, wait_for
+from kubernetes_node import HERE, ROOT, Site, ready, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -26,14 +26,6 @@ def site(new_site: Callable[[], Site]) -> Site:
 
 def upgrade(site: Site, *settings: str) -> None:
     site.helm("upgrade", "co-s2p", CHART, *SMALL, *BUNDLED, *settings)
-
-
-def says(site: Site, pod: str, sentence: str) -> bool:
-    """Whether a pod, or the one before its last restart, has written this."""
-    told = site.log(pod)
-    if container(site.get("pod", pod))[1]:
-        told += site.log(pod, "--previous")
-    return sentence in told
 
 
 def event(site: Site, pod: str, sentence: str) -> bool:
@@ -64,7 +56,7 @@ def test_memory_below_the_smallest_submodel_is_refused_by_name(site: Site) -> No
     )
 
     sentence = f"worker {pod}: a budget of"
-    wait_for("its sentence", partial(says, site, pod, sentence), 180)
+    wait_for("its sentence", partial(site.says, pod, sentence), 180)
     site.wait_for_versions(2)
 
 
@@ -100,7 +92,7 @@ def test_a_wrong_bootstrap_address_is_named_by_each_pod(site: Site) -> None:
     sentence = "can't reach Kafka at no-such-host:9092: "
 
     for pod in ("lost-co-s2p-planner-0", "lost-co-s2p-aggregator-0"):
-        wait_for("its sentence", partial(says, lost, pod, sentence), 180)
+        wait_for("its sentence", partial(lost.says, pod, sentence), 180)
         assert not ready(lost.get("pod", pod))
     lost.helm("uninstall", "lost")
 
@@ -118,7 +110,7 @@ def test_a_second_release_on_one_prefix_is_told_whose_it_is(site: Site) -> None:
     version = site.status()["version"]
 
     (pod,) = wait_for("its job's pod", lambda: list(other.pods("init")))
-    wait_for("its sentence", partial(says, other, pod, "other-co-s2p"), 180)
-    assert says(other, pod, "co-s2p")
+    wait_for("its sentence", partial(other.says, pod, "other-co-s2p"), 180)
+    assert other.says(pod, "co-s2p")
     wait_for("versions", lambda: site.status()["version"] > version)
     other.helm("uninstall", "other")

@@ -145,11 +145,4 @@ def test_a_wrong_password_is_named_by_the_pod_that_has_it(site: Site) -> None:
     site.kubectl("patch", "secret", "kafka-worker", "--patch", json.dumps(patch))
     site.kubectl("delete", "pod", f"{X86}-0")
 
-    wait_for("its sentence", partial(says, site, f"{X86}-0", "wrong user or password"))
-
-
-def says(site: Site, pod: str, sentence: str) -> bool:
-    """Whether a pod, or the one before its last restart, has written this."""
-    if container(site.get("pod", pod))[1]:
-        return sentence in site.log(pod, "--previous") + site.log(pod)
-    return sentence in site.log(pod)
+    wait_for("its sentence", partial(site.says, f"{X86}-0", "wrong user or password"))
