@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cos2p.errors import SettingsError
+from cos2p.fresh_file import FreshFile
 from cos2p.settings import BusSettings
 
 
@@ -111,7 +112,7 @@ def _tls(settings: BusSettings) -> ssl.SSLContext:
 
 def _password(settings: BusSettings) -> Callable[[], str]:
     if settings.kafka_password_file is not None:
-        return PasswordFile(settings.kafka_password_file)
+        return FreshFile(settings.kafka_password_file, _read_password)
     given = settings.kafka_password
     if given is None:
         raise SettingsError(
@@ -123,49 +124,16 @@ def _password(settings: BusSettings) -> Callable[[], str]:
     return given.get_secret_value
 
 
-class PasswordFile:
-    """Call it for the password that is in a file now.
-
-    Args:
-        file: it; a line's end after the password does not count.
-
-    Raises:
-        SettingsError: at the start, the file can't be read or holds no password.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._stamp = self._seen()
-        self._password = self._read()
-
-    def __call__(self) -> str:
-        """The password."""
-        stamp = self._seen()
-        if stamp != self._stamp:
-            try:
-                self._password = self._read()
-            except SettingsError:
-                return self._password  # it is being replaced: look again next time
-            self._stamp = stamp
-        return self._password
-
-    def _seen(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._file.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
-
-    def _read(self) -> str:
-        name = "COS2P_KAFKA_PASSWORD_FILE"
-        _readable(name, self._file)
-        try:
-            text = self._file.read_text(encoding="utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise SettingsError(f"{name}={self._file} is no text in UTF-8") from None
-        if not text:
-            raise SettingsError(f"{name}={self._file} is empty")
-        return text
+def _read_password(file: Path) -> str:
+    name = "COS2P_KAFKA_PASSWORD_FILE"
+    _readable(name, file)
+    try:
+        text = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{name}={file} is no text in UTF-8") from None
+    if not text:
+        raise SettingsError(f"{name}={file} is empty")
+    return text
 
 
 def _readable(name: str, path: Path) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from cos2p.errors import SettingsError, StorageError
+from cos2p.fresh_file import FreshFile
 from cos2p.signing.envelope import key_id
 
 SignerRole = Literal["worker", "evaluator", "operator"]
@@ -161,24 +162,10 @@ class Register:
     """
 
     def __init__(self, file: Path, warn: Callable[[str], None] = lambda _: None) -> None:
-        self._file, self._warn = file, warn
-        self._stamp = self._seen()
-        self._keys = read_register(file)
+        self._keys = FreshFile(
+            file, read_register, lambda why: warn(f"the register keeps its former keys: {why}")
+        )
 
     def find(self, identity: bytes) -> Registered | None:
         """Who has this key; None where nobody has."""
-        stamp = self._seen()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._keys = read_register(self._file)
-            except SettingsError as error:
-                self._warn(f"the register keeps its former keys: {error}")
-        return self._keys.get(identity)
-
-    def _seen(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._file.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return self._keys().get(identity)
