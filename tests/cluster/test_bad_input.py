@@ -89,7 +89,7 @@ def test_a_wrong_bootstrap_address_is_named_by_each_pod(site: Site) -> None:
         *("install", "lost", CHART, *SMALL),
         *("--set", "kafka.external.bootstrapServers=no-such-host:9092"),
     )
-    sentence = "can't reach Kafka at no-such-host:9092: "
+    sentence = "can't reach Kafka at no-such-host:9092: the name does not resolve"
 
     for pod in ("lost-co-s2p-planner-0", "lost-co-s2p-aggregator-0"):
         wait_for("its sentence", partial(lost.says, pod, sentence), 180)
@@ -110,7 +110,9 @@ def test_a_second_release_on_one_prefix_is_told_whose_it_is(site: Site) -> None:
     version = site.status()["version"]
 
     (pod,) = wait_for("its job's pod", lambda: list(other.pods("init")))
-    wait_for("its sentence", partial(other.says, pod, "other-co-s2p"), 180)
-    assert other.says(pod, "co-s2p")
+    sentence = "belongs to run co-s2p, not to other-co-s2p"
+    wait_for("the job's sentence", partial(other.says, pod, sentence), 180)
+    sentence = "the run at prefix 'co-s2p' is 'co-s2p', not 'other-co-s2p'"
+    wait_for("the planner's", partial(other.says, "other-co-s2p-planner-0", sentence), 180)
     wait_for("versions", lambda: site.status()["version"] > version)
     other.helm("uninstall", "other")
