@@ -54,7 +54,7 @@ class Writer:
     def say(self, kind: type[m.Message], **fields: Any) -> m.Message:
         stamp: dict[str, Any] = {"run_id": "r1"}
         if issubclass(kind, m.Decision):
-            stamp |= {"epoch": self.epoch, "fleet_offset": 0}
+            stamp |= {"epoch": self.epoch, "fleet_offset": 0, "at_s": 0.0}
         message = kind.model_validate(stamp | fields)
         self.now += 1
         self.log.append((self.now, message))
@@ -100,7 +100,14 @@ class Writer:
         return plan
 
     def dispatched(self, plan: m.Plan, shard: int = 0, shards: int = 1) -> None:
-        self.say(m.Dispatched, plan=plan, shard=shard, shard_count=shards, blob=REF)
+        self.say(
+            m.Dispatched,
+            decisions_offset=0,
+            plan=plan,
+            shard=shard,
+            shard_count=shards,
+            blob=REF,
+        )
 
     def admit(self, plan: m.Plan, **fields: Any) -> None:
         usual = {"weight": 1.0, "staleness": 0, "steps_done": plan.local_steps, "blob": REF}

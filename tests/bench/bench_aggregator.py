@@ -240,7 +240,7 @@ def decisions(
     blobs: list[m.BlobRef],
 ) -> list[m.Decision]:
     """Start, all plans, all updates, version 1, end."""
-    common: dict[str, Any] = {"run_id": RUN, "epoch": 1, "fleet_offset": 0}
+    common: dict[str, Any] = {"run_id": RUN, "epoch": 1, "fleet_offset": 0, "at_s": 0.0}
     columns = UnitColumns.of(table)
     started = m.RunStarted(**common, config=config, task="none", units=columns, checkpoint=base)
     admitted = [

@@ -62,8 +62,9 @@ UNITS = UnitColumns(
 )
 CONFIG = RunConfig(seed=7, rounds=RoundConfig(versions=50), partitions=8)
 RUN = {"run_id": "run-1"}
-DECISION = {**RUN, "epoch": 2, "fleet_offset": 1234}
+DECISION = {**RUN, "epoch": 2, "fleet_offset": 1234, "at_s": 1_790_000_000.5}
 DEVICE = {**RUN, "worker_id": "worker-3", "incarnation": 1_700_000_000_000}
+MADE = {**RUN, "decisions_offset": 99}
 ENDED = {**DECISION, "plan_id": "p000007", "worker_id": "worker-3"}
 BEGUN = {"config": CONFIG, "task": TASK, "units": UNITS, "checkpoint": BLOB}
 
@@ -135,11 +136,15 @@ def _decisions() -> tuple[Message, ...]:
         m.UpdateRefused.model_validate(
             {**ENDED, "outcome": Outcome.STALE, "reason": "7 versions old, at most 6"}
         ),
+        m.DeviceExcluded.model_validate(
+            {**DECISION, "worker_id": "worker-3", "reason": "3 of its updates failed checks"}
+        ),
+        m.DeviceAdmitted.model_validate({**DECISION, "worker_id": "worker-3"}),
         m.RoundClosed.model_validate(
             {
                 **{**DECISION, "version": 13, "reason": "deadline", "update_count": 4},
                 **{"waited_s": 12.5, "coverage_min": 3, "coverage_bound": 4.5},
-                **{"coverage_planned": 4, "step": 0.5, "staleness_mean": 0.75},
+                **{"coverage_planned": 4, "step": 0.5, "staleness_mean": 0.75, "devices_bound": 5},
             }
         ),
         m.RunEnded.model_validate(
@@ -153,7 +158,7 @@ def _models() -> tuple[Message, ...]:
     return (
         m.RunOpened.model_validate(
             {
-                **RUN,
+                **MADE,
                 "config": CONFIG,
                 "task": TASK,
                 "units_digest": bytes(range(32)),
@@ -161,12 +166,12 @@ def _models() -> tuple[Message, ...]:
             }
         ),
         m.Dispatched.model_validate(
-            {**RUN, "plan": PLAN, "shard": 1, "shard_count": 2, "blob": BLOB}
+            {**MADE, "plan": PLAN, "shard": 1, "shard_count": 2, "blob": BLOB}
         ),
-        m.Hurried.model_validate({**RUN, "plan_id": "p000007", "worker_id": "worker-3"}),
+        m.Hurried.model_validate({**MADE, "plan_id": "p000007", "worker_id": "worker-3"}),
         m.VersionPublished.model_validate(
             {
-                **{**RUN, "version": 13, "shard": 1, "shard_count": 2, "decisions_offset": 99},
+                **{**MADE, "version": 13, "shard": 1, "shard_count": 2},
                 **{"digest": bytes(range(32)), "unit_digests": bytes(range(24))},
                 **{"unit_norms": bytes(range(12)), "unit_shares": bytes(range(12))},
                 **{"delta_square": 0.75},
@@ -174,7 +179,13 @@ def _models() -> tuple[Message, ...]:
                 **{"model_norm": 25.5, "checkpoint": BLOB},
             }
         ),
-        m.RunFinished.model_validate({**RUN, "version": 50, "reason": "target"}),
+        m.RunFinished.model_validate({**MADE, "version": 50, "reason": "target"}),
+        m.SnapshotPart.model_validate(
+            {
+                **{**RUN, "of": "planner", "number": 7, "part": 1, "part_count": 3},
+                **{"protocol": 1, "digest": bytes(range(32)), "body": b"state"},
+            }
+        ),
         m.DeadLetter.model_validate(
             {
                 **{**RUN, "topic": "cos2p-fleet", "partition": 0, "offset": 17},

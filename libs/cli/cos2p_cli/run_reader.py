@@ -11,7 +11,7 @@ from cos2p import codec
 from cos2p.bus import Bus
 from cos2p.errors import MessageError
 from cos2p.messages import Message
-from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
+from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
 from cos2p_cli.refused_devices import RefusedDevices
 from cos2p_cli.run_view import RunView
 
@@ -37,7 +37,7 @@ class RunReader:
         self, bus: Bus, prefix: str, *, rows_max: int | None = None, judging: bool = False
     ) -> None:
         self._bus, self._prefix = bus, prefix
-        self._positions = [_Position(t) for t in (MODELS, DECISIONS, FLEET)]
+        self._positions = [_Position(t) for t in (MODELS, DECISIONS, HEARTBEATS, FLEET)]
         self.view = RunView(rows_max=rows_max)
         self._refused = RefusedDevices() if judging else None
         self.unreadable_count = 0
@@ -67,7 +67,7 @@ class RunReader:
         return count
 
     def _judge(self, refused: RefusedDevices) -> None:
-        made, decisions, said = (p.batch for p in self._positions)
+        made, decisions, _, said = (p.batch for p in self._positions)
         refused.take(decisions, said, made)
         self.view.refuse(refused.reasons)
         self.view.unjudged = refused.unjudged

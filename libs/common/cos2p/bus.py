@@ -47,6 +47,8 @@ class TopicSpec:
         record_bytes_max: largest value; a larger one is refused before anything is written.
         retention_s: how long records stay; None for ever.
         bulk: True for blob chunks: an implementation may keep their values apart.
+        compacted: True where only the newest record of each key has to stay (retention takes that
+            one, too). Offsets then have gaps; how soon older ones go is the implementation's.
     """
 
     name: str
@@ -54,6 +56,7 @@ class TopicSpec:
     record_bytes_max: int
     retention_s: float | None = None
     bulk: bool = False
+    compacted: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,12 @@ UPCASTS: dict[tuple[str, int], Upcast] = {}
 
 
 def encode(message: Message) -> NewRecord:
-    """The record of a message; its key is the worker's id where it has one."""
+    """The record of a message, under the message's key."""
     name = type(message).__name__
     body = message.model_dump(mode="python")
-    worker_id = getattr(message, "worker_id", None) or body.get("plan", {}).get("worker_id", "")
     return NewRecord(
         value=msgpack.packb(_plain(body), use_bin_type=True),
-        key=worker_id.encode(),
+        key=message.key.encode(),
         headers={NAME_HEADER: name.encode(), VERSION_HEADER: str(message.VERSION).encode()},
     )
 

@@ -44,6 +44,11 @@ class Message(Body):
 
     run_id: Name
 
+    @property
+    def key(self) -> str:
+        """The key of its record: the worker that it is from or for; empty where there is none."""
+        return str(getattr(self, "worker_id", ""))
+
 
 # ---------------------------------------------------------------- values inside messages
 
@@ -131,7 +136,7 @@ class Hello(Message):
 
 
 class Heartbeat(Message):
-    """A worker is alive."""
+    """A worker is alive. Only the newest of each worker is kept."""
 
     worker_id: Name
     incarnation: Count
@@ -222,7 +227,9 @@ class Decision(Message):
     epoch: Count
     """The writing planner's epoch; decisions of an epoch below the newest are void."""
     fleet_offset: Count
-    """The fleet record handled when this was decided: a restarted planner goes on from there."""
+    """The next `fleet` record to handle: all before it were handled when this was decided."""
+    at_s: Seconds
+    """The planner's clock when it decided, seconds since the epoch. A fold knows no other time."""
 
 
 class EpochStarted(Decision):
@@ -245,6 +252,11 @@ class PlanIssued(Decision):
 
     plan: Plan
 
+    @property
+    def key(self) -> str:
+        """See `Message.key`."""
+        return self.plan.worker_id
+
 
 class PlanCancelled(Decision):
     """A plan ends without a report: EXPIRED (silent) or CANCELLED (restart, leave, stop)."""
@@ -261,6 +273,19 @@ class PlanHurried(Decision):
     plan_id: Name
     worker_id: Name
     reason: Text = ""
+
+
+class DeviceExcluded(Decision):
+    """A device gets no plans from here on, until it is admitted."""
+
+    worker_id: Name
+    reason: Text
+
+
+class DeviceAdmitted(Decision):
+    """The reason for which a device was excluded is gone: it may have plans again."""
+
+    worker_id: Name
 
 
 class UpdateAdmitted(Decision):
@@ -300,6 +325,8 @@ class RoundClosed(Decision):
     """N* as planned: least number of devices that hold any prunable unit now."""
     coverage_bound: float = 0.0
     """The most that N* could be: the window's updates times their mean share of the cost."""
+    devices_bound: Count = 0
+    """floor(sum r_i) over the devices that can train, r_i the affordable share of the cost."""
     staleness_mean: float = 0.0
 
 
@@ -314,7 +341,14 @@ class RunEnded(Decision):
 # ---------------------------------------------------------------- models
 
 
-class RunOpened(Message):
+class Made(Message):
+    """Base of what only the aggregator writes."""
+
+    decisions_offset: Count
+    """The next `decisions` record to obey: this one carries out the record before it."""
+
+
+class RunOpened(Made):
     """What a worker has to know of the run (by shard 0, before version 0)."""
 
     config: RunConfig
@@ -324,7 +358,7 @@ class RunOpened(Message):
     """The aggregator's `PROTOCOL`: a worker of another one leaves."""
 
 
-class Dispatched(Message):
+class Dispatched(Made):
     """The weights of a plan are in `submodels` (one record per aggregator shard)."""
 
     plan: Plan
@@ -332,22 +366,25 @@ class Dispatched(Message):
     shard_count: Annotated[int, Field(ge=1, le=64)]
     blob: BlobRef
 
+    @property
+    def key(self) -> str:
+        """See `Message.key`."""
+        return self.plan.worker_id
 
-class Hurried(Message):
+
+class Hurried(Made):
     """A worker is asked to report its plan with the steps that it has (by shard 0)."""
 
     plan_id: Name
     worker_id: Name
 
 
-class VersionPublished(Message):
-    """A shard has made a version."""
+class VersionPublished(Made):
+    """A shard has made a version. Its `decisions_offset` is where recovery goes on."""
 
     version: Count
     shard: Count
     shard_count: Annotated[int, Field(ge=1, le=64)]
-    decisions_offset: Count
-    """Offset just after the RoundClosed (or RunStarted) that made it: recovery goes on there."""
     digest: Digest
     """Digest of the unit digests."""
     unit_digests: Annotated[bytes, Field(max_length=8 * 65_536)]
@@ -369,11 +406,35 @@ class VersionPublished(Message):
     checkpoint: BlobRef | None = None
 
 
-class RunFinished(Message):
+class RunFinished(Made):
     """The aggregator has obeyed RunEnded: workers may go."""
 
     version: Count
     reason: Text
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+class SnapshotPart(Message):
+    """A piece of a fold's state: where there are all pieces, a reader need not fold the log."""
+
+    of: Literal["planner", "history"]
+    """Whose state."""
+    number: Count
+    """Rises with each snapshot of one fold."""
+    part: Count
+    part_count: Annotated[int, Field(ge=1, le=4096)]
+    protocol: Count
+    """The writer's `PROTOCOL`."""
+    digest: Digest
+    """Of the whole state's bytes."""
+    body: Annotated[bytes, Field(max_length=900_000)]
+
+    @property
+    def key(self) -> str:
+        """Two slots by turns: while one snapshot is written, the one before it stays whole."""
+        return f"{self.of}/{self.number % 2}/{self.part}"
 
 
 # ---------------------------------------------------------------- dead letters

@@ -8,7 +8,7 @@ from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import SettingsError
 from cos2p.settings import BusSettings
-from cos2p.topics import FLEET
+from cos2p.topics import FLEET, HEARTBEATS
 
 
 def open_bus(settings: BusSettings, clock: Clock) -> Bus:
@@ -24,7 +24,8 @@ def open_bus(settings: BusSettings, clock: Clock) -> Bus:
         from cos2p.signing.keys import private_key
         from cos2p.signing.signer import SigningBus
     key = private_key(settings.signing_key_file)
-    return SigningBus(bus, FLEET.full_name(settings.prefix), key, clock)
+    topics = {topic.full_name(settings.prefix) for topic in (FLEET, HEARTBEATS)}
+    return SigningBus(bus, topics, key, clock)
 
 
 @contextmanager

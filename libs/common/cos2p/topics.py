@@ -30,6 +30,8 @@ class Topic:
     key: str
     retention_s: float | None
     partitioned: bool = False
+    compacted: bool = False
+    """Only the newest record of each key is kept for good."""
     about: str = ""
 
     def full_name(self, prefix: str) -> str:
@@ -43,7 +45,6 @@ FLEET = Topic(
     ("planner", "operator"),
     (
         m.Hello,
-        m.Heartbeat,
         m.Report,
         m.Goodbye,
         m.Evaluated,
@@ -53,6 +54,16 @@ FLEET = Topic(
     "worker_id, or the writer's role",
     7 * DAY_S,
     about="What devices and operators say.",
+)
+HEARTBEATS = Topic(
+    "heartbeats",
+    ("worker",),
+    ("planner", "operator"),
+    (m.Heartbeat,),
+    "worker_id",
+    DAY_S,
+    compacted=True,
+    about="Who is alive: the newest heartbeat of each worker.",
 )
 DECISIONS = Topic(
     "decisions",
@@ -64,6 +75,8 @@ DECISIONS = Topic(
         m.PlanIssued,
         m.PlanCancelled,
         m.PlanHurried,
+        m.DeviceExcluded,
+        m.DeviceAdmitted,
         m.UpdateAdmitted,
         m.UpdateRefused,
         m.RoundClosed,
@@ -112,6 +125,16 @@ CHECKPOINTS = Topic(
     partitioned=True,
     about="Chunks: whole versions.",
 )
+SNAPSHOTS = Topic(
+    "snapshots",
+    ("planner",),
+    ("planner", "operator"),
+    (m.SnapshotPart,),
+    "fold, slot and part",
+    None,
+    compacted=True,
+    about="States of folds, so that nobody needs to read the log from its start.",
+)
 DEAD_LETTERS = Topic(
     "dead-letters",
     ("planner", "aggregator", "worker", "evaluator", "operator"),
@@ -123,11 +146,13 @@ DEAD_LETTERS = Topic(
 )
 CATALOGUE: tuple[Topic, ...] = (
     FLEET,
+    HEARTBEATS,
     DECISIONS,
     MODELS,
     SUBMODELS,
     UPDATES,
     CHECKPOINTS,
+    SNAPSHOTS,
     DEAD_LETTERS,
 )
 
@@ -141,6 +166,7 @@ def specs(prefix: str, partitions: int) -> list[TopicSpec]:
             RECORD_BYTES_MAX,
             t.retention_s,
             bulk=t.partitioned,
+            compacted=t.compacted,
         )
         for t in CATALOGUE
     ]

@@ -150,9 +150,9 @@ def one_outcome_per_plan(h: History, offset: int, d: m.Decision) -> Faults:
 
 def one_answer_per_report(h: History, offset: int, d: m.Decision) -> Faults:
     """A report is answered once, by whichever planner: a restart does not call it a repeat."""
-    again = (getattr(d, "plan_id", ""), d.fleet_offset) in h.answered
+    again = (getattr(d, "plan_id", ""), d.fleet_offset - 1) in h.answered
     if again and isinstance(d, m.UpdateAdmitted | m.UpdateRefused):
-        yield f"the report of {d.plan_id} at fleet record {d.fleet_offset} is answered twice"
+        yield f"the report of {d.plan_id} at fleet record {d.fleet_offset - 1} is answered twice"
 
 
 def admitted_updates_count_right(h: History, offset: int, d: m.Decision) -> Faults:
@@ -180,13 +180,13 @@ def admitted_updates_count_right(h: History, offset: int, d: m.Decision) -> Faul
 
 
 def fleet_is_followed(h: History, offset: int, d: m.Decision) -> Faults:
-    """Each decision names the fleet record it follows: one that is there, never an earlier one."""
+    """Each decision names how far it has read `fleet`: never less far, never beyond its end."""
     if isinstance(d, m.EpochStarted):
         return
     if d.fleet_offset < h.fleet_offset:
-        yield f"fleet record {d.fleet_offset} is handled after {h.fleet_offset}"
-    if d.fleet_offset >= max(1, h.fleet_next):
-        yield f"fleet record {d.fleet_offset} is not there yet"
+        yield f"it goes back in the fleet's records from {h.fleet_offset} to {d.fleet_offset}"
+    if d.fleet_offset > h.fleet_next:
+        yield f"fleet record {d.fleet_offset - 1} is not there yet"
 
 
 # ---------------------------------------------------------------- models

@@ -98,7 +98,7 @@ class History:
         """The next decision that the fence admits."""
         self.fleet_offset = decision.fleet_offset
         if isinstance(decision, m.UpdateAdmitted | m.UpdateRefused):
-            self.answered.add((decision.plan_id, decision.fleet_offset))
+            self.answered.add((decision.plan_id, decision.fleet_offset - 1))
         match decision:
             case m.RunStarted():
                 self.started = decision

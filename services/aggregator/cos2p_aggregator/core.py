@@ -157,7 +157,7 @@ class AggregatorCore:
                 self._note(decision)
                 yield from self._dispatch(offset, decision.plan)
             case PlanHurried():
-                yield from self._hurry(decision)
+                yield from self._hurry(offset, decision)
             case UpdateAdmitted():
                 yield from self._merge(offset, decision)
             case RoundClosed():
@@ -187,6 +187,7 @@ class AggregatorCore:
             yield OpenRun(
                 RunOpened(
                     run_id=started.run_id,
+                    decisions_offset=offset + 1,
                     config=started.config,
                     task=started.task,
                     units_digest=table.digest,
@@ -229,15 +230,22 @@ class AggregatorCore:
         if self._ledger is not None and plan.plan_id in self._ledger.dispatched:
             return
         owned = self._model.owned_set
-        yield Dispatch(plan, tuple(u for u in chosen if u in owned), self._model)
+        units = tuple(u for u in chosen if u in owned)
+        yield Dispatch(plan, offset + 1, units, self._model)
 
-    def _hurry(self, decision: PlanHurried) -> Iterator[Effect]:
+    def _hurry(self, offset: int, decision: PlanHurried) -> Iterator[Effect]:
         """Shard 0 hands it on: one asking is enough, and its Dispatched came before."""
         ledger = self._ledger
         if self._place.shard or ledger is None or decision.plan_id in ledger.hurried:
             return
-        run_id, plan_id, worker_id = decision.run_id, decision.plan_id, decision.worker_id
-        yield Hurry(Hurried(run_id=run_id, plan_id=plan_id, worker_id=worker_id))
+        yield Hurry(
+            Hurried(
+                run_id=decision.run_id,
+                decisions_offset=offset + 1,
+                plan_id=decision.plan_id,
+                worker_id=decision.worker_id,
+            )
+        )
 
     def _merge(self, offset: int, admitted: UpdateAdmitted) -> Iterator[Effect]:
         plan = self._plans.pop(admitted.plan_id, None)
@@ -346,7 +354,12 @@ class AggregatorCore:
         first = self._place.shard == 0 and not told
         reason = f"{ended.reason}: {ended.detail}" if ended.detail else str(ended.reason)
         yield Finish(
-            RunFinished(run_id=self._config.run_id, version=self.version, reason=reason[:2000])
+            RunFinished(
+                run_id=self._config.run_id,
+                decisions_offset=offset + 1,
+                version=self.version,
+                reason=reason[:2000],
+            )
             if first
             else None
         )

@@ -73,6 +73,7 @@ class Dispatch:
     """Write the weights of a plan, then say where they lie."""
 
     plan: Plan
+    decisions_offset: int
     units: tuple[int, ...]
     store: ModelStore
 

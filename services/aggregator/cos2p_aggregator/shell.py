@@ -173,6 +173,7 @@ class _Shell:
         await self._models.send(
             Dispatched(
                 run_id=self._run_id,
+                decisions_offset=effect.decisions_offset,
                 plan=plan,
                 shard=self._shard,
                 shard_count=self._shard_count,

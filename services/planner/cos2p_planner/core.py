@@ -81,16 +81,22 @@ class PlannerCore:
 
     def handle(self, offset: int, message: m.Message, now: float) -> list[m.Decision]:
         """Take the fleet record at `offset`."""
-        self.ledger.fleet_offset = max(self.ledger.fleet_offset, offset)
+        self.ledger.fleet_offset = max(self.ledger.fleet_offset, offset + 1)
         self._learn(message, now)
         if self.ledger.ended is None:
             if isinstance(message, m.RunRequested):
-                self._start(offset, message, now)
+                self._start(message, now)
             elif isinstance(message, m.Report):
-                self._answer(offset, message, now)
+                self._answer(message, now)
             elif isinstance(message, m.Hello | m.Goodbye):
                 self._end_void_plan(message.worker_id, now)
         return self._taken()
+
+    def handle_heartbeat(self, message: m.Message, now: float) -> None:
+        """Take a record of `heartbeats`: who is alive."""
+        if isinstance(message, m.Heartbeat):
+            self._heard_s = max(self._heard_s, now)
+            self.fleet.heartbeat(message, now)
 
     def handle_model(self, message: m.Message, now: float) -> None:
         """Take a record of `models`: versions published, plans cut, units left out."""
@@ -162,8 +168,6 @@ class PlannerCore:
         match message:
             case m.Hello():
                 self.fleet.hello(message, now)
-            case m.Heartbeat():
-                self.fleet.heartbeat(message, now)
             case m.Goodbye():
                 self.fleet.goodbye(message, now)
             case m.Report():
@@ -224,6 +228,7 @@ class PlannerCore:
             "run_id": self._run_id,
             "epoch": self.epoch,
             "fleet_offset": self.ledger.fleet_offset,
+            "at_s": now,
         }
         decision = kind.model_validate(stamp | fields)
         self._apply(decision, now)
@@ -233,13 +238,12 @@ class PlannerCore:
         taken, self._out = self._out, []
         return taken
 
-    def _start(self, offset: int, request: m.RunRequested, now: float) -> None:
+    def _start(self, request: m.RunRequested, now: float) -> None:
         if self.ledger.run is not None:
-            if offset != self.ledger.run.request_offset:
-                self.ignored_requests += 1
-                self.notices.append(
-                    ("run_request_ignored", {"reason": "this prefix already runs a run"})
-                )
+            self.ignored_requests += 1
+            self.notices.append(
+                ("run_request_ignored", {"reason": "this prefix already runs a run"})
+            )
             return
         wrong = wrong_request(request)
         if wrong:
@@ -254,7 +258,7 @@ class PlannerCore:
             checkpoint=request.checkpoint,
         )
 
-    def _answer(self, offset: int, report: m.Report, now: float) -> None:
+    def _answer(self, report: m.Report, now: float) -> None:
         run = self.ledger.run
         if run is None:
             return
@@ -262,10 +266,8 @@ class PlannerCore:
         verdict = judge(report, self.ledger, run, device, self._updates_topic)
         if verdict.outcome is Outcome.ACCEPTED:
             self._admit(run, report, verdict.staleness, now)
-        elif verdict.outcome is not Outcome.DUPLICATE:
+        else:
             self._refuse(report, verdict.outcome, verdict.reason, now)
-        elif not self.ledger.answered_at(offset, report.plan_id):
-            self._refuse(report, Outcome.DUPLICATE, verdict.reason, now)
 
     def _admit(self, run: Run, report: m.Report, staleness: int, now: float) -> None:
         assert report.blob is not None

@@ -51,14 +51,6 @@ def unpacked(bits: bytes, unit_count: int) -> NDArray[np.bool_]:
     return mask.astype(np.bool_)
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a plan ended, and at which fleet record."""
-
-    outcome: m.Outcome
-    fleet_offset: int
-
-
 class Run:
     """What a started run adds: settings, model, coverage."""
 
@@ -74,7 +66,6 @@ class Run:
         )
         self.intervals: deque[float] = deque(maxlen=9)
         """Seconds that the last versions took."""
-        self.request_offset = started.fleet_offset
         self.ends_s = now + (started.config.rounds.horizon_s or math.inf)
         """When the run ends, whatever its version."""
         self._started_s = now
@@ -150,9 +141,7 @@ class Ledger:
         self.open_of: dict[str, str] = {}
         """The open plan of each worker that has one."""
         self.facts: dict[str, PlanFacts] = {}
-        self.endings: dict[str, Ending] = {}
-        self.repeats: dict[str, int] = {}
-        """Per plan: the fleet record of its newest refused repeat."""
+        self.endings: dict[str, m.Outcome] = {}
         self.outcomes: dict[str, Counter[m.Outcome]] = {}
         self.accepted_count = 0
         self.newest: dict[str, PlanFacts] = {}
@@ -178,29 +167,21 @@ class Ledger:
             case m.PlanIssued():
                 self._issue(decision.plan, now)
             case m.UpdateAdmitted():
-                plan = self._end(decision.plan_id, m.Outcome.ACCEPTED, decision.fleet_offset)
+                plan = self._end(decision.plan_id, m.Outcome.ACCEPTED)
                 self._started().admit(plan, decision.staleness, now)
                 self.accepted_count += 1
             case m.PlanHurried():
                 self.hurried[decision.plan_id] = now
             case m.PlanCancelled():
-                self._end(decision.plan_id, decision.outcome, decision.fleet_offset)
+                self._end(decision.plan_id, decision.outcome)
             case m.UpdateRefused(outcome=m.Outcome.DUPLICATE):
-                self.repeats[decision.plan_id] = decision.fleet_offset
                 self._count(decision.worker_id, m.Outcome.DUPLICATE)
             case m.UpdateRefused():
-                self._end(decision.plan_id, decision.outcome, decision.fleet_offset)
+                self._end(decision.plan_id, decision.outcome)
             case m.RoundClosed():
                 self._close(decision, now)
             case m.RunEnded():
                 self.ended = decision
-
-    def answered_at(self, offset: int, plan_id: str) -> bool:
-        """Whether this very fleet record, a report of that plan, was answered before a restart."""
-        ending = self.endings.get(plan_id)
-        if ending is not None and ending.fleet_offset == offset:
-            return True
-        return self.repeats.get(plan_id) == offset
 
     def outcomes_of(self, worker_id: str) -> Counter[m.Outcome]:
         """How a worker's plans have ended."""
@@ -231,7 +212,7 @@ class Ledger:
         run.holdings.issue(plan.worker_id, Choice(plan.trained, plan.frozen))
         run.arrivals.issued(plan, now)
 
-    def _end(self, plan_id: str, outcome: m.Outcome, fleet_offset: int) -> m.Plan:
+    def _end(self, plan_id: str, outcome: m.Outcome) -> m.Plan:
         plan = self.open.pop(plan_id, None)
         if plan is None:
             raise DivergedError(f"the decision log ends {plan_id} ({outcome}), which is not open")
@@ -241,7 +222,7 @@ class Ledger:
         run.arrivals.ended(plan)
         if outcome in (m.Outcome.EXPIRED, m.Outcome.CANCELLED):
             run.holdings.release(plan.worker_id)
-        self.endings[plan_id] = Ending(outcome, fleet_offset)
+        self.endings[plan_id] = outcome
         self._count(plan.worker_id, outcome)
         return plan
 

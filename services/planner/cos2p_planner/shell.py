@@ -20,7 +20,7 @@ from cos2p.logs import Log
 from cos2p.mailbox import Check, Letter, Mailbox, Outbox, Refusal
 from cos2p.monitoring.watch import Watch
 from cos2p.run_request import require_run
-from cos2p.topics import DECISIONS, FLEET, MODELS, UPDATES, Topic
+from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.refusals import Refusals
 
@@ -43,12 +43,14 @@ class Place:
     checker: Callable[[], Check] | None = None
     refused: Callable[[Refusal], None] = lambda refusal: None
 
-    def fleet(self, offset: int, run_id: str | None = None, bury_from: int | None = 0) -> Mailbox:
+    def heard(
+        self, topic: Topic, offset: int, run_id: str | None = None, bury_from: int | None = 0
+    ) -> Mailbox:
         """What devices and operators say from an offset on, checked as this planner checks it."""
         return Mailbox(
             self.bus,
             self.prefix,
-            FLEET,
+            topic,
             reader="planner",
             run_id=run_id,
             offset=offset,
@@ -126,7 +128,7 @@ async def _find_run(place: Place, stop: asyncio.Event) -> str | None:
         return decisions.run_id
     place.log.info("run_awaited")
     # What is refused here is read again, and buried, once the run is known.
-    fleet = place.fleet(await _first_offset(place, FLEET), bury_from=None)
+    fleet = place.heard(FLEET, await _first_offset(place, FLEET), bury_from=None)
     while not stop.is_set():
         fleet.run_id = None  # any run's letters, until one is asked for
         for letter in await _unless(stop, fleet.poll(READ_WAIT_S)) or []:
@@ -173,6 +175,7 @@ async def _take_over(
             run_id=run_id,
             epoch=fence.epoch + 1,
             fleet_offset=max((d.fleet_offset for _, d in admitted), default=0),
+            at_s=place.clock.now(),
             planner_id=name,
         )
         await outbox.send(started)
@@ -208,8 +211,13 @@ class _Session:
             stop: asks it to leave.
             admitted: the decisions so far, with their times.
         """
-        fleet, models = await self._catch_up(admitted)
-        reads = {"fleet": fleet, "models": models, "decisions": self._decisions}
+        fleet, heartbeats, models = await self._catch_up(admitted)
+        reads = {
+            "fleet": fleet,
+            "heartbeats": heartbeats,
+            "models": models,
+            "decisions": self._decisions,
+        }
         tasks: dict[str, asyncio.Future[Any]] = {}
         try:
             while self._core.ledger.ended is None and not stop.is_set():
@@ -236,11 +244,13 @@ class _Session:
         finally:
             timer.cancel()
 
-    async def _catch_up(self, admitted: list[tuple[float, m.Decision]]) -> tuple[Mailbox, Mailbox]:
+    async def _catch_up(self, admitted: list[tuple[float, m.Decision]]) -> tuple[Mailbox, ...]:
         """Hear what was said so far; the mailboxes, at the ends of their logs."""
         place, core, watch = self._place, self._core, self._place.watch
         due = core.ledger.fleet_offset
-        fleet = place.fleet(await _first_offset(place, FLEET), self._run_id, bury_from=due)
+        fleet = place.heard(FLEET, await _first_offset(place, FLEET), self._run_id, due)
+        beats = await _first_offset(place, HEARTBEATS)
+        heartbeats = place.heard(HEARTBEATS, beats, self._run_id, bury_from=None)
         models = await self._models()
         said, made = await fleet.drain(), await models.drain()
         for letter in said:
@@ -255,9 +265,11 @@ class _Session:
         for letter in said:
             if letter.offset >= due:
                 self._pending += core.handle(letter.offset, letter.message, letter.timestamp_s)
+        for letter in await heartbeats.drain():
+            core.handle_heartbeat(letter.message, letter.timestamp_s)
         core.resume(place.clock.now())
         await self._append()
-        return fleet, models
+        return fleet, heartbeats, models
 
     async def _models(self) -> Mailbox:
         place = self._place
@@ -280,6 +292,8 @@ class _Session:
                 self._pending += self._core.handle(letter.offset, letter.message, now)
                 if isinstance(letter.message, m.Report):  # or K updates might come to be K + 1
                     self._pending += self._core.advance(now)
+            elif name == "heartbeats":
+                self._core.handle_heartbeat(letter.message, now)
             elif name == "models":
                 self._core.handle_model(letter.message, now)
             elif isinstance(letter.message, m.EpochStarted):

@@ -78,8 +78,8 @@ def _why_nobody_waits(report: m.Report, ledger: Ledger, device: Device | None) -
         return f"the plan is {facts.worker_id}'s"
     ending = ledger.endings[report.plan_id]
     if device is not None and report.incarnation < device.incarnation:
-        return f"old incarnation {report.incarnation}; the plan had ended ({ending.outcome})"
-    return f"the plan had ended ({ending.outcome})"
+        return f"old incarnation {report.incarnation}; the plan had ended ({ending})"
+    return f"the plan had ended ({ending})"
 
 
 def _why_no_update(report: m.Report) -> str:

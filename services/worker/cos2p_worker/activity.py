@@ -20,10 +20,10 @@ from cos2p.clock import Clock
 from cos2p.errors import BlobError, StorageError
 from cos2p.logs import Log
 from cos2p.mailbox import Letter, Mailbox, Outbox
-from cos2p.messages import Hello, Report
+from cos2p.messages import Heartbeat, Hello, Report
 from cos2p.payload import header_of, parts
 from cos2p.run_config import RunConfig
-from cos2p.topics import FLEET, UPDATES, partition_of
+from cos2p.topics import FLEET, HEARTBEATS, UPDATES, partition_of
 from cos2p.units import UnitTable
 from cos2p_worker.core import (
     Cancel,
@@ -78,6 +78,7 @@ class Activity:
         self._config, self._hello, self._around = config, hello, around
         self._clock, self._log = around.clock, around.log
         self._fleet = Outbox(around.bus, around.prefix, FLEET)
+        self._heartbeats = Outbox(around.bus, around.prefix, HEARTBEATS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._base: dict[str, Base] = {}
@@ -132,7 +133,8 @@ class Activity:
                 case Send(message):
                     if isinstance(message, Report):
                         self._tell(message)
-                    await self._fleet.send(message)
+                    alive = isinstance(message, Heartbeat)
+                    await (self._heartbeats if alive else self._fleet).send(message)
                 case Fetch(plan):
                     self._watches[plan.plan_id] = self._new_watch()
                     self._steps_done = 0

@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Send:
-    """Append this to `fleet`."""
+    """Append this to `heartbeats` or to `fleet`."""
 
     message: Message
 

@@ -62,11 +62,12 @@ class Script:
         topic = f"{PREFIX}-{CHECKPOINTS.name}"
         ref = await write_blob(self.bus, topic, 0, "v0", payload, chunk_bytes=chunk_bytes)
         await self.decide(
-            m.EpochStarted(run_id=RUN, epoch=1, fleet_offset=0, planner_id="planner"),
+            m.EpochStarted(run_id=RUN, epoch=1, fleet_offset=0, at_s=0.0, planner_id="planner"),
             m.RunStarted(
                 run_id=RUN,
                 epoch=self.epoch,
                 fleet_offset=0,
+                at_s=0.0,
                 config=self.config,
                 task="none",
                 units=UnitColumns.of(self.table),
@@ -98,7 +99,9 @@ class Script:
             peak_bytes=1,
         )
         self.plans[plan.plan_id] = plan
-        await self.decide(m.PlanIssued(run_id=RUN, epoch=self.epoch, fleet_offset=0, plan=plan))
+        await self.decide(
+            m.PlanIssued(run_id=RUN, epoch=self.epoch, fleet_offset=0, at_s=0.0, plan=plan)
+        )
         return plan
 
     def deltas(self, plan: m.Plan) -> list[F32]:
@@ -144,6 +147,7 @@ class Script:
                 run_id=RUN,
                 epoch=self.epoch,
                 fleet_offset=0,
+                at_s=0.0,
                 plan_id=plan.plan_id,
                 worker_id=plan.worker_id,
                 blob=ref,
@@ -157,7 +161,9 @@ class Script:
     async def hurry(self, plan: m.Plan) -> None:
         """Ask a plan's worker for what it has."""
         ids = {"plan_id": plan.plan_id, "worker_id": plan.worker_id}
-        await self.decide(m.PlanHurried(run_id=RUN, epoch=self.epoch, fleet_offset=0, **ids))
+        await self.decide(
+            m.PlanHurried(run_id=RUN, epoch=self.epoch, fleet_offset=0, at_s=0.0, **ids)
+        )
 
     async def close(self, step: float = 1.0) -> None:
         """Close the open version."""
@@ -167,6 +173,7 @@ class Script:
                 run_id=RUN,
                 epoch=self.epoch,
                 fleet_offset=0,
+                at_s=0.0,
                 version=self.version,
                 reason="count",
                 update_count=1,
@@ -180,7 +187,12 @@ class Script:
         """End the run at the version made last."""
         await self.decide(
             m.RunEnded(
-                run_id=RUN, epoch=self.epoch, fleet_offset=0, version=self.version, reason="target"
+                run_id=RUN,
+                epoch=self.epoch,
+                fleet_offset=0,
+                at_s=0.0,
+                version=self.version,
+                reason="target",
             )
         )
 
@@ -199,6 +211,7 @@ class Script:
                         run_id=RUN,
                         epoch=self.epoch,
                         fleet_offset=0,
+                        at_s=0.0,
                         plan_id=a.plan_id,
                         worker_id="a",
                         outcome=m.Outcome.EXPIRED,

@@ -36,7 +36,7 @@ async def second_admission(s: Script) -> None:
 
 async def unknown_unit(s: Script) -> None:
     plan = (await s.plan("a")).model_copy(update={"plan_id": "p999999", "trained": (0, 99)})
-    await s.decide(m.PlanIssued(run_id="run-1", epoch=1, fleet_offset=0, plan=plan))
+    await s.decide(m.PlanIssued(run_id="run-1", epoch=1, fleet_offset=0, at_s=0.0, plan=plan))
 
 
 async def wrong_end(s: Script) -> None:
@@ -84,7 +84,9 @@ def test_decisions_of_a_replaced_planner_are_void(new_script: NewScript) -> None
         await s.start()
         first = await s.plan("a")
         second = await s.plan("b")
-        await s.decide(m.EpochStarted(run_id="run-1", epoch=2, fleet_offset=0, planner_id="x"))
+        await s.decide(
+            m.EpochStarted(run_id="run-1", epoch=2, fleet_offset=0, at_s=0.0, planner_id="x")
+        )
         if stale:
             await s.admit(first)
         s.epoch = 2

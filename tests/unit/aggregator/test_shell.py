@@ -294,7 +294,7 @@ def test_records_of_others_and_rubbish_stop_nothing(new_script: NewScript) -> No
         s = new_script()
         await s.start()
         await s.bus.append("t-decisions", 0, [NewRecord(b"rubbish")])
-        foreign = m.EpochStarted(run_id="other", epoch=9, fleet_offset=0, planner_id="x")
+        foreign = m.EpochStarted(run_id="other", epoch=9, fleet_offset=0, at_s=0.0, planner_id="x")
         await s.bus.append("t-decisions", 0, [encode(foreign)])
         await s.admit(await s.plan("a"))
         await s.close()

@@ -57,11 +57,12 @@ class Script:
 
     def started(self) -> list[m.Message]:
         return [
-            m.EpochStarted(run_id=RUN, epoch=self.epoch, fleet_offset=0, planner_id="p"),
+            m.EpochStarted(run_id=RUN, epoch=self.epoch, fleet_offset=0, at_s=0.0, planner_id="p"),
             m.RunStarted(
                 run_id=RUN,
                 epoch=self.epoch,
                 fleet_offset=0,
+                at_s=0.0,
                 config=self.config,
                 task="a:b",
                 units=UnitColumns.of(self.table),
@@ -97,7 +98,7 @@ class Script:
             deadline_s=9,
             peak_bytes=7_000,
         )
-        return m.PlanIssued(run_id=RUN, epoch=self.epoch, fleet_offset=0, plan=plan)
+        return m.PlanIssued(run_id=RUN, epoch=self.epoch, fleet_offset=0, at_s=0.0, plan=plan)
 
     def report(self, plan_id: str, worker_id: str) -> m.Report:
         return m.Report(
@@ -126,6 +127,7 @@ class Script:
             run_id=RUN,
             epoch=self.epoch,
             fleet_offset=0,
+            at_s=0.0,
             plan_id=plan_id,
             worker_id=worker_id,
             blob=REF,
@@ -139,6 +141,7 @@ class Script:
             run_id=RUN,
             epoch=self.epoch,
             fleet_offset=0,
+            at_s=0.0,
             version=version,
             reason="count",
             update_count=1,
@@ -178,22 +181,35 @@ class Script:
 
     def ended(self, reason: str = "target") -> m.RunEnded:
         return m.RunEnded.model_validate(
-            {"run_id": RUN, "epoch": self.epoch, "fleet_offset": 0, "version": 4, "reason": reason}
+            {
+                "run_id": RUN,
+                "epoch": self.epoch,
+                "fleet_offset": 0,
+                "at_s": 0.0,
+                "version": 4,
+                "reason": reason,
+            }
         )
 
     def opened(self) -> m.RunOpened:
         return m.RunOpened(
-            run_id=RUN, config=self.config, task="a:b", units_digest=self.table.digest
+            decisions_offset=2,
+            run_id=RUN,
+            config=self.config,
+            task="a:b",
+            units_digest=self.table.digest,
         )
 
     def dispatched(self, plan: m.Plan, *, extra_bytes: int = 0) -> m.Dispatched:
         units = sorted({*plan.trained, *plan.frozen})
         size = expected_bytes(self.table, plan.plan_id, units) + extra_bytes
         blob = REF.model_copy(update={"topic": "t-submodels", "byte_count": size})
-        return m.Dispatched(run_id=RUN, plan=plan, shard=0, shard_count=1, blob=blob)
+        return m.Dispatched(
+            run_id=RUN, decisions_offset=1, plan=plan, shard=0, shard_count=1, blob=blob
+        )
 
     def finished(self) -> m.RunFinished:
-        return m.RunFinished(run_id=RUN, version=4, reason="target")
+        return m.RunFinished(run_id=RUN, decisions_offset=1, version=4, reason="target")
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_strimzi_gets_every_topic_and_every_user() -> None:
 
     found = list(yaml.safe_load_all(out.getvalue()))
     users = {d["metadata"]["name"]: d for d in found if d["kind"] == "KafkaUser"}
-    assert 7 == sum(d["kind"] == "KafkaTopic" for d in found)
+    assert 9 == sum(d["kind"] == "KafkaTopic" for d in found)
     assert {"planner", "aggregator", "evaluator", "operator", "orin-1", "nano-1"} == set(users)
     assert users["orin-1"]["spec"]["authorization"]["acls"][0] == {
         "resource": {"type": "topic", "name": "t-fleet", "patternType": "literal"},

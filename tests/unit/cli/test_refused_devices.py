@@ -36,6 +36,7 @@ def refusal(script: Any, plan_id: str, outcome: Any) -> m.UpdateRefused:
         run_id="r1",
         epoch=script.epoch,
         fleet_offset=0,
+        at_s=0.0,
         plan_id=plan_id,
         worker_id="w0",
         outcome=outcome,

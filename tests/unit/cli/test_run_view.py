@@ -51,6 +51,7 @@ def test_a_newer_plan_is_not_ended_by_the_refusal_of_an_older_one(script: Any) -
         run_id="r1",
         epoch=1,
         fleet_offset=0,
+        at_s=0.0,
         plan_id="p1",
         worker_id="w0",
         outcome=Outcome.DUPLICATE,

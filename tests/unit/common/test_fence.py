@@ -8,11 +8,13 @@ from cos2p.messages import Decision, EpochStarted, RunEnded
 
 
 def started(epoch: int) -> EpochStarted:
-    return EpochStarted(run_id="r", epoch=epoch, fleet_offset=0, planner_id=f"planner-{epoch}")
+    return EpochStarted(
+        run_id="r", epoch=epoch, fleet_offset=0, at_s=0.0, planner_id=f"planner-{epoch}"
+    )
 
 
 def decided(epoch: int) -> RunEnded:
-    return RunEnded(run_id="r", epoch=epoch, fleet_offset=0, version=1, reason="target")
+    return RunEnded(run_id="r", epoch=epoch, fleet_offset=0, at_s=0.0, version=1, reason="target")
 
 
 def admitted(decisions: list[Decision]) -> list[bool]:

@@ -231,7 +231,7 @@ def test_records_of_another_run_are_counted_and_passed_over() -> None:
 def test_messages_of_another_topic_are_counted_and_passed_over() -> None:
     async def story(bus: MemoryBus) -> None:
         box = inbox(bus)
-        astray = EpochStarted(run_id="r1", epoch=1, fleet_offset=0, planner_id="p")
+        astray = EpochStarted(run_id="r1", epoch=1, fleet_offset=0, at_s=0.0, planner_id="p")
         await bus.append(NAME, 0, [codec.encode(astray), codec.encode(goodbye(1))])
 
         assert [goodbye(1)] == messages(await box.poll())

@@ -71,7 +71,7 @@ class Site:
         return Verifier(parse_register("\n".join(self.lines), "register").get)
 
     def signing(self, name: str, clock: Still | None = None) -> SigningBus:
-        return SigningBus(self.bus, TOPIC, self.keys[name], clock or Still())
+        return SigningBus(self.bus, {TOPIC}, self.keys[name], clock or Still())
 
     def said(self, name: str, *messages: Message, clock: Still | None = None) -> list[Record]:
         """The records of these messages, signed by this name."""
@@ -90,8 +90,8 @@ def site() -> Site:
     return Site()
 
 
-def beat(worker: str = "orin-1") -> m.Heartbeat:
-    return m.Heartbeat(run_id="r", worker_id=worker, incarnation=1, state="idle")
+def goodbye(worker: str = "orin-1") -> m.Goodbye:
+    return m.Goodbye(run_id="r", worker_id=worker, incarnation=1)
 
 
 def refusal(verifier: Verifier, record: Record) -> str:
@@ -106,7 +106,7 @@ def accept(verifier: Verifier, *records: Record) -> None:
 
 
 def test_what_a_device_signs_is_accepted_in_order(site: Site) -> None:
-    accept(site.verifier(), *site.said("orin-1", beat(), beat(), beat()))
+    accept(site.verifier(), *site.said("orin-1", goodbye(), goodbye(), goodbye()))
 
 
 def test_each_role_says_its_own(site: Site) -> None:
@@ -118,23 +118,23 @@ def test_each_role_says_its_own(site: Site) -> None:
 
 
 def test_a_record_in_anothers_name_is_refused(site: Site) -> None:
-    (record,) = site.said("orin-1", beat("nano-1"))
+    (record,) = site.said("orin-1", goodbye("nano-1"))
 
-    assert "Heartbeat of nano-1: said by orin-1 in another's name" == refusal(
+    assert "Goodbye of nano-1: said by orin-1 in another's name" == refusal(
         site.verifier(), record
     )
 
 
 def test_an_unsigned_record_is_refused(site: Site) -> None:
-    plain = codec.encode(beat())
+    plain = codec.encode(goodbye())
     record = Record(TOPIC, 0, 0, 0.0, plain.key, bytes(plain.value), plain.headers)
 
-    assert "Heartbeat of orin-1: not signed" == refusal(site.verifier(), record)
+    assert "Goodbye of orin-1: not signed" == refusal(site.verifier(), record)
 
 
 def test_a_replayed_record_is_refused(site: Site) -> None:
     verifier = site.verifier()
-    first, second = site.said("orin-1", beat(), beat())
+    first, second = site.said("orin-1", goodbye(), goodbye())
     accept(verifier, first, second)
 
     assert "replayed" in refusal(verifier, first)
@@ -149,13 +149,13 @@ def test_a_worker_may_not_stop_the_run(site: Site) -> None:
 
 def test_an_unregistered_key_is_refused_by_its_id(site: Site) -> None:
     site.keys["orin-1"] = Ed25519PrivateKey.generate()
-    (record,) = site.said("orin-1", beat())
+    (record,) = site.said("orin-1", goodbye())
 
     assert "is not registered" in refusal(site.verifier(), record)
 
 
 CHANGES: dict[str, Callable[[Record], Record]] = {
-    "value": lambda r: replace(r, value=bytes(codec.encode(beat("nano-1")).value)),
+    "value": lambda r: replace(r, value=bytes(codec.encode(goodbye("nano-1")).value)),
     "key": lambda r: replace(r, key=b"nano-1"),
     "topic": lambda r: replace(r, topic="other-fleet"),
     "number": lambda r: replace(r, headers={**r.headers, SEQUENCE_HEADER: (1 << 62).to_bytes(8)}),
@@ -167,13 +167,13 @@ CHANGES: dict[str, Callable[[Record], Record]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_record_that_was_changed_is_refused(site: Site, change: str) -> None:
-    (record,) = site.said("orin-1", beat())
+    (record,) = site.said("orin-1", goodbye())
 
     assert "does not fit the record" in refusal(site.verifier(), CHANGES[change](record))
 
 
 def test_a_number_of_another_length_is_refused(site: Site) -> None:
-    (record,) = site.said("orin-1", beat())
+    (record,) = site.said("orin-1", goodbye())
     odd = replace(record, headers={**record.headers, SEQUENCE_HEADER: b"\x01"})
 
     assert "its sequence number is not one" in refusal(site.verifier(), odd)
@@ -181,7 +181,7 @@ def test_a_number_of_another_length_is_refused(site: Site) -> None:
 
 def test_a_refused_record_leaves_the_next_one_acceptable(site: Site) -> None:
     verifier = site.verifier()
-    (record,) = site.said("orin-1", beat())
+    (record,) = site.said("orin-1", goodbye())
     forged = CHANGES["number"](record)
 
     refusal(verifier, forged)
@@ -191,22 +191,22 @@ def test_a_refused_record_leaves_the_next_one_acceptable(site: Site) -> None:
 def test_a_restarted_device_goes_on_above_its_former_numbers(site: Site) -> None:
     verifier = site.verifier()
 
-    accept(verifier, *site.said("orin-1", beat(), beat(), clock=Still(1000.0)))
-    accept(verifier, *site.said("orin-1", beat(), clock=Still(1000.1)))
+    accept(verifier, *site.said("orin-1", goodbye(), goodbye(), clock=Still(1000.0)))
+    accept(verifier, *site.said("orin-1", goodbye(), clock=Still(1000.1)))
 
 
 def test_a_clock_that_went_back_is_named(site: Site) -> None:
     verifier = site.verifier()
-    accept(verifier, *site.said("orin-1", beat(), clock=Still(1000.0)))
-    (late,) = site.said("orin-1", beat(), clock=Still(900.0))
+    accept(verifier, *site.said("orin-1", goodbye(), clock=Still(1000.0)))
+    (late,) = site.said("orin-1", goodbye(), clock=Still(900.0))
 
     assert "or the clock of orin-1 went back" in refusal(verifier, late)
 
 
 def test_the_old_key_and_the_new_one_serve_the_same_name(site: Site) -> None:
-    (old,) = site.said("orin-1", beat(), clock=Still(1000.0))
+    (old,) = site.said("orin-1", goodbye(), clock=Still(1000.0))
     site.admit("worker", "orin-1")
-    (new,) = site.said("orin-1", beat(), clock=Still(1001.0))
+    (new,) = site.said("orin-1", goodbye(), clock=Still(1001.0))
 
     accept(site.verifier(), old, new)
 
@@ -234,8 +234,8 @@ def test_records_said_at_once_keep_the_order_of_their_numbers(site: Site) -> Non
     async def body() -> list[Record]:
         bus = Slow(SystemClock())
         await bus.create_topics(specs("t", 1))
-        outbox = Outbox(SigningBus(bus, TOPIC, site.keys["orin-1"], Still()), "t", FLEET)
-        await asyncio.gather(*(outbox.send(beat()) for _ in range(5)))
+        outbox = Outbox(SigningBus(bus, {TOPIC}, site.keys["orin-1"], Still()), "t", FLEET)
+        await asyncio.gather(*(outbox.send(goodbye()) for _ in range(5)))
         return await bus.read(TOPIC, 0, 0)
 
     accept(site.verifier(), *asyncio.run(body()))
@@ -246,7 +246,7 @@ def test_a_mailbox_buries_what_its_check_refuses_and_says_why(site: Site) -> Non
 
     async def body() -> tuple[list[Message], m.DeadLetter]:
         await site.bus.create_topics(specs("t", 1))
-        await Outbox(site.signing("orin-1"), "t", FLEET).send(beat("nano-1"), beat("orin-1"))
+        await Outbox(site.signing("orin-1"), "t", FLEET).send(goodbye("nano-1"), goodbye("orin-1"))
         box = Mailbox(
             site.bus, "t", FLEET, reader="planner", check=site.verifier(), refused=told.append
         )
@@ -258,8 +258,8 @@ def test_a_mailbox_buries_what_its_check_refuses_and_says_why(site: Site) -> Non
 
     letters, dead = asyncio.run(body())
 
-    assert [beat("orin-1")] == letters
-    assert ["Heartbeat of nano-1: said by orin-1 in another's name"] == [x.reason for x in told]
+    assert [goodbye("orin-1")] == letters
+    assert ["Goodbye of nano-1: said by orin-1 in another's name"] == [x.reason for x in told]
     assert told[0].reason == dead.reason
 
 
@@ -338,7 +338,7 @@ def test_a_register_that_changes_is_read_again(site: Site, tmp_path: Path) -> No
     file = tmp_path / "register"
     file.write_text(site.lines[0])
     verifier = Verifier(Register(file).find)
-    (record,) = site.said("nano-1", beat("nano-1"))
+    (record,) = site.said("nano-1", goodbye("nano-1"))
     assert "is not registered" in refusal(verifier, record)
 
     file.write_text("\n".join(site.lines))
@@ -350,7 +350,7 @@ def test_a_key_struck_from_the_register_counts_no_more(site: Site, tmp_path: Pat
     file = tmp_path / "register"
     file.write_text("\n".join(site.lines))
     verifier = Verifier(Register(file).find)
-    first, second = site.said("orin-1", beat(), beat())
+    first, second = site.said("orin-1", goodbye(), goodbye())
     accept(verifier, first)
 
     file.write_text(site.lines[1])
@@ -365,7 +365,7 @@ def test_a_register_that_became_unreadable_keeps_its_keys_and_says_so(
     file = tmp_path / "register"
     file.write_text("\n".join(site.lines))
     verifier = Verifier(Register(file, warnings.append).find)
-    first, second = site.said("orin-1", beat(), beat())
+    first, second = site.said("orin-1", goodbye(), goodbye())
     accept(verifier, first)
 
     file.write_text("worker orin-1")

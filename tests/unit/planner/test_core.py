@@ -275,7 +275,11 @@ def test_a_worker_that_stays_idle_after_its_weights_were_there_has_lost_its_plan
     stage.hello("w1")
     plan = stage.plan_of("w1")
     blob = stage.blob("t-submodels", 0, "b", 1)
-    stage.models(m.Dispatched(run_id="run-1", plan=plan, shard=0, shard_count=1, blob=blob))
+    stage.models(
+        m.Dispatched(
+            run_id="run-1", decisions_offset=1, plan=plan, shard=0, shard_count=1, blob=blob
+        )
+    )
     decided = []
     for _ in range(17):
         decided += stage.beat("w1", state="idle")

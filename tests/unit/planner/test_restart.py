@@ -238,7 +238,7 @@ def test_whoever_reads_the_log_in_any_portions_sees_whom_the_planner_refuses(
     stage = new_stage(config_of(seed % 4) | {"liveness": {"strikes_max": 1}})
     chaos = Chaos(stage, 2000 + seed)
     reader = RefusedDevices()
-    opened = m.EpochStarted(run_id="run-1", epoch=1, fleet_offset=0, planner_id="p")
+    opened = m.EpochStarted(run_id="run-1", epoch=1, fleet_offset=0, at_s=0.0, planner_id="p")
     reader.take([(0.0, opened)], [], [])
     read = [0, 0, 0]
     refused: set[str] = set()

@@ -63,11 +63,12 @@ class Tale:
         self.checker.fleet(self._take("fleet"), kind(run_id="r", **body))
 
     def decide(self, kind: type[m.Decision], **body: Any) -> "Tale":
-        given = {"run_id": "r", "epoch": 1, "fleet_offset": max(0, self._next["fleet"] - 1)} | body
+        given = {"run_id": "r", "epoch": 1, "fleet_offset": self._next["fleet"], "at_s": 0.0} | body
         self.checker.decision(self._take("decisions"), kind.model_validate(given))
         return self
 
     def tell(self, kind: type[m.Message], **body: Any) -> "Tale":
+        body = {"decisions_offset": self._next["decisions"]} | body
         self.checker.model(self._take("models"), kind(run_id="r", **body))
         return self
 
@@ -170,7 +171,6 @@ class Tale:
             "version": version,
             "shard": 0,
             "shard_count": 1,
-            "decisions_offset": self._next["decisions"],
             "digest": blake3(text).digest(),
             "unit_digests": text,
             "checkpoint": BLOB,
@@ -325,6 +325,7 @@ WRONG: dict[str, list[Callable[[], object]]] = {
                 outcome=Outcome.EXPIRED,
                 reason="why",
                 fleet_offset=0,
+                at_s=0.0,
             )
         ),
     ],

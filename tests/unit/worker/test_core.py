@@ -71,7 +71,9 @@ def plan(plan_id: str = "p1", **changes: object) -> Plan:
 
 
 def dispatched(order: Plan, shard: int = 0, shard_count: int = 1) -> Dispatched:
-    return Dispatched(run_id="r", plan=order, shard=shard, shard_count=shard_count, blob=BLOB)
+    return Dispatched(
+        run_id="r", decisions_offset=1, plan=order, shard=shard, shard_count=shard_count, blob=BLOB
+    )
 
 
 def core(shards: int = 1, hello: Hello = HELLO) -> WorkerCore:
@@ -314,7 +316,7 @@ def test_a_heartbeat_says_the_state_and_is_not_sent_before_it_is_due() -> None:
 
 
 def hurried(plan_id: str = "p1") -> Hurried:
-    return Hurried(run_id="r", plan_id=plan_id, worker_id="w0")
+    return Hurried(run_id="r", decisions_offset=1, plan_id=plan_id, worker_id="w0")
 
 
 def test_training_is_hurried_once_however_often_it_is_asked_for() -> None:
@@ -419,7 +421,9 @@ def test_a_finished_run_is_left_without_a_report() -> None:
     worker = core()
     worker.handle(dispatched(plan()), 101.0)
 
-    effects = worker.handle(RunFinished(run_id="r", version=3, reason="target"), 102.0)
+    effects = worker.handle(
+        RunFinished(run_id="r", decisions_offset=1, version=3, reason="target"), 102.0
+    )
 
     assert [Cancel("p1"), Leave("the run is finished")] == effects
     assert [] == worker.handle(dispatched(plan("p2")), 103.0)

@@ -43,7 +43,9 @@ class Stage:
 
     async def say_opened(self) -> None:
         digest = self.task.units.digest
-        opened = RunOpened(run_id="r", config=self.task.run, task="m:T", units_digest=digest)
+        opened = RunOpened(
+            run_id="r", decisions_offset=1, config=self.task.run, task="m:T", units_digest=digest
+        )
         await self.models.send(opened)
 
     async def publish(
@@ -95,7 +97,9 @@ class Stage:
         )
 
     async def finish(self, number: int) -> None:
-        await self.models.send(RunFinished(run_id="r", version=number, reason="target"))
+        await self.models.send(
+            RunFinished(run_id="r", decisions_offset=1, version=number, reason="target")
+        )
 
     async def evaluate(self, every_s: float = 0.0) -> list[Evaluated]:
         await run_evaluator(

@@ -43,7 +43,9 @@ async def a_run(task: Task, shares: Mapping[int, Sequence[float]] | None = None)
     await bus.create_topics(specs("t", 1))
     models = Outbox(bus, "t", MODELS)
     digest = task.units.digest
-    await models.send(RunOpened(run_id="r", config=task.run, task="m:T", units_digest=digest))
+    await models.send(
+        RunOpened(run_id="r", decisions_offset=1, config=task.run, task="m:T", units_digest=digest)
+    )
     for number in (2, 4) if shares is None else (1, 2, 3, 4):
         raw, average = initial_values(task, number), initial_values(task, 10 + number)
         states = [np.concatenate([raw[u], average[u]]) for u in raw]
@@ -146,7 +148,9 @@ def test_a_whole_models_units_are_scaled_by_how_often_they_were_there(
 def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: Path) -> None:
     async def scenario() -> Evaluated:
         bus = await a_run(task, some_shares(task))
-        await Outbox(bus, "t", MODELS).send(RunFinished(run_id="r", version=4, reason="target"))
+        await Outbox(bus, "t", MODELS).send(
+            RunFinished(run_id="r", decisions_offset=1, version=4, reason="target")
+        )
         await export(bus, "t", Wish(), tmp_path / "m", task)
         await run_evaluator(
             bus,

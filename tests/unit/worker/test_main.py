@@ -35,7 +35,9 @@ def opened_run(folder: Path) -> str:
         bus = SqliteBus(folder / "run", SystemClock())
         await bus.create_topics(specs("cos2p", 1))
         digest = load_task("digits").units.digest
-        opened = RunOpened(run_id="r", config=RunConfig(), task="digits", units_digest=digest)
+        opened = RunOpened(
+            run_id="r", decisions_offset=1, config=RunConfig(), task="digits", units_digest=digest
+        )
         await bus.append(MODELS.full_name("cos2p"), 0, [encode(opened)])
         await bus.close()
 

@@ -127,7 +127,13 @@ class Stage:
     async def open(self) -> None:
         """Create the topics and open the run."""
         await self.bus.create_topics(specs(PREFIX, 2))
-        opened = RunOpened(run_id="r", config=self.config, task="m:t", units_digest=TABLE.digest)
+        opened = RunOpened(
+            run_id="r",
+            decisions_offset=1,
+            config=self.config,
+            task="m:t",
+            units_digest=TABLE.digest,
+        )
         await self.say(opened)
 
     async def say(self, message: Message) -> None:
@@ -198,11 +204,18 @@ class Stage:
             if not keep_blob:
                 self.bus.expire(topic, partition, blob.last_offset + 1)
             await self.say(
-                Dispatched(run_id="r", plan=plan, shard=shard, shard_count=self.shards, blob=blob)
+                Dispatched(
+                    run_id="r",
+                    decisions_offset=1,
+                    plan=plan,
+                    shard=shard,
+                    shard_count=self.shards,
+                    blob=blob,
+                )
             )
 
     async def finish(self) -> None:
-        await self.say(RunFinished(run_id="r", version=1, reason="target"))
+        await self.say(RunFinished(run_id="r", decisions_offset=1, version=1, reason="target"))
 
 
 def play(
@@ -345,7 +358,7 @@ def test_a_hurried_worker_reports_the_steps_that_it_has(tmp_path: Path) -> None:
         await stage.open()
         await stage.dispatch("p1")
         await stage.trainer.began.wait()
-        await stage.say(Hurried(run_id="r", plan_id="p1", worker_id="w0"))
+        await stage.say(Hurried(run_id="r", decisions_offset=1, plan_id="p1", worker_id="w0"))
         [report] = await stage.hear(Report)
         assert ("done", 1) == (report.status, report.steps_done)
         await stage.finish()
@@ -513,7 +526,12 @@ def test_a_worker_leaves_a_run_of_another_version_and_says_so(tmp_path: Path) ->
         stage = Stage(tmp_path, ScriptedTrainer(at_once))
         await stage.bus.create_topics(specs(PREFIX, 2))
         opened = RunOpened(
-            run_id="r", config=stage.config, task="m:t", units_digest=TABLE.digest, protocol=2
+            run_id="r",
+            decisions_offset=1,
+            config=stage.config,
+            task="m:t",
+            units_digest=TABLE.digest,
+            protocol=2,
         )
         await stage.say(opened)
         with pytest.raises(SettingsError, match="run r speaks protocol 2, this worker 1"):
@@ -529,7 +547,11 @@ def test_a_disk_that_can_t_hold_the_weights_is_reported_and_ends_the_worker(tmp_
         stage = Stage(tmp_path, trainer)
         await stage.bus.create_topics(specs(PREFIX, 2))
         opened = RunOpened(
-            run_id="r", config=stage.config, task="m:t", units_digest=HUGE_TABLE.digest
+            run_id="r",
+            decisions_offset=1,
+            config=stage.config,
+            task="m:t",
+            units_digest=HUGE_TABLE.digest,
         )
         await stage.say(opened)
         device = Device(memory_bytes=1 << 62, scratch_dir=tmp_path)
@@ -538,7 +560,9 @@ def test_a_disk_that_can_t_hold_the_weights_is_reported_and_ends_the_worker(tmp_
         blob = await write_blob(stage.bus, SUBMODELS.full_name(PREFIX), 0, "p1", [b"x"])
         plan = stage.plan("p1", hello.incarnation).model_copy(update={"trained": (0,)})
         plan = plan.model_copy(update={"frozen": ()})
-        await stage.say(Dispatched(run_id="r", plan=plan, shard=0, shard_count=1, blob=blob))
+        await stage.say(
+            Dispatched(run_id="r", decisions_offset=1, plan=plan, shard=0, shard_count=1, blob=blob)
+        )
         with pytest.raises(StorageError, match="free some space"):
             await work
         [report] = await stage.hear(Report)

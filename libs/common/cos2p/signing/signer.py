@@ -1,4 +1,4 @@
-"""Signing what a process says on `fleet`: a bus that signs on the way.
+"""Signing what a device says: a bus that signs on the way.
 
 Invariants: the sequence numbers of a signer rise in the order of the log, so records of one topic
 are appended one call at a time; a number is never used twice, also after a restart (it begins at
@@ -6,7 +6,7 @@ the clock's microseconds); other topics pass untouched.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,30 +32,32 @@ class SigningBus(PassingBus):
 
     Args:
         inner: the bus.
-        topic: the topic whose records are signed, full name.
+        topics: the topics whose records are signed, full names.
         key: signs them.
         clock: where sequence numbers begin.
     """
 
-    def __init__(self, inner: Bus, topic: str, key: Ed25519PrivateKey, clock: Clock) -> None:
+    def __init__(
+        self, inner: Bus, topics: Collection[str], key: Ed25519PrivateKey, clock: Clock
+    ) -> None:
         super().__init__(inner)
-        self._topic, self._key, self._clock = topic, key, clock
+        self._topics, self._key, self._clock = topics, key, clock
         self._key_id = key_id(public_bytes(key))
         self._sequence = 0
         self._one_at_a_time = asyncio.Lock()
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
-        if topic != self._topic:
+        if topic not in self._topics:
             return await self._inner.append(topic, partition, records)
         async with self._one_at_a_time:
-            signed = [self._signed(record) for record in records]
+            signed = [self._signed(topic, record) for record in records]
             return await self._inner.append(topic, partition, signed)
 
-    def _signed(self, record: NewRecord) -> NewRecord:
+    def _signed(self, topic: str, record: NewRecord) -> NewRecord:
         self._sequence = max(self._sequence + 1, int(self._clock.now() * MICROSECONDS))
         data = signed_bytes(
-            self._topic, self._sequence, record.key, record.value, record.headers, self._key_id
+            topic, self._sequence, record.key, record.value, record.headers, self._key_id
         )
         own = {
             KEY_HEADER: self._key_id,
