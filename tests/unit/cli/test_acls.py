@@ -18,6 +18,7 @@ def test_a_worker_may_say_what_it_did_and_read_what_it_shall_do() -> None:
 
     assert found == {
         "t-fleet": ("Write",),
+        "t-heartbeats": ("Write",),
         "t-models": ("Read",),
         "t-submodels": ("Read",),
         "t-updates": ("Write",),
