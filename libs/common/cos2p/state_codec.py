@@ -61,7 +61,7 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
 
 def pack(kind: type[T], state: T) -> bytes:
     """The bytes of a state of this type."""
-    plain = _adapter(kind).dump_python(state)
+    plain = _adapter(cast(Hashable, kind)).dump_python(state)
     return bytes(msgpack.packb(plain, default=_plain, use_bin_type=True))
 
 
@@ -73,7 +73,7 @@ def unpack(kind: type[T], data: bytes) -> T:
     """
     try:
         plain = msgpack.unpackb(data, strict_map_key=False, max_ext_len=0)
-        return cast(T, _adapter(kind).validate_python(plain))
+        return cast(T, _adapter(cast(Hashable, kind)).validate_python(plain))
     except ValidationError as error:
         raise StateError(f"{kind.__name__}: {plain_validation(error)}"[:2000]) from error
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
