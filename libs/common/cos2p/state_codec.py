@@ -56,7 +56,7 @@ Bytes = Annotated[NDArray[np.uint8], _LOAD_U1, _DUMP_U1]
 
 @cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return TypeAdapter(cast(Any, kind))
 
 
 def pack(kind: type[T], state: T) -> bytes:
