@@ -112,6 +112,7 @@ def _fleet() -> tuple[Message, ...]:
             }
         ),
         m.RunRequested.model_validate({**RUN, **BEGUN}),
+        m.AdmitRequested.model_validate({**RUN, "worker_id": "worker-3"}),
         m.StopRequested.model_validate(
             {**RUN, "reason": "enough, says the operator: \u00e9\u4e2d"}
         ),

@@ -8,10 +8,14 @@ from cos2p.messages import Decision, EpochStarted
 
 
 class EpochFence:
-    """Sorts a planner's valid decisions from those of one that was replaced."""
+    """Sorts a planner's valid decisions from those of one that was replaced.
 
-    def __init__(self) -> None:
-        self.epoch = 0
+    Args:
+        epoch: in force where the reading begins; 0 at the log's start.
+    """
+
+    def __init__(self, epoch: int = 0) -> None:
+        self.epoch = epoch
         self.fenced_count = 0
 
     def admits(self, decision: Decision) -> bool:

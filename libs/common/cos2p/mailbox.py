@@ -26,11 +26,12 @@ OTHERS = b""
 
 @dataclass(frozen=True)
 class Letter:
-    """A message and where it was read."""
+    """A message, where it was read, and its record's value."""
 
     offset: int
     timestamp_s: float
     message: Message
+    value: bytes | memoryview = b""
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,14 @@ class Mailbox:
             if message.run_id != self.run_id or type(message) not in self._topic.messages:
                 self.foreign_count += 1
                 continue
-            letters.append(Letter(record.offset, record.timestamp_s, message))
+            letters.append(Letter(record.offset, record.timestamp_s, message, record.value))
         return letters
+
+    async def end(self) -> int:
+        """The offset after the last record now; what retention has taken is passed over."""
+        ends = (await self._bus.end_offsets(self._topic.full_name(self._prefix)))[0]
+        self.offset = max(self.offset, ends.first)
+        return ends.next
 
     async def drain(self) -> list[Letter]:
         """All letters up to the end of the log as it is now."""

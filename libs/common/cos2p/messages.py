@@ -218,6 +218,12 @@ class StopRequested(Message):
     reason: Text = ""
 
 
+class AdmitRequested(Message):
+    """An operator asks to forgive a device the updates that failed checks."""
+
+    worker_id: Name
+
+
 # ---------------------------------------------------------------- decisions
 
 

@@ -50,6 +50,7 @@ FLEET = Topic(
         m.Evaluated,
         m.RunRequested,
         m.StopRequested,
+        m.AdmitRequested,
     ),
     "worker_id, or the writer's role",
     7 * DAY_S,

@@ -47,53 +47,57 @@ class Group:
         return not self.waiting or now >= self.latest_s
 
 
+@dataclass(slots=True)
 class Arrivals:
-    """The groups of a run, by the number of the plan that founded each."""
+    """The groups of a run; a snapshot holds it as it is.
 
-    def __init__(self) -> None:
-        self._groups: dict[int, Group] = {}
-        self._count = 0
-        """Updates in the open version."""
-        self._alone = False
-        """Whether one of them is of no group: it is complete by itself."""
+    Attributes:
+        groups: by the number of the plan that founded each.
+        count: updates in the open version.
+        alone: whether one of them is of no group: it is complete by itself.
+    """
+
+    groups: dict[int, Group] = field(default_factory=dict)
+    count: int = 0
+    alone: bool = False
 
     def issued(self, plan: Plan, now: float) -> None:
         """A plan was issued: into a group, or (with 0) into none."""
         if not plan.group:
             return
-        group = self._groups.get(plan.group)
+        group = self.groups.get(plan.group)
         if group is None:
             expected_s = now + expected_for(plan.deadline_s)
-            group = self._groups[plan.group] = Group(expected_s, now + plan.deadline_s)
+            group = self.groups[plan.group] = Group(expected_s, now + plan.deadline_s)
         group.waiting.add(plan.plan_id)
         group.fastest_s = min(group.fastest_s, (group.expected_s - now) / plan.local_steps)
 
     def ended(self, plan: Plan) -> None:
         """A plan has ended, whichever way."""
-        group = self._groups.get(plan.group)
+        group = self.groups.get(plan.group)
         if group is not None:
             group.waiting.discard(plan.plan_id)
 
     def landed(self, plan: Plan, now: float) -> None:
         """A plan that has ended brought an update; groups over before any came are forgotten."""
-        if not self._count:
-            own = self._groups.get(plan.group)
-            self._groups = self.open(now)
+        if not self.count:
+            own = self.groups.get(plan.group)
+            self.groups = self.open(now)
             if own is not None and now < own.latest_s:
-                self._groups[plan.group] = own
-        self._count += 1
-        self._alone = self._alone or not plan.group
+                self.groups[plan.group] = own
+        self.count += 1
+        self.alone = self.alone or not plan.group
 
     def complete(self, now: float) -> bool:
         """Whether there is an update, and a group that is over."""
-        over = self._alone or any(g.over(now) for g in self._groups.values())
-        return over and self._count > 0
+        over = self.alone or any(g.over(now) for g in self.groups.values())
+        return over and self.count > 0
 
     def closed(self, now: float) -> None:
         """A version was closed: what had come is merged, groups that are over are forgotten."""
-        self._count, self._alone = 0, False
-        self._groups = self.open(now)
+        self.count, self.alone = 0, False
+        self.groups = self.open(now)
 
     def open(self, now: float) -> dict[int, Group]:
         """The groups that are waited for."""
-        return {n: g for n, g in self._groups.items() if not g.over(now)}
+        return {n: g for n, g in self.groups.items() if not g.over(now)}

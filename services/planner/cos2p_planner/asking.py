@@ -11,11 +11,13 @@ import numpy as np
 
 from cos2p.cost import FLOAT_BYTES, CostModel, Workload
 from cos2p_planner.choosers.question import Ask, Choice, Floats
-from cos2p_planner.fleet import Device, Fleet
+from cos2p_planner.device import Device
+from cos2p_planner.fleet import Fleet
 from cos2p_planner.importance import Importance
-from cos2p_planner.ledger import Ledger, Run
+from cos2p_planner.ledger import Ledger
 from cos2p_planner.nesting import WEIGHT, nested_value, waiting
 from cos2p_planner.policies import policy_named
+from cos2p_planner.run import Run
 
 
 class Chooser:
@@ -96,7 +98,7 @@ class Chooser:
             choice=choices,
             version=ledger.version,
             plan=ledger.plan_count + 1,
-            fleet_budgets=tuple(d.budget_bytes for d in fleet if not d.barred),
+            fleet_budgets=tuple(d.budget_bytes for d in fleet if not (d.excluded or d.objection)),
             prices=np.where(late, 0.0, prices),
             held=holdings.held(device.worker_id)[0].trained,
             change_max=plans.change_max,

@@ -63,12 +63,12 @@ class Standing:
     """An idle device.
 
     Attributes:
-        joined_s: when it said its first hello.
+        joined_version: the newest version when it said its first hello.
         base_version: of its last plan; None where it has had none.
         group: of its last plan.
     """
 
-    joined_s: float
+    joined_version: int
     base_version: int | None = None
     group: int = 0
 
@@ -187,7 +187,7 @@ class Synchronous(Closing):
         """See `Closing.invites`."""
         if not state.update_count and not state.open_count:
             return True
-        return device.joined_s <= state.opened_s and device.base_version != state.version
+        return device.joined_version < state.version != device.base_version
 
 
 @dataclass(frozen=True)

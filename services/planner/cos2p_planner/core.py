@@ -1,30 +1,31 @@
 """The planner's core: messages and time in, decisions out. No clock, chance, topics or logging.
 
 Invariants: versions rise by one; every plan ends in exactly one outcome; a device has one open plan
-at most; a decision is a function of the decision log, the fleet's words and `now`, so a planner
-restarted from the log goes on as the first would have. It is level-triggered: `handle` updates what
-is known and ends plans, `advance` brings the run to where it should be by now; either may be called
-any number of times. A returned decision is already applied: who fails to append it must stop.
+at most; a decision is a function of what is known (`fold.py`), of who was heard when, and of `now`,
+so a planner restarted from the log goes on as the first would have. It is level-triggered: `handle`
+updates what is known and ends plans, `advance` brings the run to where it should be by now; either
+may be called any number of times. A returned decision is already applied: a caller that fails to
+append it must stop.
 """
 
-from collections.abc import Iterable
 from typing import Literal
 
 from cos2p import messages as m
 from cos2p.messages import Outcome
 from cos2p_planner.closings import OpenRound
-from cos2p_planner.fleet import Device, Fleet
+from cos2p_planner.device import Device
+from cos2p_planner.fleet import Fleet, Notice
 from cos2p_planner.floor import FloorWatch
-from cos2p_planner.issue import Rules, issue
-from cos2p_planner.ledger import Ledger, Run
+from cos2p_planner.fold import RESTARTED, PlannerFold
+from cos2p_planner.issue import issue
+from cos2p_planner.ledger import Ledger
 from cos2p_planner.rounds import arrival_of, figures, open_round, standing, to_hurry
+from cos2p_planner.run import Run
 from cos2p_planner.verdict import judge, wrong_request
-from cos2p_planner.waiting import Publications, waiting_for, why_expired
+from cos2p_planner.waiting import waiting_for, why_expired
 from cos2p_planner.weights import weigh
 
 INF = float("inf")
-RESTARTED = "the worker was restarted"
-"""Why a plan was cancelled whose device came back with another incarnation."""
 SWEEP_S = 0.1
 """How often all devices are looked at for silence: a large fleet talks more often than that."""
 
@@ -36,53 +37,59 @@ class PlannerCore:
         run_id: the run.
         epoch: this planner's; written into every decision.
         updates_topic: full name of the topic that deltas lie in.
+        known: what is known of the run; None where nothing is.
     """
 
-    def __init__(self, run_id: str, epoch: int, *, updates_topic: str) -> None:
-        self.ledger = Ledger()
-        self.fleet = Fleet()
-        self.publications = Publications()
+    def __init__(
+        self, run_id: str, epoch: int, *, updates_topic: str, known: PlannerFold | None = None
+    ) -> None:
+        self.known = known or PlannerFold()
         self._run_id, self.epoch, self._updates_topic = run_id, epoch, updates_topic
-        self.rules: Rules | None = None
         self._floor = FloorWatch()
-        self._stop_reason: str | None = None
         self._begun_s = self._heard_s = 0.0
         self._swept_s, self._silence_s, self._retry_s, self._due_s = -INF, INF, INF, INF
         self._advanced_s: float | None = None
         self._out: list[m.Decision] = []
-        self.notices = self.fleet.notices
         self.ignored_requests = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        """The run as its decisions have it."""
+        return self.known.ledger
+
+    @property
+    def fleet(self) -> Fleet:
+        """The devices."""
+        return self.known.fleet
+
+    @property
+    def notices(self) -> list[Notice]:
+        """What the shell logs and clears."""
+        return self.known.fleet.notices
 
     # ------------------------------------------------------------ taking over
 
-    def restore(self, decisions: Iterable[tuple[float, m.Decision]]) -> None:
-        """Fold the admitted decisions of the log, each with the time of its record.
-
-        Raises:
-            DivergedError: they contradict each other.
-        """
-        for at_s, decision in decisions:
-            self._apply(decision, at_s)
-
-    def observe(self, letters: Iterable[tuple[float, m.Message]]) -> None:
-        """Learn from fleet records below `ledger.fleet_offset`: nothing is decided."""
-        for at_s, message in letters:
-            self._learn(message, at_s)
+    def restore_fleet(self, offset: int, message: m.Message, at_s: float) -> None:
+        """Learn from a fleet record that was handled before, or that a decision has answered."""
+        self._heard_s = max(self._heard_s, at_s)
+        self.known.take_fleet(offset, message, at_s)
 
     def resume(self, now: float) -> None:
-        """Begin to advance, the backlog handled (with the times of its records).
+        """Begin to advance, the log folded and the newest heartbeats taken.
 
-        Nobody is blamed for silence since the newest word of anybody: no planner listened.
+        Silence since the newest record of any device proves nothing: no planner listened.
         """
         self._begun_s = self._advanced_s = now
         self.fleet.shift(max(0.0, now - self._heard_s))
+        self.known.publications.resume(now)
+        self.notices.clear()
 
     # ------------------------------------------------------------ working
 
     def handle(self, offset: int, message: m.Message, now: float) -> list[m.Decision]:
         """Take the fleet record at `offset`."""
-        self.ledger.fleet_offset = max(self.ledger.fleet_offset, offset + 1)
-        self._learn(message, now)
+        self._heard_s = max(self._heard_s, now)
+        self.known.take_fleet(offset, message, now)
         if self.ledger.ended is None:
             if isinstance(message, m.RunRequested):
                 self._start(message, now)
@@ -100,16 +107,7 @@ class PlannerCore:
 
     def handle_model(self, message: m.Message, now: float) -> None:
         """Take a record of `models`: versions published, plans cut, units left out."""
-        if isinstance(message, m.VersionPublished):
-            self.publications.published(message)
-            if self.rules is not None:
-                self.rules.importance.weigh(message)
-            for left_out in message.left_out:
-                facts = self.ledger.facts.get(left_out.plan_id)
-                if facts is not None:
-                    self.fleet.strike(facts.worker_id, left_out.plan_id, facts.incarnation)
-        elif isinstance(message, m.Dispatched) and message.plan.plan_id in self.ledger.open:
-            self.publications.dispatched(message, now)
+        self.known.take_model(message, now)
 
     def advance(self, now: float) -> list[m.Decision]:
         """Bring the run to where it should be at `now`."""
@@ -117,10 +115,11 @@ class PlannerCore:
         if run is None or self.ledger.ended is not None:
             return self._taken()
         self._forgive_own_absence(run, now)
-        if self._stop_reason is not None:
-            self._finish("stopped", self._stop_reason, now)
+        if self.known.stop_reason is not None:
+            self._finish("stopped", self.known.stop_reason, now)
             return self._taken()
         self._expire(run, now)
+        self._judge_devices(now)
         able = self._able(run, now)
         state = self._close_round(run, able, now)
         if run.progress(self.ledger.version, now) >= 1:
@@ -136,7 +135,7 @@ class PlannerCore:
 
     def waiting_for(self, now: float) -> str:
         """What the next version is waiting for, by name."""
-        return waiting_for(self.ledger, self.fleet, self.publications, now)
+        return waiting_for(self.ledger, self.fleet, self.known.publications, now)
 
     def waits_long(self, now: float) -> bool:
         """Whether a version takes so long that it is to be told."""
@@ -163,29 +162,6 @@ class PlannerCore:
     def _progress_s(self) -> float:
         return max(self.ledger.progress_s, self._begun_s)
 
-    def _learn(self, message: m.Message, now: float) -> None:
-        self._heard_s = max(self._heard_s, now)
-        match message:
-            case m.Hello():
-                self.fleet.hello(message, now)
-            case m.Goodbye():
-                self.fleet.goodbye(message, now)
-            case m.Report():
-                self._learn_report(message, now)
-            case m.StopRequested():
-                self._stop_reason = message.reason or "asked to stop"
-            case _:
-                pass
-
-    def _learn_report(self, report: m.Report, now: float) -> None:
-        facts = self.ledger.facts.get(report.plan_id)
-        if not self.fleet.report(report, facts, now) or facts is None or self.rules is None:
-            return
-        fault = self.rules.importance.learn(report, facts, self.fleet.get(report.worker_id))
-        if fault:
-            fields = {"worker_id": report.worker_id, "plan_id": report.plan_id, "reason": fault}
-            self.notices.append(("scores_refused", fields))
-
     def _forgive_own_absence(self, run: Run, now: float) -> None:
         """A planner that was itself suspended has not listened: silence then proves nothing."""
         before = now if self._advanced_s is None else self._advanced_s
@@ -199,30 +175,6 @@ class PlannerCore:
 
     # ------------------------------------------------------------ decisions
 
-    def _apply(self, decision: m.Decision, now: float) -> None:
-        self.ledger.apply(decision, now)
-        match decision:
-            case m.RunStarted():
-                assert self.ledger.run is not None
-                self.rules = Rules.of(self.ledger.run)
-                self.fleet.adopt(self.ledger.run, self.rules.chooser.least_bytes)
-            case m.UpdateRefused(outcome=Outcome.INVALID):
-                facts = self.ledger.facts[decision.plan_id]
-                self.fleet.strike(facts.worker_id, decision.plan_id, facts.incarnation)
-            case m.UpdateAdmitted():
-                self.fleet.answered(self.ledger.facts[decision.plan_id])
-            case m.PlanCancelled(outcome=outcome, reason=reason) if (
-                outcome is Outcome.EXPIRED or reason == RESTARTED
-            ):
-                self.fleet.lost(self.ledger.facts[decision.plan_id])
-            case _:
-                pass
-        if (
-            isinstance(decision, m.PlanCancelled | m.UpdateAdmitted | m.UpdateRefused)
-            and decision.plan_id not in self.ledger.open
-        ):
-            self.publications.forget(decision.plan_id)
-
     def _decide(self, now: float, kind: type[m.Decision], **fields: object) -> None:
         stamp = {
             "run_id": self._run_id,
@@ -231,7 +183,7 @@ class PlannerCore:
             "at_s": now,
         }
         decision = kind.model_validate(stamp | fields)
-        self._apply(decision, now)
+        self.known.apply(decision)
         self._out.append(decision)
 
     def _taken(self) -> list[m.Decision]:
@@ -333,14 +285,23 @@ class PlannerCore:
             self._end_void_plan(plan.worker_id, now)
             device = self.fleet.get(plan.worker_id)
             heard_s = self._begun_s if device is None else device.heard_s
-            reason = why_expired(plan, self.ledger, device, heard_s, self.publications, now)
+            reason = why_expired(plan, self.ledger, device, heard_s, self.known.publications, now)
             if reason and plan.plan_id in self.ledger.open:
                 self._cancel(plan, Outcome.EXPIRED, reason, now)
 
+    def _judge_devices(self, now: float) -> None:
+        """Exclude devices that can't be planned for, and admit those that can again."""
+        for device in self.fleet.unsettled():
+            worker_id, reason = device.worker_id, device.objection[:2000]
+            if reason:
+                self._decide(now, m.DeviceExcluded, worker_id=worker_id, reason=reason)
+            else:
+                self._decide(now, m.DeviceAdmitted, worker_id=worker_id)
+
     def _close_round(self, run: Run, able: list[Device], now: float) -> OpenRound:
         """Close the open version if it is time; the round that is open then."""
-        assert self.rules is not None
-        closing = self.rules.closing
+        assert self.known.rules is not None
+        closing = self.known.rules.closing
         state = open_round(self.ledger, run, able, now)
         reason = closing.reason(state)
         if reason is None:
@@ -352,8 +313,8 @@ class PlannerCore:
         return open_round(self.ledger, run, able, now)
 
     def _issue(self, run: Run, able: list[Device], state: OpenRound) -> None:
-        assert self.rules is not None
-        closing, now = self.rules.closing, state.now
+        assert self.known.rules is not None
+        closing, now = self.known.rules.closing, state.now
         liveness = run.config.liveness
         there = self.fleet.present(now, liveness.lost_after_s)
         if not self.ledger.plan_count and there < liveness.min_workers:
@@ -364,7 +325,7 @@ class PlannerCore:
         asked = [d for d in ready if closing.invites(standing(d, self.ledger), state)]
         if closing.fastest_first:
             asked.sort(key=lambda d: d.whole_s)
-        for plan in issue(asked, able, state, self.rules, self.ledger, self.fleet):
+        for plan in issue(asked, able, state, self.known.rules, self.ledger, self.fleet):
             self._decide(now, m.PlanIssued, plan=plan)
         self._due_s = closing.due_s(state)
 

@@ -1,19 +1,21 @@
-"""What is known of each device from what it says on `fleet` (and what `models` says of its work).
+"""What is known of each device from its own records (and what `models` says of its work).
 
-Invariants: a function of the messages heard and of the plans they refer to; no decision depends on
-anything else of a device. An older incarnation's words change nothing. A device is `barred` with a
-reason that a person can act on, or may be planned for.
+Invariants: what a snapshot holds (`DeviceRecord`, `FleetState`) is a function of the records and of
+the decisions, with no time but that of decisions; who was heard when is this planner's own and is
+lost with it. An older incarnation's records change nothing. A device is excluded, by a decision
+with a reason that a person can act on, or may be planned for.
 """
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from cos2p import messages as m
 from cos2p.cost import FLOAT_BYTES, Calibration, Workload
 from cos2p_planner.deaths import Deaths
-from cos2p_planner.ledger import PlanFacts, Run
-from cos2p_planner.pace import Speed
+from cos2p_planner.device import Device, DeviceRecord
+from cos2p_planner.ledger import PlanFacts
+from cos2p_planner.run import Run
 
 TURNAROUND_EMA = 0.3
 BACKOFF_FIRST_S = 0.5
@@ -21,98 +23,66 @@ BACKOFF_MAX_S = 30.0
 RESIZED_MIN = 0.05
 """A device whose memory differs by more than this share is another one to the cost model."""
 GROWTH_MIN = 1.1
-"""A device with so many times the memory of its last start was given more."""
-
+"""A device with this many times the memory of its last start was given more."""
 Notice = tuple[str, dict[str, str]]
-"""Something to tell the operator: an event's name and its fields."""
+"""Something for the operator's log: an event's name and its fields."""
 
 
-@dataclass(slots=True)
-class Device:
-    """One device of the fleet."""
+@dataclass
+class FleetState:
+    """What a snapshot holds of the fleet.
 
-    worker_id: str
-    incarnation: int
-    profile: m.DeviceProfile
-    sample_count: int
-    label_counts: tuple[int, ...] | None
-    units_digest: bytes
-    protocol: int
-    heard_s: float
-    calibration: Calibration = field(default_factory=Calibration)
-    calibrated_bytes: int = 0
-    """Its memory when that began."""
-    turnaround_s: float | None = None
-    """Issue to report, moving average; of a plan that was hurried, what the whole had taken."""
-    overhead_s: float | None = None
-    """The part of it beside the training, moving average."""
-    state: str = "idle"
-    idle_since_s: float | None = None
-    """Since when it says that it knows of no plan; None while it works."""
-    gone: str | None = None
-    """Why it left; None while it is there."""
-    failures: int = 0
-    """Reports in a row that brought no update."""
-    not_before_s: float = 0.0
-    """No plan before that: a device that fails at once must not spin."""
-    strikes: int = 0
-    """Updates of this incarnation that failed checks."""
-    joined_s: float = 0.0
-    """When it said the first hello of this incarnation."""
-    grown: int = 0
-    """The incarnation that was given more memory; what killed the ones before says nothing."""
-    barred: str = ""
-    """Why it gets no plans; empty where it may."""
-    unserved: str = ""
-    """Why it had no plan when it last could have had one; empty where it got one."""
-    budget_bytes: int = 0
-    """Largest forecast peak to plan."""
-    reports: Counter[str] = field(default_factory=Counter)
-    forecast_s: float = 0.0
-    """Issue to report of an average submodel, by the cost model."""
-    whole_s: float = 0.0
-    """The same, by what the device has shown."""
+    Attributes:
+        devices: that ever said hello, in that order.
+        strikes: updates that failed checks, by device; a restart of the device forgives nothing.
+        struck: plans that were counted for it, by the version that they were left out of: shards
+            may each speak of a plan, and a version may be published twice.
+        excluded: devices that get no plans, and why: possibly before their hello.
+        deaths: plans lost with their device.
+    """
 
-    @property
-    def expected_s(self) -> float:
-        """Seconds from issue to report: observed, else forecast."""
-        return self.forecast_s if self.turnaround_s is None else self.turnaround_s
-
-    def speed(self, step: Workload) -> Speed:
-        """How fast it does plans whose steps are like this one: observed, else forecast."""
-        fixed_s = step.wire_s(self.profile) if self.overhead_s is None else self.overhead_s
-        step_s = step.train_s(self.profile) * self.calibration.seconds_factor / step.steps
-        return Speed(step_s, fixed_s, known=self.overhead_s is not None)
-
-    def is_there(self, now: float, lost_after_s: float) -> bool:
-        """Whether it has been heard lately and has not left, barred or not."""
-        return self.gone is None and now - self.heard_s <= lost_after_s
-
-    def can_train(self, now: float, lost_after_s: float) -> bool:
-        """Whether it is there and may be planned for."""
-        return not self.barred and self.is_there(now, lost_after_s)
+    devices: list[DeviceRecord] = field(default_factory=list)
+    strikes: Counter[str] = field(default_factory=Counter)
+    struck: dict[int, set[str]] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+    deaths: Deaths = field(default_factory=Deaths)
 
 
 class Fleet:
-    """All devices that ever said hello, in that order."""
+    """All devices that ever said hello, in that order.
 
-    def __init__(self) -> None:
-        self._devices: dict[str, Device] = {}
+    Args:
+        state: what a snapshot held.
+    """
+
+    def __init__(self, state: FleetState | None = None) -> None:
+        self._state = state or FleetState()
+        known = [f.name for f in fields(DeviceRecord)]
+        self._devices = {
+            d.worker_id: Device(**{name: getattr(d, name) for name in known})
+            for d in self._state.devices
+        }
         self.notices: list[Notice] = []
         """What the shell logs and clears."""
         self._run: Run | None = None
         self._least_bytes = 0
-        self._reported: set[str] = set()
-        self._struck: set[str] = set()
-        self._strikes: Counter[tuple[str, int]] = Counter()
-        """By worker and incarnation: known before the device is, on a restart."""
-        self._deaths = Deaths()
+        self._unsettled: dict[str, None] = {}
+        """Devices whose exclusion and objection may differ, oldest first."""
 
     def __iter__(self) -> Iterator[Device]:
         return iter(self._devices.values())
 
     def __len__(self) -> int:
         return len(self._devices)
+
+    @property
+    def state(self) -> FleetState:
+        """What a snapshot holds of it."""
+        state = self._state
+        state.devices = list(self._devices.values())
+        # Decisions and versions both strike, and are read in no common order.
+        state.strikes = Counter(dict(sorted(state.strikes.items())))
+        return state
 
     def get(self, worker_id: str) -> Device | None:
         """The device, where it has said hello."""
@@ -133,8 +103,16 @@ class Fleet:
         for device in self:
             self._assess(device)
 
-    def hello(self, hello: m.Hello, now: float) -> None:
-        """A device is there, anew or still."""
+    # ------------------------------------------------------------ records
+
+    def hello(self, hello: m.Hello, now: float, joined_version: int) -> None:
+        """A device is there, for the first time or still.
+
+        Args:
+            hello: its record.
+            now: the time.
+            joined_version: the newest version, or `BEFORE_PLANS`.
+        """
         device = self._devices.get(hello.worker_id)
         if device is None:
             device = self._devices[hello.worker_id] = Device(
@@ -145,15 +123,14 @@ class Fleet:
                 hello.label_counts,
                 hello.units_digest,
                 hello.protocol,
-                now,
-                joined_s=now,
+                joined_version,
             )
         elif hello.incarnation < device.incarnation:
             return
         elif hello.incarnation > device.incarnation:
             if hello.profile.memory_bytes > GROWTH_MIN * device.profile.memory_bytes:
                 device.grown = hello.incarnation
-            device.incarnation, device.joined_s = hello.incarnation, now
+            device.incarnation, device.joined_version = hello.incarnation, joined_version
             device.failures, device.not_before_s = 0, 0.0
             device.idle_since_s, device.state, device.gone = None, "idle", None
         # What a worker's own process leaves of a limit differs by some bytes with each start: what
@@ -175,7 +152,8 @@ class Fleet:
         device = self._current(beat.worker_id, beat.incarnation)
         if device is None:
             return
-        device.heard_s, device.state = now, beat.state
+        # At a start heartbeats are read after the fleet's records, which may be newer.
+        device.heard_s, device.state = max(now, device.heard_s), beat.state
         if beat.state != "idle":
             device.idle_since_s = None
         elif device.idle_since_s is None:
@@ -187,61 +165,99 @@ class Fleet:
         if device is not None:
             device.heard_s, device.gone = now, goodbye.reason or "said goodbye"
 
-    def report(self, report: m.Report, facts: PlanFacts | None, now: float) -> bool:
+    def heard(self, worker_id: str, incarnation: int, now: float) -> None:
+        """A device wrote something else."""
+        device = self._current(worker_id, incarnation)
+        if device is not None:
+            device.heard_s = now
+
+    def report(self, report: m.Report, facts: PlanFacts | None, at_s: float) -> bool:
         """Learn from what came of a plan: pace, peak, failures.
 
+        Args:
+            report: the report.
+            facts: its plan, where that is the device's newest.
+            at_s: when it was answered.
+
         Returns:
-            Whether there was something to learn: the device's first report of its own plan.
+            Whether there was something to learn: the first report of the device's newest plan.
         """
         device = self._current(report.worker_id, report.incarnation)
-        if device is None:
+        if device is None or facts is None or facts.reported:
             return False
-        device.heard_s = now
-        if facts is None or facts.worker_id != report.worker_id:
-            return False
-        if report.plan_id in self._reported:
-            return False
-        self._reported.add(report.plan_id)
+        facts.reported = True
         device.reports[report.status] += 1
         if report.status == "done":
             device.failures = 0
-            self._learn_pace(device, report, facts, now)
+            self._learn_pace(device, report, facts, at_s)
         else:
-            self._back_off(device, now)
+            _back_off(device, at_s)
         if report.status == "out_of_memory":
             device.calibration = device.calibration.after_out_of_memory(facts.peak_bytes)
-            device.not_before_s = now
+            device.not_before_s = at_s
         self._assess(device)
         return True
 
-    def strike(self, worker_id: str, plan_id: str, incarnation: int) -> None:
-        """A plan's update failed checks; counted once a plan."""
-        if plan_id in self._struck:
-            return
-        self._struck.add(plan_id)
-        self._strikes[worker_id, incarnation] += 1
+    def shift(self, seconds: float) -> None:
+        """Forgive a silence in which this planner did not listen."""
+        for device in self:
+            device.heard_s += seconds
+
+    # ------------------------------------------------------------ what decisions and models say
+
+    def strike(self, worker_id: str) -> None:
+        """An update of the device failed checks."""
+        self._state.strikes[worker_id] += 1
+        self._assess_known(worker_id)
+
+    def left_out(self, published: m.VersionPublished, oldest: int) -> None:
+        """Count the updates of a version of which units were left out, each once.
+
+        Args:
+            published: a shard's record of the version.
+            oldest: versions below are never published again.
+        """
+        struck = self._state.struck.setdefault(published.version, set())
+        for unit in published.left_out:
+            if unit.plan_id not in struck:
+                struck.add(unit.plan_id)
+                self.strike(unit.worker_id)
+        self._state.struck = {v: p for v, p in self._state.struck.items() if p and v >= oldest}
+
+    def forgive(self, worker_id: str) -> None:
+        """An operator has asked for the device: its strikes are forgotten."""
+        self._state.strikes.pop(worker_id, None)
         self._assess_known(worker_id)
 
     def lost(self, facts: PlanFacts) -> None:
         """A plan ended because its device was silent, or restarted."""
-        self._deaths.lost(facts)
+        self._state.deaths.lost(facts)
         self._assess_known(facts.worker_id)
 
     def answered(self, facts: PlanFacts) -> None:
         """A plan's update was admitted."""
-        self._deaths.answered(facts)
+        self._state.deaths.answered(facts)
 
-    def shift(self, seconds: float) -> None:
-        """Forgive a silence in which nobody listened."""
-        for device in self:
-            device.heard_s += seconds
+    def exclude(self, worker_id: str, reason: str) -> None:
+        """It was decided that the device gets no plans; with no reason, that it may."""
+        if reason:
+            self._state.excluded[worker_id] = reason
+        else:
+            self._state.excluded.pop(worker_id, None)
+        self._assess_known(worker_id)
+
+    def unsettled(self) -> list[Device]:
+        """Devices whose exclusion has to be decided anew."""
+        return [self._devices[worker_id] for worker_id in self._unsettled]
+
+    # ------------------------------------------------------------ inside
 
     def _current(self, worker_id: str, incarnation: int) -> Device | None:
         device = self._devices.get(worker_id)
         return device if device is not None and device.incarnation == incarnation else None
 
-    def _learn_pace(self, device: Device, report: m.Report, facts: PlanFacts, now: float) -> None:
-        took_s = max(0.0, now - facts.issued_s)
+    def _learn_pace(self, device: Device, report: m.Report, facts: PlanFacts, at_s: float) -> None:
+        took_s = max(0.0, at_s - facts.issued_s)
         left_out_s = 0.0
         if report.steps_done:
             left_out = max(0, facts.local_steps - report.steps_done)
@@ -255,10 +271,6 @@ class Fleet:
             report.train_s, work.train_s(device.profile)
         ).with_peak(report.peak_bytes, facts.peak_bytes)
 
-    def _back_off(self, device: Device, now: float) -> None:
-        device.not_before_s = now + min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**device.failures)
-        device.failures = min(device.failures + 1, 30)
-
     def _assess_known(self, worker_id: str) -> None:
         device = self._devices.get(worker_id)
         if device is not None:
@@ -268,32 +280,36 @@ class Fleet:
         run = self._run
         if run is None:
             return
-        barred = device.barred
-        device.strikes = self._strikes[device.worker_id, device.incarnation]
+        device.excluded = self._state.excluded.get(device.worker_id, "")
         device.budget_bytes = self._budget_bytes(device, run)
         usual = _usual_work(device, run)
         device.forecast_s = usual.train_s(device.profile) + usual.wire_s(device.profile)
         device.whole_s = device.speed(usual).duration_s(usual.steps)
+        device.objection = self._objection(device, run)
+        if device.objection == device.excluded:
+            self._unsettled.pop(device.worker_id, None)
+        else:
+            self._unsettled[device.worker_id] = None
+
+    def _objection(self, device: Device, run: Run) -> str:
+        strikes = self._state.strikes[device.worker_id]
         if device.protocol != m.PROTOCOL:
-            device.barred = (
+            return (
                 f"it speaks protocol {device.protocol}, this planner {m.PROTOCOL}: "
                 "their images are of different versions"
             )
-        elif device.units_digest != run.table.digest:
-            device.barred = "its model differs from the run's (units digest)"
-        elif device.strikes >= run.config.liveness.strikes_max:
-            device.barred = f"{device.strikes} of its updates failed checks"
-        elif device.budget_bytes < self._least_bytes:
+        if device.units_digest != run.table.digest:
+            return "its model differs from the run's (units digest)"
+        if strikes >= run.config.liveness.strikes_max:
+            return (
+                f"{strikes} of its updates failed checks; once the cause is repaired: "
+                f"`cos2p admit {device.worker_id}`"
+            )
+        if device.budget_bytes < self._least_bytes:
             margin = run.config.plans.memory_margin
             what = f"its memory less a margin of {margin:.0%}" if margin else "its memory"
-            device.barred = run.costs.budget_text(device.budget_bytes, what, self._least_bytes)
-        elif not device.sample_count:
-            device.barred = "it has no samples"
-        else:
-            device.barred = ""
-        if device.barred and device.barred != barred:
-            fields = {"worker_id": device.worker_id, "reason": device.barred}
-            self.notices.append(("device_refused", fields))
+            return run.costs.budget_text(device.budget_bytes, what, self._least_bytes)
+        return "" if device.sample_count else "it has no samples"
 
     def _budget_bytes(self, device: Device, run: Run) -> int:
         if not run.config.plans.enforce_memory:
@@ -301,13 +317,19 @@ class Fleet:
         budget_bytes = device.calibration.budget_bytes(
             device.profile.memory_bytes, run.config.plans.memory_margin, self._least_bytes
         )
-        ceiling_bytes = self._deaths.ceiling(device.worker_id, device.incarnation, device.grown)
+        deaths = self._state.deaths
+        ceiling_bytes = deaths.ceiling(device.worker_id, device.incarnation, device.grown)
         if ceiling_bytes is None:
             return budget_bytes
         if ceiling_bytes < min(budget_bytes, device.budget_bytes):
             fields = {"worker_id": device.worker_id, "largest_peak_bytes": str(ceiling_bytes)}
             self.notices.append(("device_died_at_work", fields))
         return min(budget_bytes, ceiling_bytes)
+
+
+def _back_off(device: Device, now: float) -> None:
+    device.not_before_s = now + min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**device.failures)
+    device.failures = min(device.failures + 1, 30)
 
 
 def _smoothed(before: float | None, value: float) -> float:

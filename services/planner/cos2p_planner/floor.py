@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p_planner.fleet import Device, Notice
-from cos2p_planner.ledger import Run
+from cos2p_planner.device import Device
+from cos2p_planner.fleet import Notice
 from cos2p_planner.nesting import waiting
+from cos2p_planner.run import Run
 
 NAMES_MAX = 5
 
@@ -24,14 +25,25 @@ def planned_coverage(run: Run, able: Sequence[Device]) -> NDArray[np.int64]:
 
 def out_of_reach(run: Run, able: Sequence[Device]) -> str:
     """Why no plan of these devices could meet the floor; empty where one could."""
-    floor = run.config.plans.coverage_floor
-    held = sum(run.costs.fraction_of(d.budget_bytes) for d in able)
-    if floor <= int(held + 1e-9):
+    floor, bound = run.config.plans.coverage_floor, devices_bound(run, able)
+    if floor <= bound:
         return ""
     return (
         f"plans.coverage_floor is {floor}, but the budgets of the {len(able)} devices that can "
-        f"train make {held:.2f} models: every unit can be held {int(held + 1e-9)} times at most"
+        f"train make {affordable(run, able):.2f} models: "
+        f"every unit can be held {bound} times at most"
     )
+
+
+def devices_bound(run: Run, able: Sequence[Device]) -> int:
+    """The most that N* can be: floor(sum r_i), r_i what a device's budget affords of the cost."""
+    # Thirds that make a whole must count as one, whatever floating point says.
+    return int(affordable(run, able) + 1e-9)
+
+
+def affordable(run: Run, able: Sequence[Device]) -> float:
+    """How many models' prunable cost the devices' budgets afford together."""
+    return sum(run.costs.fraction_of(d.budget_bytes) for d in able)
 
 
 class FloorWatch:

@@ -6,11 +6,13 @@ gone or in trouble), in log order, so that a restarted planner chooses as the fi
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.cost import CostModel
+from cos2p.state_codec import Floats, Floats32
 from cos2p_planner.choosers.question import Choice
 from cos2p_planner.prices import FloorPrices
 
@@ -22,30 +24,70 @@ the same two sets for ever, and never train the rest (seen on the digits model).
 NOTHING = Choice(())
 
 
+@dataclass
+class HoldingsState:
+    """What a snapshot holds of the holdings; devices in the order of their first plans.
+
+    Attributes:
+        held: each device's units.
+        plans: for how many plans it has had them.
+        choices: how many choices it has had.
+        present: the devices that count for the floor, and the share of the model that each holds.
+        recency: see `Holdings.recency`, shape (devices, units).
+        theta: the floor's dual prices, shape (units,).
+        due: N* as far as it is possible now.
+    """
+
+    held: dict[str, Choice] = field(default_factory=dict)
+    plans: dict[str, int] = field(default_factory=dict)
+    choices: Counter[str] = field(default_factory=Counter)
+    present: dict[str, float] = field(default_factory=dict)
+    recency: Floats32 | None = None
+    theta: Floats | None = None
+    due: int = 0
+
+
 class Holdings:
     """The units that devices hold, as rows of one matrix (devices, units).
 
     Args:
         costs: the model's.
         coverage_floor: `plans.coverage_floor`.
+        state: what a snapshot held.
     """
 
-    def __init__(self, costs: CostModel, coverage_floor: int = 0) -> None:
+    def __init__(
+        self, costs: CostModel, coverage_floor: int = 0, state: HoldingsState | None = None
+    ) -> None:
+        state = state or HoldingsState()
         unit_count = len(costs.table)
         self._costs = costs
-        self._rows: dict[str, int] = {}
-        self._masks = np.zeros((8, unit_count), np.uint8)
-        self._recency = np.zeros((8, unit_count), np.float32)
-        self._held: dict[str, Choice] = {}
-        self._plans: dict[str, int] = {}
-        self._choices: Counter[str] = Counter()
-        self.choice_count = 0
-        self._present: dict[str, float] = {}
-        """The devices that count for the floor, and the share of the model that each holds."""
-        self._counts = np.zeros(unit_count, np.int64)
-        """How many of them hold each unit."""
-        self._all_counts = np.zeros(unit_count, np.int64)
-        self._prices = FloorPrices(coverage_floor, costs.table.prunable)
+        self._held, self._plans, self._choices = state.held, state.plans, state.choices
+        self._present = state.present
+        self.choice_count = state.choices.total()
+        self._rows = {worker_id: row for row, worker_id in enumerate(self._held)}
+        room = max(8, len(self._rows))
+        self._masks = np.zeros((room, unit_count), np.uint8)
+        for row, choice in enumerate(self._held.values()):
+            self._masks[row, list(choice.trained)] = 1
+        self._recency = np.zeros((room, unit_count), np.float32)
+        if state.recency is not None:
+            self._recency[: len(self._rows)] = state.recency
+        present = [self._rows[worker_id] for worker_id in self._present]
+        self._counts = self._masks[present].sum(axis=0, dtype=np.int64)
+        """How many of the devices that count for the floor hold each unit."""
+        self._all_counts = self._masks.sum(axis=0, dtype=np.int64)
+        prunable = costs.table.prunable
+        self._prices = FloorPrices(coverage_floor, prunable, state.theta, state.due)
+
+    @property
+    def state(self) -> HoldingsState:
+        """What a snapshot holds of it."""
+        recency = self._recency[: len(self._rows)]
+        theta, due = self._prices.theta, self._prices.due
+        return HoldingsState(
+            self._held, self._plans, self._choices, self._present, recency, theta, due
+        )
 
     def issue(self, worker_id: str, choice: Choice) -> None:
         """A plan with these units went to a device."""

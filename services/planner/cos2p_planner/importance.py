@@ -15,7 +15,7 @@ it was out.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 from cos2p import messages as m
 from cos2p.cost import FLOAT_BYTES
 from cos2p.run_config import RunConfig
+from cos2p.state_codec import Floats
 from cos2p.units import UnitTable
-from cos2p_planner.fleet import Device
+from cos2p_planner.device import Device
 from cos2p_planner.ledger import PlanFacts, unpacked
 from cos2p_planner.verdict import wrong_scores
-
-Floats = NDArray[np.float64]
 
 DECAY = 0.7
 """beta: what a sample scored on one version weighs against one scored on the next, by label for the
@@ -38,7 +37,7 @@ SMOOTHING = 1.0
 """Added to each label's count in a device's histogram."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Means:
     """Weighted means as sums and weights, so that counts weigh across devices and versions."""
 
@@ -56,6 +55,7 @@ class Means:
         return np.sqrt(np.divide(self.sums, self.weights, where=known, out=_unknown(known.shape)))
 
 
+@dataclass
 class ByLabel:
     """The fleet's mean squares by label: S[u, c] before its root and normalisation.
 
@@ -63,20 +63,41 @@ class ByLabel:
     that what is not scored again keeps its mean.
     """
 
-    def __init__(self, unit_count: int, classes: int) -> None:
-        self.means = Means.none(unit_count, classes)
-        self._newest = np.zeros((unit_count, classes))
+    means: Means
+    newest: Floats
+
+    @classmethod
+    def none(cls, unit_count: int, classes: int) -> "ByLabel":
+        """Nothing known."""
+        return cls(Means.none(unit_count, classes), np.zeros((unit_count, classes)))
 
     def add(self, units: NDArray[np.int64], version: int, sums: Floats, counts: Floats) -> None:
         """Take sums of shape (units given, classes) and counts of shape (classes,)."""
         place = np.ix_(units, np.flatnonzero(counts))
-        seen = self._newest[place]
+        seen = self.newest[place]
         newest = np.maximum(seen, version)
         old, new = DECAY ** (newest - seen), DECAY ** (newest - version)
-        self._newest[place] = newest
+        self.newest[place] = newest
         kept = counts > 0
         self.means.sums[place] = old * self.means.sums[place] + new * sums[:, kept]
         self.means.weights[place] = old * self.means.weights[place] + new * counts[kept]
+
+
+@dataclass
+class ImportanceState:
+    """What a snapshot holds of the values.
+
+    Attributes:
+        norms: L2 norm of each unit's weights, newest; NaN where it is not known, shape (units,).
+        own: each device's scores over its own samples.
+        fleet: all scores by label; None before the first.
+        refused: per worker: reports whose scores were wrong.
+    """
+
+    norms: Floats
+    own: dict[str, Means] = field(default_factory=dict)
+    fleet: ByLabel | None = None
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 class Importance:
@@ -85,18 +106,22 @@ class Importance:
     Args:
         table: the model's units.
         config: the run's settings; `plans.importance` says what is kept.
+        state: what a snapshot held.
     """
 
-    def __init__(self, table: UnitTable, config: RunConfig) -> None:
+    def __init__(
+        self, table: UnitTable, config: RunConfig, state: ImportanceState | None = None
+    ) -> None:
         self._table, self._config = table, config
         self._groups = _membership(table, config.plans.importance_scope)
-        self._own: dict[str, Means] = {}
-        self._fleet: ByLabel | None = None
+        self.state = state or ImportanceState(np.full(len(table), np.nan))
         self._fleet_value: Floats | None = None
-        """Of the newest scores; None where it is to be made anew."""
-        self._norms = np.full(len(table), np.nan)
-        self.refused: Counter[str] = Counter()
+        """Of the newest scores; None where it has to be computed again."""
+
+    @property
+    def refused(self) -> Counter[str]:
         """Per worker: reports whose scores were wrong."""
+        return self.state.refused
 
     def learn(self, report: m.Report, facts: PlanFacts, device: Device | None) -> str:
         """Take the scores of a report, if it has any.
@@ -116,8 +141,8 @@ class Importance:
         units = np.flatnonzero(trained & self._table.gated)
         samples_max = facts.local_steps * self._config.local.batch_size
         fault = wrong_scores(scores, len(units), samples_max, device.label_counts)
-        if not fault and scores.classes > 1 and self._fleet is not None:
-            known = self._fleet.means.sums.shape[1]
+        if not fault and scores.classes > 1 and self.state.fleet is not None:
+            known = self.state.fleet.means.sums.shape[1]
             if scores.classes != known:
                 fault = f"{scores.classes} labels, other devices have {known}"
         if fault:
@@ -126,9 +151,9 @@ class Importance:
         sums, counts = scores.matrix(), np.array(scores.counts, np.float64)
         self._learn_own(report.worker_id, units, sums.sum(1), counts.sum())
         if scores.classes > 1:
-            if self._fleet is None:
-                self._fleet = ByLabel(len(self._table), scores.classes)
-            self._fleet.add(units, facts.base_version, sums, counts)
+            if self.state.fleet is None:
+                self.state.fleet = ByLabel.none(len(self._table), scores.classes)
+            self.state.fleet.add(units, facts.base_version, sums, counts)
             self._fleet_value = None
         return ""
 
@@ -139,12 +164,12 @@ class Importance:
             return
         norms = np.frombuffer(message.unit_norms, "<f4")
         if np.isfinite(norms).all() and (norms >= 0).all():
-            self._norms[list(owned)] = norms
+            self.state.norms[list(owned)] = norms
 
     @property
     def norms(self) -> Floats | None:
         """L2 norm of each unit's weights, newest, shape (units,); None while one is unknown."""
-        return None if np.isnan(self._norms).any() else self._norms
+        return None if np.isnan(self.state.norms).any() else self.state.norms
 
     def value(self, device: Device) -> Floats:
         """What each unit is worth to a device, shape (units,).
@@ -159,7 +184,7 @@ class Importance:
             return np.zeros(len(self._table))
         if plans.importance == "magnitude":
             sizes = np.sqrt(self._table.sizes)
-            prunable = np.where(self._table.prunable, self._norms / sizes, np.nan)
+            prunable = np.where(self._table.prunable, self.state.norms / sizes, np.nan)
             return _or_mean(self._normalised(prunable))
         fleet = self._fleet_share(device.label_counts)
         own = self._own_value(device.worker_id, _or_mean(fleet))
@@ -167,21 +192,21 @@ class Importance:
         return _or_mean(np.where(np.isnan(own), fleet, np.where(np.isnan(fleet), own, mixed)))
 
     def _learn_own(self, worker_id: str, units: NDArray[np.int64], sums: Floats, n: float) -> None:
-        own = self._own.setdefault(worker_id, Means.none(len(self._table)))
+        own = self.state.own.setdefault(worker_id, Means.none(len(self._table)))
         own.sums[units] = DECAY * own.sums[units] + sums
         own.weights[units] = DECAY * own.weights[units] + n
 
     def _own_value(self, worker_id: str, fleet: Floats) -> Floats:
         """A device's own scores on the fleet's scale: it may have trained the best units only."""
-        own = self._own.get(worker_id)
+        own = self.state.own.get(worker_id)
         return _unknown((len(self._table),)) if own is None else self._normalised(own.root(), fleet)
 
     def _fleet_share(self, label_counts: tuple[int, ...] | None) -> Floats:
         """sum_c pi(c) S[u, c]; labels not scored for a unit count as 1, NaN where none was."""
-        if self._fleet is None or label_counts is None:
+        if self.state.fleet is None or label_counts is None:
             return _unknown((len(self._table),))
         if self._fleet_value is None:
-            self._fleet_value = self._normalised(self._fleet.means.root())
+            self._fleet_value = self._normalised(self.state.fleet.means.root())
         by_label = self._fleet_value
         if len(label_counts) != by_label.shape[1]:
             return _unknown((len(self._table),))

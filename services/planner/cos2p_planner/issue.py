@@ -14,10 +14,12 @@ from cos2p.cost import Workload
 from cos2p_planner.asking import Chooser
 from cos2p_planner.choosers.question import Choice
 from cos2p_planner.closings import Closing, OpenRound, Order, closing_of
-from cos2p_planner.fleet import Device, Fleet
-from cos2p_planner.importance import Importance
-from cos2p_planner.ledger import Ledger, Run
+from cos2p_planner.device import Device
+from cos2p_planner.fleet import Fleet
+from cos2p_planner.importance import Importance, ImportanceState
+from cos2p_planner.ledger import Ledger
 from cos2p_planner.pace import Speed
+from cos2p_planner.run import Run
 
 SEED_MAX = 2**62 - 1
 
@@ -37,13 +39,17 @@ class Rules:
     closing: Closing
 
     @classmethod
-    def of(cls, run: Run) -> "Rules":
+    def of(cls, run: Run, known: ImportanceState | None = None) -> "Rules":
         """The rules of a run.
+
+        Args:
+            run: the run.
+            known: what a snapshot held of the units' values.
 
         Raises:
             SettingsError: it names a policy that there is not.
         """
-        importance = Importance(run.table, run.config)
+        importance = Importance(run.table, run.config, known)
         closing = closing_of(run.config.rounds, run.config.local)
         return cls(Chooser(run, importance), importance, closing)
 

@@ -1,29 +1,28 @@
 """The run as its decisions tell it: a fold of the decision log.
 
-Invariants: state changes by `apply` alone, live and on a restart alike; versions rise by one; a
-plan ends once (whatever would end it again is refused here, so no caller can break it).
+Invariants: state changes by `apply` alone, live and on a restart alike; its only times are those
+that the decisions carry; versions rise by one; a plan ends once (whatever would end it again is
+refused here, so no caller can break it); it grows with the devices and their open plans, not with
+the log.
 """
 
-import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cos2p import messages as m
-from cos2p.cost import CostModel
 from cos2p.errors import DivergedError
-from cos2p_planner.arrivals import Arrivals
-from cos2p_planner.choosers.question import Choice
-from cos2p_planner.holdings import Holdings
+from cos2p_planner.run import Run, RunState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlanFacts:
-    """What stays known of every plan, in a few words."""
+    """What stays known of the newest plan of a device, also after its end."""
 
+    plan_id: str
     worker_id: str
     incarnation: int
     base_version: int
@@ -36,10 +35,14 @@ class PlanFacts:
     """The units, as packed bits (see `packed`)."""
     group: int = 0
     """Of arrival; 0 for none."""
+    outcome: m.Outcome | None = None
+    """None while it is open."""
+    reported: bool = False
+    """Whether something was learned from its report: only the first one counts."""
 
 
 def packed(units: Sequence[int], unit_count: int) -> bytes:
-    """Units as one bit each: every plan's are kept for the whole run."""
+    """Units as one bit each."""
     mask = np.zeros(unit_count, np.uint8)
     mask[list(units)] = 1
     return np.packbits(mask).tobytes()
@@ -51,127 +54,125 @@ def unpacked(bits: bytes, unit_count: int) -> NDArray[np.bool_]:
     return mask.astype(np.bool_)
 
 
-class Run:
-    """What a started run adds: settings, model, coverage."""
+@dataclass
+class LedgerState:
+    """All that the decision log has told so far; a snapshot holds it.
 
-    def __init__(self, started: m.RunStarted, now: float) -> None:
-        self.config = started.config
-        self.task = started.task
-        self.table = started.units.table()
-        self.costs = CostModel.of(self.table, started.config)
-        self.holdings = Holdings(self.costs, self.config.plans.coverage_floor)
-        self.arrivals = Arrivals()
-        self.window: deque[tuple[NDArray[np.int64], float]] = deque(
-            maxlen=started.config.rounds.coverage_window
-        )
-        self.intervals: deque[float] = deque(maxlen=9)
-        """Seconds that the last versions took."""
-        self.ends_s = now + (started.config.rounds.horizon_s or math.inf)
-        """When the run ends, whatever its version."""
-        self._started_s = now
-        self.opened_s = now
-        """When the open version opened: the first with the first plan, others with the last one."""
-        self.open_coverage = np.zeros(len(self.table), np.int64)
-        self.open_share = 0.0
-        self.open_staleness: list[int] = []
+    Attributes:
+        version: the newest closed.
+        fleet_offset: the next fleet record to handle.
+        plan_count: plans issued.
+        accepted_count: updates admitted.
+        open: plans that have not ended, by id.
+        newest: the last plan of each device that has had one.
+        outcomes: how each device's plans have ended.
+        hurried: open plans whose workers were asked for what they have, and when.
+        started: the run's beginning.
+        run: what has changed since.
+        ended: the run's end.
+    """
 
-    def progress(self, version: int, now: float) -> float:
-        """Share of the run that is done, 0 to 1: of its versions or of its time."""
-        rounds = self.config.rounds
-        done = version / rounds.versions
-        if rounds.horizon_s is not None:
-            done = max(done, (now - self._started_s) / rounds.horizon_s)
-        return min(1.0, max(0.0, done))
-
-    @property
-    def update_count(self) -> int:
-        """Updates admitted since the last version."""
-        return len(self.open_staleness)
-
-    def admit(self, plan: m.Plan, staleness: int, now: float) -> None:
-        """A plan's update counts in the open version."""
-        self.open_coverage[list(plan.trained)] += 1
-        self.open_share += self.costs.share(plan.trained)
-        self.open_staleness.append(staleness)
-        self.arrivals.landed(plan, now)
-
-    def close(self, now: float) -> None:
-        """The open version is closed, the next one opens."""
-        self.arrivals.closed(now)
-        self.window.append((self.open_coverage, self.open_share))
-        self.intervals.append(now - self.opened_s)
-        self.opened_s = now
-        self.open_coverage = np.zeros(len(self.table), np.int64)
-        self.open_share = 0.0
-        self.open_staleness = []
-
-    def coverage(self) -> tuple[int, float]:
-        """N* and its bound over the window, were the open version closed now.
-
-        N* is the least number of admitted updates of any prunable unit; the bound is what an even
-        spread of the same updates' cost would give.
-        """
-        prunable = self._counts()[self.table.prunable]
-        least = int(prunable.min()) if len(prunable) else self.update_count
-        return least, self.open_share + sum(share for _, share in self._past())
-
-    def covered(self, times: int) -> float:
-        """Share of the prunable cost that so many updates of the window, or more, have trained."""
-        counts = self._counts()
-        return self.costs.share(np.flatnonzero(counts >= times))
-
-    def _counts(self) -> NDArray[np.int64]:
-        """Updates of the window that trained each unit, shape (units,)."""
-        return self.open_coverage + sum(counts for counts, _ in self._past())
-
-    def _past(self) -> list[tuple[NDArray[np.int64], float]]:
-        """The closed versions of the window."""
-        length = self.config.rounds.coverage_window - 1
-        return list(self.window)[-length:] if length else []
+    version: int = 0
+    fleet_offset: int = 0
+    plan_count: int = 0
+    accepted_count: int = 0
+    open: dict[str, m.Plan] = field(default_factory=dict)
+    newest: dict[str, PlanFacts] = field(default_factory=dict)
+    outcomes: dict[str, Counter[m.Outcome]] = field(default_factory=dict)
+    hurried: dict[str, float] = field(default_factory=dict)
+    started: m.RunStarted | None = None
+    run: RunState | None = None
+    ended: m.RunEnded | None = None
 
 
 class Ledger:
-    """Plans, versions and outcomes of the run."""
+    """Plans, versions and outcomes of the run.
 
-    def __init__(self) -> None:
-        self.run: Run | None = None
-        self.version = 0
-        self.plan_count = 0
-        self.open: dict[str, m.Plan] = {}
-        self.open_of: dict[str, str] = {}
+    Args:
+        state: what a snapshot held.
+    """
+
+    def __init__(self, state: LedgerState | None = None) -> None:
+        self._state = state or LedgerState()
+        started = self._state.started
+        self.run = None if started is None else Run(started, self._state.run)
+        self.open_of = {plan.worker_id: plan_id for plan_id, plan in self.open.items()}
         """The open plan of each worker that has one."""
-        self.facts: dict[str, PlanFacts] = {}
-        self.endings: dict[str, m.Outcome] = {}
-        self.outcomes: dict[str, Counter[m.Outcome]] = {}
-        self.accepted_count = 0
-        self.newest: dict[str, PlanFacts] = {}
-        """The last plan of each worker that has had one."""
-        self.hurried: dict[str, float] = {}
-        """Open plans whose workers were asked for what they have, and when."""
-        self.ended: m.RunEnded | None = None
-        self.fleet_offset = 0
-        self.progress_s = 0.0
-        """When the run started or last got a version."""
 
-    def apply(self, decision: m.Decision, now: float) -> None:
+    @property
+    def state(self) -> LedgerState:
+        """What a snapshot holds of it."""
+        self._state.run = None if self.run is None else self.run.state
+        return self._state
+
+    @property
+    def version(self) -> int:
+        """The newest closed version."""
+        return self._state.version
+
+    @property
+    def fleet_offset(self) -> int:
+        """The next fleet record to handle."""
+        return self._state.fleet_offset
+
+    @property
+    def plan_count(self) -> int:
+        """Plans issued."""
+        return self._state.plan_count
+
+    @property
+    def accepted_count(self) -> int:
+        """Updates admitted."""
+        return self._state.accepted_count
+
+    @property
+    def open(self) -> dict[str, m.Plan]:
+        """Plans that have not ended, by id."""
+        return self._state.open
+
+    @property
+    def newest(self) -> dict[str, PlanFacts]:
+        """The last plan of each worker that has had one."""
+        return self._state.newest
+
+    @property
+    def hurried(self) -> dict[str, float]:
+        """Open plans whose workers were asked for what they have, and when."""
+        return self._state.hurried
+
+    @property
+    def ended(self) -> m.RunEnded | None:
+        """The run's end; None before."""
+        return self._state.ended
+
+    @property
+    def progress_s(self) -> float:
+        """When the run started or last got a version."""
+        return 0.0 if self.run is None else self.run.progress_s
+
+    def handled(self, offset: int) -> None:
+        """The fleet record at `offset` was handled."""
+        self._state.fleet_offset = max(self._state.fleet_offset, offset + 1)
+
+    def apply(self, decision: m.Decision) -> None:
         """Take the next decision.
 
         Raises:
             DivergedError: it contradicts the ones before it.
         """
-        self.fleet_offset = max(self.fleet_offset, decision.fleet_offset)
+        self._state.fleet_offset = max(self._state.fleet_offset, decision.fleet_offset)
         match decision:
             case m.RunStarted():
-                self.run = Run(decision, now)
-                self.progress_s = now
+                self._state.started = decision
+                self.run = Run(decision)
             case m.PlanIssued():
-                self._issue(decision.plan, now)
+                self._issue(decision.plan, decision.at_s)
             case m.UpdateAdmitted():
                 plan = self._end(decision.plan_id, m.Outcome.ACCEPTED)
-                self._started().admit(plan, decision.staleness, now)
-                self.accepted_count += 1
+                self._started().admit(plan, decision.staleness, decision.at_s)
+                self._state.accepted_count += 1
             case m.PlanHurried():
-                self.hurried[decision.plan_id] = now
+                self.hurried[decision.plan_id] = decision.at_s
             case m.PlanCancelled():
                 self._end(decision.plan_id, decision.outcome)
             case m.UpdateRefused(outcome=m.Outcome.DUPLICATE):
@@ -179,26 +180,31 @@ class Ledger:
             case m.UpdateRefused():
                 self._end(decision.plan_id, decision.outcome)
             case m.RoundClosed():
-                self._close(decision, now)
+                self._close(decision)
             case m.RunEnded():
-                self.ended = decision
+                self._state.ended = decision
 
     def outcomes_of(self, worker_id: str) -> Counter[m.Outcome]:
         """How a worker's plans have ended."""
-        return self.outcomes.get(worker_id, Counter())
+        return self._state.outcomes.get(worker_id, Counter())
+
+    def facts_of(self, plan_id: str, worker_id: str) -> PlanFacts | None:
+        """A plan of this device, where it is its newest."""
+        facts = self.newest.get(worker_id)
+        return facts if facts is not None and facts.plan_id == plan_id else None
 
     def _issue(self, plan: m.Plan, now: float) -> None:
         run = self._started()
-        if plan.plan_id in self.facts or plan.worker_id in self.open_of:
+        if plan.plan_id in self.open or plan.worker_id in self.open_of:
             raise DivergedError(
                 f"the decision log issues {plan.plan_id} while {plan.worker_id} has a plan"
             )
-        if not self.plan_count:
-            run.opened_s = now
-        self.plan_count += 1
+        first = not self.plan_count
+        self._state.plan_count += 1
         self.open[plan.plan_id] = plan
         self.open_of[plan.worker_id] = plan.plan_id
-        self.newest[plan.worker_id] = self.facts[plan.plan_id] = PlanFacts(
+        self.newest[plan.worker_id] = PlanFacts(
+            plan.plan_id,
             plan.worker_id,
             plan.incarnation,
             plan.base_version,
@@ -209,8 +215,7 @@ class Ledger:
             packed(plan.trained, len(run.table)),
             plan.group,
         )
-        run.holdings.issue(plan.worker_id, Choice(plan.trained, plan.frozen))
-        run.arrivals.issued(plan, now)
+        run.issue(plan, now, first=first)
 
     def _end(self, plan_id: str, outcome: m.Outcome) -> m.Plan:
         plan = self.open.pop(plan_id, None)
@@ -222,21 +227,20 @@ class Ledger:
         run.arrivals.ended(plan)
         if outcome in (m.Outcome.EXPIRED, m.Outcome.CANCELLED):
             run.holdings.release(plan.worker_id)
-        self.endings[plan_id] = outcome
+        self.newest[plan.worker_id].outcome = outcome
         self._count(plan.worker_id, outcome)
         return plan
 
-    def _close(self, closed: m.RoundClosed, now: float) -> None:
+    def _close(self, closed: m.RoundClosed) -> None:
         if closed.version != self.version + 1:
             raise DivergedError(
                 f"the decision log closes version {closed.version} after {self.version}"
             )
-        self.version = closed.version
-        self.progress_s = now
-        self._started().close(now)
+        self._state.version = closed.version
+        self._started().close(closed.at_s)
 
     def _count(self, worker_id: str, outcome: m.Outcome) -> None:
-        self.outcomes.setdefault(worker_id, Counter())[outcome] += 1
+        self._state.outcomes.setdefault(worker_id, Counter())[outcome] += 1
 
     def _started(self) -> Run:
         if self.run is None:

@@ -30,12 +30,17 @@ class FloorPrices:
     Args:
         floor: N*, `plans.coverage_floor`; 0 for none.
         prunable: the units that it holds for, shape (units,).
+        theta: the dual prices so far, shape (units,); None at the run's start.
+        due: N* as far as it was possible with them.
     """
 
-    def __init__(self, floor: int, prunable: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, floor: int, prunable: NDArray[np.bool_], theta: Floats | None = None, due: int = 0
+    ) -> None:
         self._floor, self._prunable = floor, prunable
-        self._theta = np.zeros(len(prunable))
-        self.due = 0
+        self.theta = np.zeros(len(prunable)) if theta is None else theta
+        """The dual prices."""
+        self.due = due
         """N* as far as it is possible now."""
 
     def step(self, coverage: NDArray[np.int64], share_sum: float) -> None:
@@ -47,7 +52,7 @@ class FloorPrices:
                 possible.
         """
         self.due = min(self._floor, int(share_sum))
-        self._theta = np.maximum(self._theta + STEP * (self.due - coverage), 0.0)
+        self.theta = np.maximum(self.theta + STEP * (self.due - coverage), 0.0)
 
     def of(self, coverage: Floats, spread: float = 0.0) -> Floats:
         """What each unit is worth to a device beyond its value, shape (units,).
@@ -58,5 +63,5 @@ class FloorPrices:
         """
         if not self.due:
             return np.zeros(len(self._prunable))
-        prices = np.maximum(self._theta + (PENALTY + spread) * (self.due - coverage), 0.0)
+        prices = np.maximum(self.theta + (PENALTY + spread) * (self.due - coverage), 0.0)
         return np.where(self._prunable, prices, 0.0)

@@ -9,10 +9,11 @@ from typing import Any
 
 from cos2p import messages as m
 from cos2p_planner.closings import OpenRound, Standing
-from cos2p_planner.fleet import Device
-from cos2p_planner.floor import planned_coverage
-from cos2p_planner.ledger import Ledger, Run
+from cos2p_planner.device import Device
+from cos2p_planner.floor import devices_bound, planned_coverage
+from cos2p_planner.ledger import Ledger
 from cos2p_planner.pace import Pace
+from cos2p_planner.run import Run
 from cos2p_planner.weights import Arrival
 
 
@@ -47,8 +48,8 @@ def standing(device: Device, ledger: Ledger) -> Standing:
     """An idle device, as a closing rule sees it."""
     last = ledger.newest.get(device.worker_id)
     if last is None:
-        return Standing(device.joined_s)
-    return Standing(device.joined_s, last.base_version, last.group)
+        return Standing(device.joined_version)
+    return Standing(device.joined_version, last.base_version, last.group)
 
 
 def arrival_of(report: m.Report, staleness: int, ledger: Ledger) -> Arrival:
@@ -68,6 +69,7 @@ def figures(run: Run, able: Sequence[Device], state: OpenRound) -> dict[str, Any
         "coverage_min": least,
         "coverage_planned": int(planned_coverage(run, able).min(initial=len(able))),
         "coverage_bound": bound,
+        "devices_bound": devices_bound(run, able),
         "staleness_mean": sum(run.open_staleness) / run.update_count,
     }
 

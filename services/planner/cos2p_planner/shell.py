@@ -1,4 +1,4 @@
-"""The planner's shell: takes a run over, feeds the core from the bus, appends what it decides.
+"""The planner's shell: feeds the core from the bus, appends what it decides, writes snapshots.
 
 Invariants: decisions are appended in order, and one that could not be appended ends the process
 (a restart folds the log again); of two planners the older leaves with `FencedError`; nothing is
@@ -6,62 +6,27 @@ polled on a timer, so a report is decided as soon as the bus shows it.
 """
 
 import asyncio
-import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from cos2p import messages as m
-from cos2p.bus import Bus, Record
+from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import FencedError, RunFailedError
-from cos2p.fence import EpochFence
 from cos2p.logs import Log
-from cos2p.mailbox import Check, Letter, Mailbox, Outbox, Refusal
+from cos2p.mailbox import Letter, Mailbox, Outbox
 from cos2p.monitoring.watch import Watch
 from cos2p.run_request import require_run
-from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
-from cos2p_planner.core import PlannerCore
+from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
 from cos2p_planner.refusals import Refusals
+from cos2p_planner.snapshotting import RECORDS_MIN, Snapshots
+from cos2p_planner.take_over import CheckerFactory, Place, TakenOver, take_over
 
 T = TypeVar("T")
 
 READ_WAIT_S = 1.0
 WAKE_MAX_S = 1.0
 WAKE_MIN_S = 0.002
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a planner works."""
-
-    bus: Bus
-    clock: Clock
-    log: Log
-    prefix: str
-    watch: Watch
-    checker: Callable[[], Check] | None = None
-    refused: Callable[[Refusal], None] = lambda refusal: None
-
-    def heard(
-        self, topic: Topic, offset: int, run_id: str | None = None, bury_from: int | None = 0
-    ) -> Mailbox:
-        """What devices and operators say from an offset on, checked as this planner checks it."""
-        return Mailbox(
-            self.bus,
-            self.prefix,
-            topic,
-            reader="planner",
-            run_id=run_id,
-            offset=offset,
-            check=_unchecked if self.checker is None else self.checker(),
-            bury_from=bury_from,
-            refused=self.refused,
-        )
-
-
-def _unchecked(record: Record, message: m.Message) -> None:
-    """Where anybody may say anything."""
 
 
 async def run_planner(
@@ -74,7 +39,8 @@ async def run_planner(
     planner_id: str,
     run_id: str | None = None,
     watch: Watch | None = None,
-    checker: Callable[[], Check] | None = None,
+    checker: CheckerFactory | None = None,
+    snapshot_records: int = RECORDS_MIN,
 ) -> None:
     """Plan the prefix's run until it ends, or until `stop` is set.
 
@@ -88,6 +54,7 @@ async def run_planner(
         run_id: the run that it is for; None takes the one it finds.
         watch: hears what the planner reads and decides, and whether the run stalls.
         checker: makes what each record of `fleet` must pass, for one reading of the log.
+        snapshot_records: records folded between two snapshots, at least.
 
     Raises:
         FencedError: a newer planner has taken over.
@@ -97,16 +64,23 @@ async def run_planner(
         What the bus raises.
     """
     watch = watch or Watch()
-    place = Place(bus, clock, log, prefix, watch, checker, Refusals(watch, log))
+    place = Place(
+        bus,
+        clock,
+        log,
+        prefix,
+        watch,
+        checker,
+        {topic: Refusals(topic, watch, log) for topic in (FLEET, HEARTBEATS)},
+    )
     found = await _find_run(place, stop)
     if found is None:
         return
     require_run(run_id, found, prefix)
-    name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
-    core, decisions, admitted = await _take_over(place, found, name)
-    if core.ledger.ended is None:
-        await _Session(place, core, decisions, found).work(stop, admitted)
-    _raise_if_failed(core.ledger.ended)
+    taken = await take_over(place, found, planner_id)
+    if taken.core.ledger.ended is None:
+        await _Session(place, taken, found, snapshot_records).work(stop)
+    _raise_if_failed(taken.core.ledger.ended)
 
 
 def _raise_if_failed(ended: m.RunEnded | None) -> None:
@@ -116,11 +90,6 @@ def _raise_if_failed(ended: m.RunEnded | None) -> None:
         )
 
 
-async def _first_offset(place: Place, topic: Topic) -> int:
-    ends = await place.bus.end_offsets(topic.full_name(place.prefix))
-    return ends[0].first
-
-
 async def _find_run(place: Place, stop: asyncio.Event) -> str | None:
     """The run of this prefix: named by its decisions, else by the first request; None on stop."""
     decisions = Mailbox(place.bus, place.prefix, DECISIONS, reader="planner")
@@ -128,7 +97,8 @@ async def _find_run(place: Place, stop: asyncio.Event) -> str | None:
         return decisions.run_id
     place.log.info("run_awaited")
     # What is refused here is read again, and buried, once the run is known.
-    fleet = place.heard(FLEET, await _first_offset(place, FLEET), bury_from=None)
+    fleet = place.heard(FLEET, bury_from=None)
+    await fleet.end()
     while not stop.is_set():
         fleet.run_id = None  # any run's letters, until one is asked for
         for letter in await _unless(stop, fleet.poll(READ_WAIT_S)) or []:
@@ -154,150 +124,100 @@ async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _take_over(
-    place: Place, run_id: str, name: str
-) -> tuple[PlannerCore, Mailbox, list[tuple[float, m.Decision]]]:
-    """Open a new epoch; the core as of its record, the decisions from there on, and until then."""
-    decisions = Mailbox(place.bus, place.prefix, DECISIONS, reader="planner", run_id=run_id)
-    outbox = Outbox(place.bus, place.prefix, DECISIONS)
-    fence = EpochFence()
-    admitted: list[tuple[float, m.Decision]] = []
-    while True:
-        for letter in await decisions.drain():
-            if isinstance(letter.message, m.Decision) and fence.admits(letter.message):
-                admitted.append((letter.timestamp_s, letter.message))
-        opened = [d for _, d in admitted if isinstance(d, m.EpochStarted)]
-        if opened and opened[-1].planner_id == name:
-            break
-        if any(d.planner_id == name for d in opened):
-            raise FencedError(f"planner {opened[-1].planner_id} has taken over")
-        started = m.EpochStarted(
-            run_id=run_id,
-            epoch=fence.epoch + 1,
-            fleet_offset=max((d.fleet_offset for _, d in admitted), default=0),
-            at_s=place.clock.now(),
-            planner_id=name,
-        )
-        await outbox.send(started)
-    core = PlannerCore(run_id, fence.epoch, updates_topic=UPDATES.full_name(place.prefix))
-    core.restore(admitted)
-    place.log.info(
-        "epoch_started",
-        run_id=run_id,
-        epoch=fence.epoch,
-        planner_id=name,
-        version=core.ledger.version,
-        plans_open=len(core.ledger.open),
-    )
-    return core, decisions, admitted
-
-
 class _Session:
     """One planner at work on one run."""
 
-    def __init__(self, place: Place, core: PlannerCore, decisions: Mailbox, run_id: str) -> None:
-        self._place, self._core = place, core
+    def __init__(self, place: Place, taken: TakenOver, run_id: str, snapshot_records: int) -> None:
+        self._place, self._core, self._backlog = place, taken.core, taken.backlog
         self._log = place.log.bind(run_id=run_id)
-        self._decisions = decisions
+        self._reads = {
+            FLEET: taken.tapes.fleet.mailbox,
+            HEARTBEATS: taken.heartbeats,
+            MODELS: taken.tapes.models.mailbox,
+            DECISIONS: taken.tapes.decisions.mailbox,
+        }
         self._outbox = Outbox(place.bus, place.prefix, DECISIONS)
+        self._snapshots = Snapshots(
+            place.bus, place.prefix, place.clock, taken.snapshot_number, snapshot_records
+        )
         self._run_id = run_id
+        self._folded = {topic: mailbox.offset for topic, mailbox in self._reads.items()}
+        """Of each topic, the next record to fold."""
+        self._appended = self._folded[DECISIONS]
+        """The record after the last own decision."""
         self._warned_version = -1
         self._pending: list[m.Decision] = []
 
-    async def work(self, stop: asyncio.Event, admitted: list[tuple[float, m.Decision]]) -> None:
-        """Until the run has ended or `stop` is set.
-
-        Args:
-            stop: asks it to leave.
-            admitted: the decisions so far, with their times.
-        """
-        fleet, heartbeats, models = await self._catch_up(admitted)
-        reads = {
-            "fleet": fleet,
-            "heartbeats": heartbeats,
-            "models": models,
-            "decisions": self._decisions,
-        }
-        tasks: dict[str, asyncio.Future[Any]] = {}
+    async def work(self, stop: asyncio.Event) -> None:
+        """Until the run has ended or `stop` is set."""
+        self._take_backlog()
+        await self._append()
+        tasks: dict[Topic, asyncio.Future[Any]] = {}
+        stopping = asyncio.ensure_future(stop.wait())
         try:
             while self._core.ledger.ended is None and not stop.is_set():
-                for name, mailbox in reads.items():
-                    if name not in tasks:
-                        tasks[name] = asyncio.ensure_future(mailbox.poll(READ_WAIT_S))
-                if "stop" not in tasks:
-                    tasks["stop"] = asyncio.ensure_future(stop.wait())
-                await self._wait(tasks)
-                for name in reads:
-                    if name in tasks and tasks[name].done():
-                        self._take(name, tasks.pop(name).result())
+                for topic, mailbox in self._reads.items():
+                    if topic not in tasks:
+                        tasks[topic] = asyncio.ensure_future(mailbox.poll(READ_WAIT_S))
+                await self._wait([*tasks.values(), stopping])
+                for topic in self._reads:
+                    if tasks[topic].done():
+                        self._take(topic, tasks.pop(topic).result())
                 await self._append()
+                await self._snapshot()
+            await self._snapshots.finish()
         finally:
-            await _cancel(list(tasks.values()))
+            await self._snapshots.cancel()
+            await _cancel([*tasks.values(), stopping])
 
-    async def _wait(self, tasks: dict[str, asyncio.Future[Any]]) -> None:
+    async def _wait(self, tasks: Sequence[asyncio.Future[Any]]) -> None:
         """Until something was read or time has something to say."""
         now = self._place.clock.now()
         pause_s = min(WAKE_MAX_S, max(WAKE_MIN_S, self._core.wake_at(now) - now))
         timer = asyncio.ensure_future(self._place.clock.sleep(pause_s))
         try:
-            await asyncio.wait((*tasks.values(), timer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((*tasks, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
 
-    async def _catch_up(self, admitted: list[tuple[float, m.Decision]]) -> tuple[Mailbox, ...]:
-        """Hear what was said so far; the mailboxes, at the ends of their logs."""
-        place, core, watch = self._place, self._core, self._place.watch
-        due = core.ledger.fleet_offset
-        fleet = place.heard(FLEET, await _first_offset(place, FLEET), self._run_id, due)
-        beats = await _first_offset(place, HEARTBEATS)
-        heartbeats = place.heard(HEARTBEATS, beats, self._run_id, bury_from=None)
-        models = await self._models()
-        said, made = await fleet.drain(), await models.drain()
-        for letter in said:
-            watch.saw(letter.message, letter.timestamp_s)
-        for at_s, decision in admitted:
-            watch.saw(decision, at_s)
-        for letter in made:
-            watch.saw(letter.message, letter.timestamp_s)
-        core.observe((each.timestamp_s, each.message) for each in said if each.offset < due)
-        for letter in made:
-            core.handle_model(letter.message, letter.timestamp_s)
-        for letter in said:
-            if letter.offset >= due:
-                self._pending += core.handle(letter.offset, letter.message, letter.timestamp_s)
-        for letter in await heartbeats.drain():
-            core.handle_heartbeat(letter.message, letter.timestamp_s)
-        core.resume(place.clock.now())
-        await self._append()
-        return fleet, heartbeats, models
+    def _take_backlog(self) -> None:
+        """Answer the fleet records that no planner has answered."""
+        for letter in self._backlog:
+            self._place.watch.saw(letter.message, letter.timestamp_s)
+            self._pending += self._core.handle(letter.offset, letter.message, letter.timestamp_s)
+        self._backlog = []
+        self._core.resume(self._place.clock.now())
 
-    async def _models(self) -> Mailbox:
-        place = self._place
-        return Mailbox(
-            place.bus,
-            place.prefix,
-            MODELS,
-            reader="planner",
-            run_id=self._run_id,
-            offset=await _first_offset(place, MODELS),
-        )
-
-    def _take(self, name: str, letters: Sequence[Letter]) -> None:
+    def _take(self, topic: Topic, letters: Sequence[Letter]) -> None:
         """Hand what was read to the core."""
         now = self._place.clock.now()
+        self._folded[topic] = self._reads[topic].offset
+        if topic is not HEARTBEATS:
+            self._snapshots.folded(len(letters))
         for letter in letters:
-            if name != "decisions":  # heard when they are appended
+            if topic is not DECISIONS:  # seen when they are appended
                 self._place.watch.saw(letter.message, letter.timestamp_s)
-            if name == "fleet":
+            if topic is FLEET:
                 self._pending += self._core.handle(letter.offset, letter.message, now)
                 if isinstance(letter.message, m.Report):  # or K updates might come to be K + 1
                     self._pending += self._core.advance(now)
-            elif name == "heartbeats":
+            elif topic is HEARTBEATS:
                 self._core.handle_heartbeat(letter.message, now)
-            elif name == "models":
+            elif topic is MODELS:
                 self._core.handle_model(letter.message, now)
             elif isinstance(letter.message, m.EpochStarted):
                 self._check_epoch(letter.message)
+
+    async def _snapshot(self) -> None:
+        """Write a snapshot where one is due and what is known is what the log has."""
+        offsets = {topic: self._folded[topic] for topic in (FLEET, DECISIONS, MODELS)}
+        # Own decisions are folded before they are appended: the log's other records must have been
+        # read, or another planner's epoch might lie between them.
+        whole = self._folded[DECISIONS] >= self._appended
+        # A poll that is under way has moved the signers' numbers on.
+        still = self._reads[FLEET].offset == self._folded[FLEET]
+        if self._snapshots.is_due and whole and still:
+            await self._snapshots.take(self._run_id, self._core.known, offsets)
 
     def _check_epoch(self, started: m.EpochStarted) -> None:
         if started.epoch > self._core.epoch:
@@ -311,7 +231,8 @@ class _Session:
         now = self._place.clock.now()
         self._pending += self._core.advance(now)
         decisions, self._pending = self._pending, []
-        await self._outbox.send(*decisions)
+        offsets = await self._outbox.send(*decisions)
+        self._appended = offsets[-1] + 1 if offsets else self._appended
         for decision in decisions:
             self._tell(decision)
             self._place.watch.saw(decision, now)

@@ -21,8 +21,9 @@ from cos2p.payload import expected_bytes
 from cos2p.run_request import VERSION_0
 from cos2p.topics import partition_of
 from cos2p.unit_wire import UnitScores
-from cos2p_planner.fleet import Device
-from cos2p_planner.ledger import Ledger, Run
+from cos2p_planner.device import Device
+from cos2p_planner.ledger import Ledger
+from cos2p_planner.run import Run
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,14 @@ def judge(
 
 
 def _why_nobody_waits(report: m.Report, ledger: Ledger, device: Device | None) -> str:
-    facts = ledger.facts.get(report.plan_id)
-    if facts is None:
-        return "no such plan was issued"
-    if facts.worker_id != report.worker_id:
-        return f"the plan is {facts.worker_id}'s"
-    ending = ledger.endings[report.plan_id]
+    other = ledger.open.get(report.plan_id)
+    if other is not None:
+        return f"the plan is {other.worker_id}'s"
+    facts = ledger.facts_of(report.plan_id, report.worker_id)
+    ended = f"the plan had ended ({facts.outcome})" if facts else "no plan of this name is open"
     if device is not None and report.incarnation < device.incarnation:
-        return f"old incarnation {report.incarnation}; the plan had ended ({ending})"
-    return f"the plan had ended ({ending})"
+        return f"old incarnation {report.incarnation}; {ended}"
+    return ended
 
 
 def _why_no_update(report: m.Report) -> str:

@@ -1,7 +1,10 @@
 """What a run waits for: by name when it stalls, and for how long for a plan."""
 
+from dataclasses import dataclass, field
+
 from cos2p import messages as m
-from cos2p_planner.fleet import Device, Fleet
+from cos2p_planner.device import Device
+from cos2p_planner.fleet import Fleet
 from cos2p_planner.floor import out_of_reach
 from cos2p_planner.ledger import Ledger
 
@@ -11,32 +14,65 @@ OVERDUE = 4.0
 device's report is worth waiting for even then, because its pace sets the next plan's steps."""
 
 
-class Publications:
-    """Which versions the aggregator's shards have published, and which plans they have cut."""
+@dataclass
+class PublicationsState:
+    """What a snapshot holds of the publications.
 
-    def __init__(self) -> None:
-        self.shards: dict[int, int] = {}
-        """Newest version of each shard."""
-        self.shard_count = 0
-        self._cut: dict[str, set[int]] = {}
+    Attributes:
+        shards: newest version of each shard.
+        shard_count: of the run; 0 before the first was published.
+        cut: of each open plan: the shards that have cut their part.
+    """
+
+    shards: dict[int, int] = field(default_factory=dict)
+    shard_count: int = 0
+    cut: dict[str, set[int]] = field(default_factory=dict)
+
+
+class Publications:
+    """Which versions the aggregator's shards have published, and which plans they have cut.
+
+    Args:
+        state: what a snapshot held.
+    """
+
+    def __init__(self, state: PublicationsState | None = None) -> None:
+        self.state = state or PublicationsState()
         self.dispatched_s: dict[str, float] = {}
-        """When the last shard's part of a plan was there."""
+        """When this planner knew that a plan's last shard had cut its part."""
+
+    @property
+    def shards(self) -> dict[int, int]:
+        """Newest version of each shard."""
+        return self.state.shards
+
+    @property
+    def oldest(self) -> int:
+        """Shards publish no version below this one again."""
+        every = len(self.shards) >= self.state.shard_count
+        return min(self.shards.values(), default=0) if every else 0
 
     def published(self, message: m.VersionPublished) -> None:
         """A shard has made a version."""
-        self.shard_count = message.shard_count
+        self.state.shard_count = message.shard_count
         self.shards[message.shard] = max(message.version, self.shards.get(message.shard, 0))
 
     def dispatched(self, message: m.Dispatched, now: float) -> None:
-        """A shard has cut its part of a plan."""
-        cut = self._cut.setdefault(message.plan.plan_id, set())
+        """A shard has cut its part of an open plan."""
+        cut = self.state.cut.setdefault(message.plan.plan_id, set())
         cut.add(message.shard)
         if len(cut) >= message.shard_count:
             self.dispatched_s.setdefault(message.plan.plan_id, now)
 
+    def resume(self, now: float) -> None:
+        """This planner begins to watch: plans that were cut before count as cut now."""
+        for plan_id, cut in self.state.cut.items():
+            if len(cut) >= self.state.shard_count:
+                self.dispatched_s[plan_id] = now
+
     def forget(self, plan_id: str) -> None:
         """The plan has ended."""
-        self._cut.pop(plan_id, None)
+        self.state.cut.pop(plan_id, None)
         self.dispatched_s.pop(plan_id, None)
 
     def missing(self, version: int) -> str:
@@ -45,10 +81,10 @@ class Publications:
             return f"no aggregator: version {version} was not published" + (
                 "" if version else " (the run's start)"
             )
-        late = [s for s in range(self.shard_count) if self.shards.get(s, -1) < version]
+        late = [s for s in range(self.state.shard_count) if self.shards.get(s, -1) < version]
         if not late:
             return ""
-        if self.shard_count == 1:
+        if self.state.shard_count == 1:
             return f"no aggregator: version {version} was closed but not published"
         shards = ", ".join(str(s) for s in late)
         return f"no aggregator for shard {shards}: version {version} was closed but not published"
@@ -87,12 +123,12 @@ def _trouble(
         return f"left: {device.gone}"
     if device.heard_s < lost_s:
         return f"silent {now - device.heard_s:.0f} s"
-    if device.barred:
-        return device.barred
+    if reason := device.excluded or device.objection:
+        return reason
     plan_id = ledger.open_of.get(device.worker_id)
     if plan_id is None:
         return f"{device.failures} failures in a row" if device.failures else device.unserved
-    age = f"{plan_id} for {now - ledger.facts[plan_id].issued_s:.0f} s"
+    age = f"{plan_id} for {now - ledger.newest[device.worker_id].issued_s:.0f} s"
     if plan_id not in publications.dispatched_s:
         return f"{age}, its weights were never dispatched"
     return f"{age}, {device.state}"
@@ -129,7 +165,7 @@ def why_expired(
         if idle_s > patience_s:
             return f"the worker has been idle for {idle_s:.1f} s since its weights were there"
     age = ledger.version - plan.base_version
-    took_s = now - ledger.facts[plan.plan_id].issued_s
+    took_s = now - ledger.newest[plan.worker_id].issued_s
     if age > config.rounds.staleness_max and took_s > max(patience_s, OVERDUE * device.expected_s):
         return f"no report after {took_s:.1f} s, and its base is {age} versions old already"
     return ""

@@ -1,6 +1,7 @@
 """Models shaped like the real ones, and a stage on which the core plays to a scripted fleet."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from cos2p import messages as m
 from cos2p.cost import CostModel
 from cos2p.payload import expected_bytes
 from cos2p.run_config import RunConfig
+from cos2p.state_codec import pack, unpack
 from cos2p.topics import partition_of
 from cos2p.unit_wire import UnitColumns
 from cos2p.units import Unit, UnitTable
 from cos2p_planner.core import PlannerCore
+from cos2p_planner.fold import PlannerFold, PlannerState
 
 RUN = "run-1"
 UPDATES = "t-updates"
@@ -51,6 +54,16 @@ def cnn_table(blocks: int = 4, width: int = 32, side: int = 8) -> UnitTable:
     return UnitTable(tuple(units))
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A packed state, and the offsets that it has read up to."""
+
+    state: bytes
+    fleet: int
+    decisions: int
+    models: int
+
+
 class Stage:
     """The core, the logs that it reads and writes, and time."""
 
@@ -62,6 +75,7 @@ class Stage:
         self.costs = CostModel.of(self.table, self.config)
         self.now = 1000.0
         self.fleet_log: list[tuple[float, m.Message]] = []
+        self.beats: dict[str, tuple[float, m.Heartbeat]] = {}
         self.decision_log: list[tuple[float, m.Decision]] = []
         self.models_log: list[tuple[float, m.Message]] = []
         self.epoch = 1
@@ -69,6 +83,12 @@ class Stage:
 
     def _new_core(self) -> PlannerCore:
         return PlannerCore(RUN, self.epoch, updates_topic=UPDATES)
+
+    @property
+    def snapshot(self) -> "Snapshot":
+        """The fold's state now, and how far it has read."""
+        packed = pack(PlannerState, self.core.known.state)
+        return Snapshot(packed, len(self.fleet_log), len(self.decision_log), len(self.models_log))
 
     # ---------------------------------------------------------------- what the fleet says
 
@@ -101,11 +121,8 @@ class Stage:
         )
 
     def beat(self, worker: str, incarnation: int = 1, state: str = "training") -> list[m.Decision]:
-        return self.say(
-            m.Heartbeat.model_validate(
-                {"run_id": RUN, "worker_id": worker, "incarnation": incarnation, "state": state}
-            )
-        )
+        body = {"run_id": RUN, "worker_id": worker, "incarnation": incarnation, "state": state}
+        return self.hear(m.Heartbeat.model_validate(body))
 
     def goodbye(self, worker: str, incarnation: int = 1) -> list[m.Decision]:
         return self.say(
@@ -164,6 +181,12 @@ class Stage:
         made = self.core.handle(offset, message, self.now) + self.core.advance(self.now)
         return self._log(made, survivors)
 
+    def hear(self, beat: m.Heartbeat) -> list[m.Decision]:
+        """A heartbeat arrives."""
+        self.beats[beat.worker_id] = (self.now, beat)
+        self.core.handle_heartbeat(beat, self.now)
+        return self._log(self.core.advance(self.now), None)
+
     def tick(self, seconds: float, survivors: int | None = None) -> list[m.Decision]:
         self.now += seconds
         return self._log(self.core.advance(self.now), survivors)
@@ -197,20 +220,42 @@ class Stage:
             )
         )
 
-    def restart(self) -> list[m.Decision]:
-        """A new planner process takes the run over from the logs."""
+    def restart(self, since: "Snapshot | None" = None) -> list[m.Decision]:
+        """A new planner process takes the run over from the logs, or from a snapshot on."""
         self.epoch += 1
-        self.core = core = self._new_core()
-        core.restore(self.decision_log)
-        due = core.ledger.fleet_offset
-        core.observe(self.fleet_log[:due])
-        for at_s, message in self.models_log:
-            core.handle_model(message, at_s)
+        self.core = core = self.folded(since)
         made: list[m.Decision] = []
+        due = core.ledger.fleet_offset
         for offset, (at_s, message) in enumerate(self.fleet_log[due:], due):
             made += core.handle(offset, message, at_s)
+        for at_s, beat in self.beats.values():
+            core.handle_heartbeat(beat, at_s)
         core.resume(self.now)
         return self._log(made + core.advance(self.now), None)
+
+    def folded(self, since: "Snapshot | None" = None) -> PlannerCore:
+        """A core that knows all that is decided, and the fleet's records that led to it."""
+        start = since or Snapshot(pack(PlannerState, PlannerState()), 0, 0, 0)
+        known = PlannerFold(unpack(PlannerState, start.state))
+        core = PlannerCore(RUN, self.epoch, updates_topic=UPDATES, known=known)
+        read = start.fleet
+        for _, decision in self.decision_log[start.decisions :]:
+            for offset in range(read, decision.fleet_offset):
+                at_s, message = self.fleet_log[offset]
+                core.restore_fleet(offset, message, at_s)
+            read = max(read, decision.fleet_offset)
+            known.apply(decision)
+        for at_s, message in self.models_log[start.models :]:
+            core.handle_model(message, at_s)
+        return core
+
+    def folded_to_the_end(self, since: "Snapshot | None" = None) -> PlannerCore:
+        """The same with the fleet's records that nothing was decided on."""
+        core = self.folded(since)
+        read = max(core.ledger.fleet_offset, since.fleet if since else 0)
+        for offset, (at_s, message) in enumerate(self.fleet_log[read:], read):
+            core.restore_fleet(offset, message, at_s)
+        return core
 
     def _log(self, made: list[m.Decision], survivors: int | None) -> list[m.Decision]:
         kept = made if survivors is None else made[:survivors]

@@ -114,25 +114,25 @@ def test_behind_a_barrier_a_device_has_one_plan_for_each_version() -> None:
     barrier = rule("synchronous")
     open_round = state(update_count=1, open_count=2)
 
-    assert barrier.invites(Standing(joined_s=90.0, base_version=2), open_round)
-    assert not barrier.invites(Standing(joined_s=90.0, base_version=3), open_round)
+    assert barrier.invites(Standing(joined_version=2, base_version=2), open_round)
+    assert not barrier.invites(Standing(joined_version=2, base_version=3), open_round)
 
 
 def test_who_joins_a_barrier_late_waits_for_the_next_version() -> None:
-    """The version was opened at 95."""
+    """Version 3 is closed, the next one open."""
     barrier = rule("synchronous")
     open_round = state(open_count=2)
 
-    assert barrier.invites(Standing(joined_s=95.0), open_round)
-    assert not barrier.invites(Standing(joined_s=96.0), open_round)
+    assert barrier.invites(Standing(joined_version=2), open_round)
+    assert not barrier.invites(Standing(joined_version=3), open_round)
 
 
 def test_if_every_plan_of_a_version_failed_all_are_asked_again() -> None:
     barrier = rule("synchronous")
     failed = state(update_count=0, open_count=0)
 
-    assert barrier.invites(Standing(joined_s=90.0, base_version=3), failed)
-    assert barrier.invites(Standing(joined_s=99.0), failed)
+    assert barrier.invites(Standing(joined_version=2, base_version=3), failed)
+    assert barrier.invites(Standing(joined_version=3), failed)
 
 
 @pytest.mark.parametrize("closing", ["synchronous", "buffer"])
@@ -157,7 +157,7 @@ def test_a_buffer_of_one_closes_at_each_arrival() -> None:
 
 @pytest.mark.parametrize("closing", ["semi-async", "buffer"])
 def test_who_has_answered_is_asked_again_at_once(closing: str) -> None:
-    answered = Standing(joined_s=99.0, base_version=3)
+    answered = Standing(joined_version=3, base_version=3)
 
     assert rule(closing).invites(answered, state(update_count=1, open_count=5))
 
@@ -208,7 +208,7 @@ class Bay:
         return self.rule.reason(self.at(now))
 
     def waits(self, plan: Plan, now: float) -> bool:
-        return not self.rule.invites(Standing(0.0, 0, plan.group), self.at(now))
+        return not self.rule.invites(Standing(0, 0, plan.group), self.at(now))
 
 
 def test_the_first_device_founds_a_group_with_most_steps() -> None:

@@ -499,7 +499,57 @@ def test_a_device_whose_updates_keep_failing_checks_gets_no_more_plans(stage: An
     stage.report(stage.plan_of("w1"))
 
     assert "w1" not in stage.core.ledger.open_of
-    assert "3 of its updates failed checks" == stage.core.fleet.get("w1").barred
+    [excluded] = stage.decided(m.DeviceExcluded)
+    assert "w1" == excluded.worker_id
+    assert "3 of its updates failed checks" in excluded.reason
+
+
+def failing(stage: Any) -> None:
+    """Three updates of w1 fail checks."""
+    for version in range(3):
+        plan = stage.plan_of("w1")
+        stage.report(plan)
+        bad = m.LeftOut(plan_id=plan.plan_id, worker_id="w1", unit=0, reason="not_finite")
+        stage.publish(version + 1, bad)
+    stage.report(stage.plan_of("w1"))
+
+
+def test_failed_checks_outlive_a_restart_of_the_device_and_of_the_planner(stage: Any) -> None:
+    stage.hello("w1")
+    failing(stage)
+    stage.hello("w1", incarnation=2)
+    stage.restart()
+    stage.hello("w1", incarnation=3)
+
+    assert "w1" not in stage.core.ledger.open_of
+    assert 1 == len(stage.decided(m.DeviceExcluded))
+
+
+def test_an_operator_can_admit_a_device_again(stage: Any) -> None:
+    stage.hello("w1")
+    failing(stage)
+    stage.beat("w1")
+
+    made = stage.say(m.AdmitRequested(run_id="run-1", worker_id="w1"))
+
+    assert ["DeviceAdmitted", "PlanIssued"] == [type(d).__name__ for d in made]
+
+
+def test_a_device_that_comes_back_with_enough_memory_is_admitted(stage: Any) -> None:
+    stage.hello("w1", memory_bytes=10)
+    [excluded] = stage.decided(m.DeviceExcluded)
+
+    made = stage.hello("w1", incarnation=2)
+
+    assert "memory" in excluded.reason
+    assert ["DeviceAdmitted", "PlanIssued"] == [type(d).__name__ for d in made]
+
+
+def test_an_exclusion_is_decided_once_however_often_the_device_says_hello(stage: Any) -> None:
+    for _ in range(5):
+        stage.hello("w1", memory_bytes=10)
+
+    assert 1 == len(stage.decided(m.DeviceExcluded))
 
 
 def test_the_target_ends_the_run_and_every_plan(new_stage: New, the_only: Only) -> None:

@@ -5,7 +5,7 @@ from cos2p_planner.ledger import PlanFacts
 
 
 def plan(incarnation: int, peak_bytes: int = 1000) -> PlanFacts:
-    return PlanFacts("w", incarnation, 0, 0.0, 5, peak_bytes, 1, b"")
+    return PlanFacts("p1", "w", incarnation, 0, 0.0, 5, peak_bytes, 1, b"")
 
 
 def after(*plans: PlanFacts) -> Deaths:

@@ -11,7 +11,7 @@ from cos2p import messages as m
 from cos2p.run_config import RunConfig
 from cos2p.unit_wire import UnitScores
 from cos2p.units import Unit, UnitTable
-from cos2p_planner.fleet import Device
+from cos2p_planner.device import BEFORE_PLANS, Device
 from cos2p_planner.importance import Importance
 from cos2p_planner.ledger import PlanFacts, packed
 
@@ -37,11 +37,11 @@ def importance(kind: str = "gate", own_share: float = 0.5) -> Importance:
 
 def device(worker: str, label_counts: tuple[int, ...] | None) -> Device:
     profile = m.DeviceProfile(memory_bytes=1, flops_per_s=1)
-    return Device(worker, 1, profile, 100, label_counts, bytes(32), 1, 0.0)
+    return Device(worker, 1, profile, 100, label_counts, bytes(32), 1, BEFORE_PLANS)
 
 
 def facts(trained: Sequence[int] = ALL, version: int = 0, worker: str = "w1") -> PlanFacts:
-    return PlanFacts(worker, 1, version, 0.0, 10, 0, 0, packed(trained, len(TABLE)))
+    return PlanFacts("p1", worker, 1, version, 0.0, 10, 0, 0, packed(trained, len(TABLE)))
 
 
 def scores(sums: ArrayLike, counts: Sequence[int]) -> UnitScores:
@@ -85,7 +85,7 @@ def test_units_may_be_compared_with_their_kind_in_all_blocks() -> None:
     )
     plans = {"importance": "gate", "importance_scope": "model", "own_share": 0.0}
     scored = Importance(table, RunConfig.model_validate({"plans": plans}))
-    plan = PlanFacts("w1", 1, 0, 0.0, 10, 0, 0, packed(range(5), 5))
+    plan = PlanFacts("p1", "w1", 1, 0, 0.0, 10, 0, 0, packed(range(5), 5))
 
     assert "" == scored.learn(
         report(scores(((36, 36), (4, 4)), (1, 1))), plan, device("w1", (5, 5))

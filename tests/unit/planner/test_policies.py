@@ -30,9 +30,9 @@ def test_devices_too_small_for_a_policy_are_refused_with_the_bytes_that_would_do
     stage.hello("small", 0.5)
 
     assert ["big"] == [d.plan.worker_id for d in stage.decided(m.PlanIssued)]
-    [(event, fields)] = stage.core.notices
-    assert ("device_refused", "small") == (event, fields["worker_id"])
-    assert f"({stage.costs.whole_bytes} bytes) would do" in fields["reason"]
+    [excluded] = stage.decided(m.DeviceExcluded)
+    assert "small" == excluded.worker_id
+    assert f"({stage.costs.whole_bytes} bytes) would do" in excluded.reason
 
 
 def test_a_run_that_no_device_can_serve_ends_and_says_why(new_stage: New) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from cos2p import messages as m
+from cos2p.state_codec import pack
 from cos2p.unit_wire import UnitScores
-from cos2p_cli.refused_devices import RefusedDevices
+from cos2p_planner.core import PlannerCore
+from cos2p_planner.fold import PlannerState
 
 New = Callable[..., Any]
 WORKERS = ("w1", "w2", "w3", "w4")
@@ -72,6 +74,9 @@ class Chaos:
             stage.tick(dice.choice((0.1, 1.0, 5.0)), survivors)
         elif event == "publish":
             self._publish()
+        elif event == "beat":
+            state = dice.choice(("idle", "training"))
+            stage.hear(m.Heartbeat.model_validate(self._who(worker) | {"state": state}))
         else:
             message = self._message(event, worker)
             if message is not None:
@@ -86,9 +91,6 @@ class Chaos:
         if event in ("hello", "start"):
             self.incarnation[worker] += event == "start"
             return self._hello(worker)
-        if event == "beat":
-            state = dice.choice(("idle", "training"))
-            return m.Heartbeat.model_validate(self._who(worker) | {"state": state})
         if event == "goodbye":
             return m.Goodbye.model_validate(self._who(worker))
         if event == "repeat":
@@ -161,39 +163,6 @@ def check_log(stage: Any) -> None:
     assert set(open_of.values()) == set(stage.core.ledger.open)
 
 
-def state(core: Any, now: float) -> dict[str, Any]:
-    """What decides the future, as plain values."""
-    ledger, run = core.ledger, core.ledger.run
-    return {
-        "version": ledger.version,
-        "open": ledger.open,
-        "endings": {p: e.outcome for p, e in ledger.endings.items()},
-        "outcomes": ledger.outcomes,
-        "ended": ledger.ended is not None,
-        "coverage": run.coverage(),
-        "updates": run.open_staleness,
-        "opened_s": run.opened_s,
-        "groups": run.arrivals.open(now),
-        "complete": run.arrivals.complete(now),
-        "newest": ledger.newest,
-        "hurried": ledger.hurried,
-        "accepted": ledger.accepted_count,
-        "holdings": {w: run.holdings.held(w) for w in WORKERS},
-        "recency": {w: run.holdings.recency(w).tolist() for w in WORKERS},
-        "turns": {w: run.holdings.turn(w) for w in WORKERS},
-        "prices": run.holdings.prices(np.full(len(run.table), 1.0)).tolist(),
-        "values": {d.worker_id: core.rules.importance.value(d).tolist() for d in core.fleet},
-        "refused": core.rules.importance.refused,
-        "devices": {
-            d.worker_id: (
-                (d.incarnation, d.budget_bytes, d.calibration, d.turnaround_s, d.overhead_s),
-                (d.barred, d.strikes, d.failures, d.gone, d.reports, d.joined_s),
-            )
-            for d in core.fleet
-        },
-    }
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_every_plan_ends_once_and_versions_rise_by_one_whatever_comes(
     new_stage: New, seed: int
@@ -210,8 +179,13 @@ def test_every_plan_ends_once_and_versions_rise_by_one_whatever_comes(
     assert all(1 == len(outcomes) for outcomes in stage.outcomes().values())
 
 
+def state_of(core: PlannerCore) -> bytes:
+    """What a snapshot of the core would hold."""
+    return pack(PlannerState, core.known.state)
+
+
 @pytest.mark.parametrize("seed", range(24))
-def test_a_planner_restarted_after_any_event_has_the_state_of_the_one_before(
+def test_a_planner_restarted_after_any_event_knows_what_the_one_before_knew(
     new_stage: New, seed: int
 ) -> None:
     stage = new_stage(config_of(seed % 4))
@@ -223,37 +197,75 @@ def test_a_planner_restarted_after_any_event_has_the_state_of_the_one_before(
         chaos.step(crash_share=0.0)
         stage.now += 0.2
         stage.say(evaluated)
-        before = state(stage.core, stage.now)
+        before = state_of(stage.core)
 
-        decided = stage.restart()
-
-        assert [] == decided
-        assert before == state(stage.core, stage.now)
+        assert [] == stage.restart()
+        assert before == state_of(stage.core)
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_whoever_reads_the_log_in_any_portions_sees_whom_the_planner_refuses(
+def test_a_snapshot_and_the_records_behind_it_make_the_state_of_the_whole_log(
     new_stage: New, seed: int
 ) -> None:
+    """Taken at any event, packed, unpacked and continued to any later event."""
+    stage = new_stage(config_of(seed % 4))
+    chaos = Chaos(stage, 3000 + seed)
+    taken = [stage.snapshot]
+    for _ in range(60):
+        chaos.step(crash_share=0.05)
+        taken.append(stage.snapshot)
+
+        since = stage.folded_to_the_end(chaos.dice.choice(taken))
+
+        assert state_of(stage.folded_to_the_end()) == state_of(since)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_live_state_is_the_fold_of_the_log(new_stage: New, seed: int) -> None:
+    stage = new_stage(config_of(seed % 4))
+    chaos = Chaos(stage, 4000 + seed)
+    for _ in range(60):
+        chaos.step(crash_share=0.0)
+        live = state_of(stage.core)
+
+        assert live == state_of(stage.folded_to_the_end())
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_decisions_name_whom_the_planner_gives_no_plans(new_stage: New, seed: int) -> None:
     stage = new_stage(config_of(seed % 4) | {"liveness": {"strikes_max": 1}})
     chaos = Chaos(stage, 2000 + seed)
-    reader = RefusedDevices()
-    opened = m.EpochStarted(run_id="run-1", epoch=1, fleet_offset=0, at_s=0.0, planner_id="p")
-    reader.take([(0.0, opened)], [], [])
-    read = [0, 0, 0]
-    refused: set[str] = set()
-    for _ in range(120):
-        chaos.step(crash_share=0.0)
-        if chaos.dice.random() < 0.3:
-            logs = (stage.decision_log, stage.fleet_log, stage.models_log)
-            reader.take(*(log[since:] for log, since in zip(logs, read, strict=True)))
-            read = [len(log) for log in logs]
+    excluded: dict[str, str] = {}
+    for _ in range(240):
+        chaos.step(crash_share=0.05)
+    for _, decision in stage.decision_log:
+        if isinstance(decision, m.DeviceExcluded):
+            excluded[decision.worker_id] = decision.reason
+        elif isinstance(decision, m.DeviceAdmitted):
+            del excluded[decision.worker_id]
 
-            judged = {d.worker_id: d.barred for d in stage.core.fleet}
-            assert judged == reader.reasons
-            refused |= {worker for worker, reason in judged.items() if reason}
+    known = {d.worker_id: d.excluded for d in stage.core.fleet if d.excluded}
+    assert known == excluded
+    assert excluded
 
-    assert refused
+
+def test_the_state_does_not_grow_with_the_log(new_stage: New) -> None:
+    """Four devices, hundreds of versions: the same few kilobytes."""
+    stage = new_stage({"rounds": {"versions": 100_000}})
+    for worker in WORKERS:
+        stage.hello(worker)
+
+    def work(rounds: int) -> int:
+        for _ in range(rounds):
+            for worker in WORKERS:
+                stage.report(stage.plan_of(worker))
+            stage.publish(stage.core.ledger.version)
+        return len(state_of(stage.core))
+
+    early = work(50)
+    late = work(300)
+
+    assert late < 1.05 * early
 
 
 def test_a_decision_lost_in_the_crash_is_made_again(new_stage: New) -> None:

@@ -101,7 +101,7 @@ class Ring:
             prefix="t",
             planner_id=name,
             watch=self.watch,
-            checker=None if self.liar is None else lambda: self.check,
+            checker=None if self.liar is None else lambda sequences: self.check,
         )
 
     def check(self, record: Record, message: m.Message) -> None:
@@ -109,10 +109,8 @@ class Ring:
         if getattr(message, "worker_id", None) == self.liar:
             raise SignatureError(f"{type(message).__name__} of {self.liar}: not signed")
 
-    async def beat(self, worker: str) -> None:
-        await self.fleet.send(
-            m.Heartbeat(run_id="run-1", worker_id=worker, incarnation=1, state="idle")
-        )
+    async def leave(self, worker: str) -> None:
+        await self.fleet.send(m.Goodbye(run_id="run-1", worker_id=worker, incarnation=1))
 
     async def buried(self) -> list[int]:
         """Offsets of the dead letters."""
@@ -308,7 +306,7 @@ def test_a_record_refused_while_a_run_is_awaited_is_told_at_once_and_buried_once
         ring.liar = "mallory"
         await ring.bus.create_topics(specs("t", 4))
         async with ring.planner():
-            await ring.beat("mallory")
+            await ring.leave("mallory")
             await asyncio.wait_for(ring.watch.has_refused.wait(), 10)
             await ring.ask_late()
             await ring.hello()
@@ -331,7 +329,7 @@ def test_a_planner_that_restarts_does_not_bury_again_what_was_decided_over(
         await ring.ask()
         async with ring.planner():
             await ring.until(m.RunStarted)
-            await ring.beat("mallory")
+            await ring.leave("mallory")
             await ring.hello()
             await ring.until(m.PlanIssued)
         before = await ring.buried()
@@ -355,7 +353,7 @@ def test_a_device_that_is_refused_again_and_again_is_counted_and_told_ever_more_
         async with ring.planner():
             await ring.until(m.RunStarted)
             for _ in range(40):
-                await ring.beat("mallory")
+                await ring.leave("mallory")
             await ring.hello()
             await ring.until(m.PlanIssued)
         assert 10 == len(await ring.buried())

@@ -3,7 +3,7 @@
 Invariants: a record is accepted only if its signature fits its bytes, topic and number, its key is
 registered, the key's role may say such a message, a worker speaks for itself alone, and its number
 is above all that its name has used; a refused record changes nothing here. One verifier serves one
-reading of the log from its start, so that every reading comes to the same.
+reading of the log, from its start or from a snapshot, so that every reading comes to the same.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,12 @@ class Verifier:
 
     Args:
         find: who has a key.
+        sequences: the last number that each signer has used, by "role name"; it is kept up to date.
     """
 
-    def __init__(self, find: Find) -> None:
+    def __init__(self, find: Find, sequences: dict[str, int] | None = None) -> None:
         self._find = find
-        self._sequences: dict[tuple[SignerRole, str], int] = {}
+        self._sequences = {} if sequences is None else sequences
 
     def __call__(self, record: Record, message: Message) -> None:
         """Accept the record.
@@ -61,18 +62,19 @@ class Verifier:
             raise SignatureError(f"{claimed}: {known.name} is a {known.role}, who can't say that")
         if known.role != "operator" and known.name != author_of(message):
             raise SignatureError(f"{claimed}: said by {known.name} in another's name")
-        last = self._sequences.get((known.role, known.name), -1)
+        signer = f"{known.role} {known.name}"
+        last = self._sequences.get(signer, -1)
         if sequence <= last:
             raise SignatureError(
                 f"{claimed}: replayed, or the clock of {known.name} went back "
                 f"(number {sequence} after {last})"
             )
-        self._sequences[known.role, known.name] = sequence
+        self._sequences[signer] = sequence
 
 
 def role_of(message: Message) -> SignerRole:
     """Whose message it is."""
-    if isinstance(message, m.RunRequested | m.StopRequested):
+    if isinstance(message, m.RunRequested | m.StopRequested | m.AdmitRequested):
         return "operator"
     return "evaluator" if isinstance(message, m.Evaluated) else "worker"
 

@@ -1,0 +1,102 @@
+"""When a planner writes snapshots, and of what.
+
+Invariants: a snapshot is packed at a moment at which all records that were read are folded and all
+decisions that were made are in the log, without another planner's among them; it costs at most
+`COST_SHARE` of the planner's time; one that is under way holds up nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from cos2p.bus import Bus
+from cos2p.clock import Clock
+from cos2p.errors import OffsetExpiredError
+from cos2p.snapshots import Position, Snapshot, tail_of, write_snapshot
+from cos2p.state_codec import pack
+from cos2p.topics import Topic
+from cos2p_planner.fold import PlannerFold, PlannerState
+
+RECORDS_MIN = 2000
+"""A start folds this many records in a fraction of a second."""
+COST_SHARE = 0.01
+
+
+class Snapshots:
+    """The snapshots that one planner writes.
+
+    Args:
+        bus: where to.
+        prefix: of the topic's name.
+        clock: measures what they cost.
+        number: of the first.
+        records_min: records folded between two of them, at least.
+    """
+
+    def __init__(
+        self, bus: Bus, prefix: str, clock: Clock, number: int, records_min: int = RECORDS_MIN
+    ) -> None:
+        self._bus, self._prefix, self._clock = bus, prefix, clock
+        self._number, self._records_min = number, records_min
+        self._record_count = 0
+        self._rest_until_s = 0.0
+        self._writing: asyncio.Task[None] | None = None
+
+    def folded(self, record_count: int) -> None:
+        """More records were folded."""
+        self._record_count += record_count
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for one."""
+        busy = self._writing is not None and not self._writing.done()
+        enough = self._record_count >= self._records_min
+        return enough and not busy and self._clock.now() >= self._rest_until_s
+
+    async def take(self, run_id: str, known: PlannerFold, offsets: Mapping[Topic, int]) -> None:
+        """Pack the state now, and begin to write it.
+
+        Args:
+            run_id: the run.
+            known: the fold.
+            offsets: the next record of each topic to fold.
+
+        Raises:
+            What the bus raised when it wrote the one before.
+        """
+        await self.finish()
+        began_s = self._clock.now()
+        state = pack(PlannerState, known.state)
+        positions = {topic.name: await self._position(topic, at) for topic, at in offsets.items()}
+        snapshot = Snapshot("planner", self._number, run_id, positions, state)
+        self._number += 1
+        self._record_count = 0
+        self._writing = asyncio.ensure_future(write_snapshot(self._bus, self._prefix, snapshot))
+        spent_s = self._clock.now() - began_s
+        self._rest_until_s = self._clock.now() + spent_s / COST_SHARE
+
+    async def finish(self) -> None:
+        """Wait for the one that is under way.
+
+        Raises:
+            What the bus raised.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def cancel(self) -> None:
+        """Give up the one that is under way."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _position(self, topic: Topic, offset: int) -> Position:
+        if not offset:
+            return Position(0)
+        name = topic.full_name(self._prefix)
+        try:
+            records = await self._bus.read(name, 0, offset - 1, bytes_max=1)
+        except OffsetExpiredError:
+            return Position(offset)
+        return Position(offset, tail_of(records[0].value))

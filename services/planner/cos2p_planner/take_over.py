@@ -1,0 +1,221 @@
+"""How a planner takes a run over: from its newest snapshot, or from the start of its log.
+
+Invariants: a snapshot saves time only; one that does not fit is passed over with one log line; the
+new epoch is opened before anything is decided; records come one by one, and none is kept.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cos2p import messages as m
+from cos2p.bus import Bus, Record
+from cos2p.clock import Clock
+from cos2p.errors import FencedError
+from cos2p.fence import EpochFence
+from cos2p.logs import Log
+from cos2p.mailbox import Check, Letter, Mailbox, Outbox, Refusal
+from cos2p.monitoring.watch import Watch
+from cos2p.snapshots import Position, newest_snapshot
+from cos2p.state_codec import StateError, unpack
+from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
+from cos2p_planner.canonical import Tape, Tapes
+from cos2p_planner.core import PlannerCore
+from cos2p_planner.fold import PlannerFold, PlannerState
+
+CheckerFactory = Callable[[dict[str, int]], Check]
+"""Makes what each record of a topic must pass, given the last number of each signer."""
+
+
+def _unchecked(record: Record, message: m.Message) -> None:
+    """Where every record is accepted."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a planner works."""
+
+    bus: Bus
+    clock: Clock
+    log: Log
+    prefix: str
+    watch: Watch
+    checker: CheckerFactory | None = None
+    refused: Mapping[Topic, Callable[[Refusal], None]] = field(default_factory=dict)
+
+    def heard(
+        self,
+        topic: Topic,
+        *,
+        run_id: str | None = None,
+        offset: int = 0,
+        bury_from: int | None = 0,
+        sequences: dict[str, int] | None = None,
+    ) -> Mailbox:
+        """What devices and operators write, checked as this planner checks it."""
+        return Mailbox(
+            self.bus,
+            self.prefix,
+            topic,
+            reader="planner",
+            run_id=run_id,
+            offset=offset,
+            check=_unchecked
+            if self.checker is None
+            else self.checker({} if sequences is None else sequences),
+            bury_from=bury_from,
+            refused=self.refused.get(topic, lambda refusal: None),
+        )
+
+    def read(self, topic: Topic, run_id: str, offset: int = 0) -> Mailbox:
+        """What planners and aggregators write."""
+        return Mailbox(self.bus, self.prefix, topic, reader="planner", run_id=run_id, offset=offset)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fold begins.
+
+    Attributes:
+        state: what is known there.
+        positions: how far each topic was folded, by its name.
+        number: of the next snapshot.
+    """
+
+    state: PlannerState = field(default_factory=PlannerState)
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    number: int = 0
+
+    def offset(self, topic: Topic) -> int:
+        """The first record of a topic to fold."""
+        position = self.positions.get(topic.name)
+        return 0 if position is None else position.offset
+
+
+@dataclass
+class TakenOver:
+    """A run that this planner leads.
+
+    Attributes:
+        core: as of the end of the log, but for the records in `backlog`.
+        tapes: of the three topics, at their ends.
+        heartbeats: at the end of its topic.
+        backlog: fleet records that no planner has answered.
+        snapshot_number: of the next snapshot.
+    """
+
+    core: PlannerCore
+    tapes: Tapes
+    heartbeats: Mailbox
+    backlog: list[Letter]
+    snapshot_number: int
+
+
+async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
+    """Fold the log and open a new epoch.
+
+    Raises:
+        FencedError: a newer planner has taken over meanwhile.
+        DivergedError: the decision log contradicts itself.
+        SettingsError: the run names a policy that this program lacks.
+        What the bus raises.
+    """
+    start = await _start(place, run_id)
+    known = PlannerFold(start.state)
+    tapes = await _tapes(place, run_id, start, known)
+    name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
+    core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(place.prefix), known=known)
+    record_count = 0
+    while not core.epoch:
+        await tapes.extend()
+        async for topic, letter in tapes.decided():
+            record_count += 1
+            _take(place, core, topic, letter)
+            message = letter.message
+            if isinstance(message, m.EpochStarted) and message.planner_id == name:
+                core.epoch = message.epoch
+        if not core.epoch:
+            await _open_epoch(place, run_id, name, core)
+    if core.epoch != tapes.fence.epoch:
+        raise FencedError(f"a newer planner has taken over the run {run_id}; this one leaves")
+    place.log.info(
+        "epoch_started",
+        run_id=run_id,
+        epoch=core.epoch,
+        planner_id=name,
+        version=core.ledger.version,
+        plans_open=len(core.ledger.open),
+        snapshot=start.number - 1 if start.positions else None,
+        records=record_count,
+    )
+    backlog = [letter async for letter in tapes.said()]
+    end = await place.read(HEARTBEATS, run_id).end()
+    heartbeats = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
+    await heartbeats.end()
+    while heartbeats.offset < end and (letters := await heartbeats.poll()):
+        for letter in letters:
+            core.handle_heartbeat(letter.message, letter.timestamp_s)
+    return TakenOver(core, tapes, heartbeats, backlog, start.number)
+
+
+def _take(place: Place, core: PlannerCore, topic: Topic, letter: Letter) -> None:
+    message, at_s = letter.message, letter.timestamp_s
+    place.watch.saw(message, at_s)
+    if topic is FLEET:
+        core.restore_fleet(letter.offset, message, at_s)
+    elif topic is MODELS:
+        core.handle_model(message, at_s)
+    elif isinstance(message, m.Decision):
+        core.known.apply(message)
+
+
+async def _start(place: Place, run_id: str) -> Start:
+    """The newest snapshot of this run that fits its log; else the log's start."""
+
+    def skipped(number: int, reason: str) -> None:
+        place.log.warning("snapshot_skipped", of="planner", number=number, reason=reason)
+
+    found, number = await newest_snapshot(place.bus, place.prefix, "planner", run_id, skipped)
+    if found is None:
+        return Start(number=number)
+    try:
+        state = unpack(PlannerState, found.state)
+    except StateError as error:
+        skipped(found.number, str(error))
+        return Start(number=number)
+    return Start(state, found.positions, number)
+
+
+async def _tapes(place: Place, run_id: str, start: Start, known: PlannerFold) -> Tapes:
+    fleet = place.heard(
+        FLEET,
+        run_id=run_id,
+        offset=start.offset(FLEET),
+        bury_from=await _handled_before(place),
+        sequences=known.sequences,
+    )
+    return Tapes(
+        Tape(fleet),
+        Tape(place.read(DECISIONS, run_id, start.offset(DECISIONS))),
+        Tape(place.read(MODELS, run_id, start.offset(MODELS))),
+        EpochFence(known.epoch),
+    )
+
+
+async def _handled_before(place: Place) -> int:
+    """How far an earlier planner has read `fleet`, by its last decision."""
+    decisions = Mailbox(place.bus, place.prefix, DECISIONS, reader="planner")
+    decisions.offset = max(0, await decisions.end() - 1)
+    made = [letter.message for letter in await decisions.poll()]
+    return max((d.fleet_offset for d in made if isinstance(d, m.Decision)), default=0)
+
+
+async def _open_epoch(place: Place, run_id: str, name: str, core: PlannerCore) -> None:
+    epoch = m.EpochStarted(
+        run_id=run_id,
+        epoch=core.known.epoch + 1,
+        fleet_offset=core.ledger.fleet_offset,
+        at_s=place.clock.now(),
+        planner_id=name,
+    )
+    await Outbox(place.bus, place.prefix, DECISIONS).send(epoch)
