@@ -108,7 +108,7 @@ async def snapshots_of(bus: Bus, prefix: str, of: Fold, skipped: Skipped) -> lis
     async for part in _parts(bus, prefix):
         if part.of == of:
             found.setdefault((part.number, part.digest), {})[part.part] = part
-    whole = (_whole(parts, skipped) for _, parts in sorted(found.items(), reverse=True))
+    whole = (whole_snapshot(parts, skipped) for _, parts in sorted(found.items(), reverse=True))
     return [snapshot for snapshot in whole if snapshot is not None]
 
 
@@ -148,7 +148,7 @@ async def _parts(bus: Bus, prefix: str) -> AsyncIterator[SnapshotPart]:
                 yield message
 
 
-def _whole(parts: Mapping[int, SnapshotPart], skipped: Skipped) -> Snapshot | None:
+def whole_snapshot(parts: Mapping[int, SnapshotPart], skipped: Skipped) -> Snapshot | None:
     """The snapshot of these parts; None where it does not count."""
     head = next(iter(parts.values()))
     if head.protocol != PROTOCOL:

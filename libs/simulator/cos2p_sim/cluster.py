@@ -24,6 +24,7 @@ from cos2p.run_request import NewRun, request_run
 from cos2p.topics import FLEET, Role
 from cos2p.units import UnitTable
 from cos2p_aggregator.shell import run_aggregator
+from cos2p_planner.compare import compare_snapshots
 from cos2p_planner.shell import run_planner
 from cos2p_sim.faults import FaultCount, FaultyBus
 from cos2p_sim.fleets import StandIn, draw_fleet, small_table
@@ -79,6 +80,7 @@ class Ended:
         restart_count: lives begun after a kill, a stop or a lost bus.
         fenced: planners that left because a newer one had taken over.
         seconds: virtual time from first to last.
+        snapshot_count: snapshots of planners that equal the fold of the log.
     """
 
     case: Case
@@ -89,6 +91,7 @@ class Ended:
     restart_count: int
     fenced: tuple[str, ...]
     seconds: float
+    snapshot_count: int
 
     def fingerprint(self) -> str:
         """Digest of every record of the run (but for the planner's own random name)."""
@@ -138,6 +141,7 @@ class Cluster:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         self._bus.end(self._case.scenario.ends)
+        compared = await compare_snapshots(self._bus, PREFIX, self._bus.snapshots)
         return Ended(
             self._case,
             self._bus,
@@ -147,6 +151,7 @@ class Cluster:
             self._restart_count,
             tuple(self._fenced),
             self._clock.now() - self._start_s,
+            sum(c.compared for c in compared),
         )
 
     # ------------------------------------------------------------ who runs
@@ -184,7 +189,15 @@ class Cluster:
     def _planner(self, name: str) -> Body:
         def life(bus: Bus, stop: asyncio.Event) -> Awaitable[None]:
             log = self._log.bind(role=name)
-            return run_planner(bus, self._clock, log, stop, prefix=PREFIX, planner_id=name)
+            return run_planner(
+                bus,
+                self._clock,
+                log,
+                stop,
+                prefix=PREFIX,
+                planner_id=name,
+                snapshot_records=self._case.scenario.snapshot_records,
+            )
 
         return life
 

@@ -96,6 +96,8 @@ class Scenario(_Part):
     run: RunPart = RunPart()
     faults: FaultPart = FaultPart()
     crashes: CrashPart = CrashPart()
+    snapshot_records: int = Field(1, ge=1)
+    """Records that a planner folds between two snapshots: with 1 each step is followed by one."""
     ends: Literal["target", "stalled"] = "target"
     limit_s: float = 1500.0
     """Virtual seconds after which the run counts as hanging."""

@@ -10,8 +10,9 @@ from cos2p import codec
 from cos2p.bus import NewRecord, Record
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import Clock
-from cos2p.messages import Decision, Message
-from cos2p.topics import CATALOGUE, DEAD_LETTERS, DECISIONS, FLEET, MODELS
+from cos2p.messages import Decision, Message, SnapshotPart
+from cos2p.snapshots import Snapshot, whole_snapshot
+from cos2p.topics import CATALOGUE, DEAD_LETTERS, DECISIONS, FLEET, MODELS, SNAPSHOTS
 from cos2p_sim.checkers import Checker, InvariantError
 
 
@@ -26,6 +27,7 @@ class WatchedLog(MemoryBus):
         self._judged = dict.fromkeys(self._told, 0)
         self._messages: dict[tuple[str, int], Message] = {}
         self._acknowledged: list[tuple[str, int]] = []
+        self._parts: list[NewRecord] = []
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """Append and judge.
@@ -36,7 +38,22 @@ class WatchedLog(MemoryBus):
         offsets = await super().append(topic, partition, records)
         if topic in self._told:
             self._judge()
+        if topic == SNAPSHOTS.full_name(self._prefix):
+            self._parts += records
         return offsets
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """Every snapshot that was written whole, also those that compaction has removed."""
+        parts: dict[tuple[int, bytes], dict[int, SnapshotPart]] = {}
+        for i, new in enumerate(self._parts):
+            record = Record("", 0, i, 0.0, new.key, bytes(new.value), new.headers)
+            part = codec.decode(record)
+            assert isinstance(part, SnapshotPart)
+            if part.of == "planner":
+                parts.setdefault((part.number, part.digest), {})[part.part] = part
+        whole = (whole_snapshot(found, lambda number, reason: None) for found in parts.values())
+        return [snapshot for snapshot in whole if snapshot is not None]
 
     def acknowledge(self, places: Sequence[tuple[str, int, int]]) -> None:
         """Tell which records' appends returned: (topic, partition, offset)."""

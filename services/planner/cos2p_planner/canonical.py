@@ -34,14 +34,19 @@ class Tape:
         """Read up to the end of the topic as it is now."""
         self._end = await self.mailbox.end()
 
+    def stop_at(self, end: int) -> None:
+        """Read up to this offset."""
+        self._end = end
+
     async def head(self) -> Letter | None:
         """The next letter, left where it is; None at the end."""
         while not self._letters and self.mailbox.offset < self._end:
             before = self.mailbox.offset
             self._letters += await self.mailbox.poll(wait_s=1.0)
             if self.mailbox.offset == before:
-                return None
-        return self._letters[0] if self._letters else None
+                break
+        head = self._letters[0] if self._letters else None
+        return head if head is not None and head.offset < self._end else None
 
     def take(self) -> Letter:
         """The letter that `head` has shown."""

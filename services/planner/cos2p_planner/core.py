@@ -12,6 +12,7 @@ from typing import Literal
 
 from cos2p import messages as m
 from cos2p.messages import Outcome
+from cos2p.topics import FLEET, Topic
 from cos2p_planner.closings import OpenRound
 from cos2p_planner.device import Device
 from cos2p_planner.fleet import Fleet, Notice
@@ -69,10 +70,15 @@ class PlannerCore:
 
     # ------------------------------------------------------------ taking over
 
-    def restore_fleet(self, offset: int, message: m.Message, at_s: float) -> None:
-        """Learn from a fleet record that was handled before, or that a decision has answered."""
-        self._heard_s = max(self._heard_s, at_s)
-        self.known.take_fleet(offset, message, at_s)
+    def restore(self, topic: Topic, offset: int, message: m.Message, at_s: float) -> None:
+        """Take a record that an earlier planner has answered, in canonical order.
+
+        Raises:
+            DivergedError: a decision contradicts the ones before it.
+        """
+        if topic is FLEET:
+            self._heard_s = max(self._heard_s, at_s)
+        self.known.take(topic, offset, message, at_s)
 
     def resume(self, now: float) -> None:
         """Begin to advance, the log folded and the newest heartbeats taken.

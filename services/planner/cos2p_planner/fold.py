@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cos2p import messages as m
 from cos2p.messages import Outcome
+from cos2p.topics import FLEET, MODELS, Topic
 from cos2p_planner.device import BEFORE_PLANS
 from cos2p_planner.fleet import Fleet, FleetState
 from cos2p_planner.importance import ImportanceState
@@ -81,6 +82,19 @@ class PlannerFold:
             self.stop_reason,
             self.sequences,
         )
+
+    def take(self, topic: Topic, offset: int, message: m.Message, at_s: float) -> None:
+        """Take the next record of the log in canonical order, appended at `at_s`.
+
+        Raises:
+            DivergedError: a decision contradicts the ones before it.
+        """
+        if topic is FLEET:
+            self.take_fleet(offset, message, at_s)
+        elif topic is MODELS:
+            self.take_model(message, at_s)
+        elif isinstance(message, m.Decision):
+            self.apply(message)
 
     def take_fleet(self, offset: int, message: m.Message, now: float) -> None:
         """Take the fleet record at `offset`, heard at `now`."""

@@ -159,14 +159,8 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
 
 
 def _take(place: Place, core: PlannerCore, topic: Topic, letter: Letter) -> None:
-    message, at_s = letter.message, letter.timestamp_s
-    place.watch.saw(message, at_s)
-    if topic is FLEET:
-        core.restore_fleet(letter.offset, message, at_s)
-    elif topic is MODELS:
-        core.handle_model(message, at_s)
-    elif isinstance(message, m.Decision):
-        core.known.apply(message)
+    place.watch.saw(letter.message, letter.timestamp_s)
+    core.restore(topic, letter.offset, letter.message, letter.timestamp_s)
 
 
 async def _start(place: Place, run_id: str) -> Start:

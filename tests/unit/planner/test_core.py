@@ -227,7 +227,7 @@ def test_a_report_of_a_plan_never_issued_is_refused_by_name(stage: Any, the_only
     stage.hello("w1")
     report = stage.report_of(stage.plan_of("w1"), plan_id="p999999")
 
-    assert "no such plan was issued" == the_only(stage.say(report), m.UpdateRefused).reason
+    assert "no plan of this name is open" == the_only(stage.say(report), m.UpdateRefused).reason
 
 
 def test_a_restarted_worker_loses_its_plan_and_gets_a_new_one(stage: Any, the_only: Only) -> None:
@@ -451,28 +451,27 @@ def test_a_device_without_memory_for_any_submodel_is_refused_with_the_number_tha
 ) -> None:
     decided = stage.hello("w1", memory_bytes=1000)
 
-    [(event, fields)] = stage.core.notices
-    assert [] == decided
-    assert "device_refused" == event
-    assert str(stage.costs.smallest_bytes) in fields["reason"]
+    [excluded] = stage.decided(m.DeviceExcluded)
+    assert [excluded] == decided
+    assert str(stage.costs.smallest_bytes) in excluded.reason
 
 
 def test_a_device_with_another_model_is_refused_by_name(stage: Any) -> None:
     decided = stage.hello("w1", units_digest=bytes(32))
 
-    [(_, fields)] = stage.core.notices
-    assert [] == decided
-    assert "w1" == fields["worker_id"]
-    assert "model differs" in fields["reason"]
+    [excluded] = stage.decided(m.DeviceExcluded)
+    assert [excluded] == decided
+    assert "w1" == excluded.worker_id
+    assert "model differs" in excluded.reason
 
 
 def test_a_device_of_another_version_is_refused_by_name(stage: Any) -> None:
     decided = stage.hello("w1", protocol=2)
 
-    [(_, fields)] = stage.core.notices
-    assert [] == decided
-    assert "w1" == fields["worker_id"]
-    assert "it speaks protocol 2, this planner 1" in fields["reason"]
+    [excluded] = stage.decided(m.DeviceExcluded)
+    assert [excluded] == decided
+    assert "w1" == excluded.worker_id
+    assert "it speaks protocol 2, this planner 1" in excluded.reason
 
 
 def test_a_device_that_fails_at_once_is_asked_again_later_and_later(stage: Any) -> None:

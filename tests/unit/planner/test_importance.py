@@ -286,7 +286,7 @@ def scored_report(stage: Any, plan: m.Plan, seed: int, **changes: Any) -> list[m
 
 
 def values(stage: Any) -> list[list[float]]:
-    return [stage.core.rules.importance.value(d).tolist() for d in stage.core.fleet]
+    return [stage.core.known.rules.importance.value(d).tolist() for d in stage.core.fleet]
 
 
 def test_a_restarted_planner_has_the_same_values(new_stage: New) -> None:
