@@ -77,8 +77,8 @@ class KafkaBus:
             if all(record.key for record in records):
                 await self._refuse(error, topic, partition)
             raise BusError(
-                f"{self._address}: a record for {topic} has no key, and the broker refuses it: "
-                "a compacted topic needs one"
+                f"{self._address}: the broker refuses a record for {topic}, which has no key: "
+                "is the topic's cleanup.policy compact? Then each record needs one"
             ) from error
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             await self._refuse(error, topic, partition)

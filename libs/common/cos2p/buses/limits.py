@@ -20,4 +20,6 @@ def check(spec: TopicSpec, records: Sequence[NewRecord]) -> None:
                 f"{spec.record_bytes_max}"
             )
         if spec.compacted and not new.key:
-            raise BusError(f"a record for {spec.name} has no key: a compacted topic needs one")
+            raise BusError(
+                f"a record for {spec.name} has no key: in a compacted topic each has one"
+            )

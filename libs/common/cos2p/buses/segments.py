@@ -117,9 +117,10 @@ class SegmentFolder:
 
     def is_due(self, topic: str, now_s: float) -> bool:
         """The next append to a topic needs a new file."""
-        self.seal_old(now_s)
         current = self._current.get(topic)
-        return current is None or current.byte_count >= self._bytes_max
+        if current is None or current.byte_count >= self._bytes_max:
+            return True
+        return current.is_old(now_s)
 
     def rotate(self, spec: TopicSpec, number: int, now_s: float) -> bool:
         """Open a new file for a topic; False: retention took it first, try another number.

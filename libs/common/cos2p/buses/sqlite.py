@@ -249,6 +249,7 @@ class SqliteBus:
     async def _retain(self) -> None:
         """From time to time: let retention take some of what is due."""
         now_s, before = self._clock.now(), self._retained_s
+        self._segments.seal_old(now_s)
         if self._is_archive or (before is not None and 0 <= now_s - before < RETENTION_EVERY_S):
             return
         self._retained_s = now_s
