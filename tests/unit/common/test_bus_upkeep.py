@@ -111,6 +111,23 @@ def test_the_file_does_not_grow_with_snapshots(stage: Stage) -> None:
     asyncio.run(story())
 
 
+def test_many_writers_of_little_keep_the_write_ahead_log_small(stage: Stage) -> None:
+    async def story() -> None:
+        buses = [await stage.bus() for _ in range(16)]
+        largest = 0
+        for i in range(200):
+            for bus in buses:
+                await bus.append("beats", 0, beats(1, 1))
+            if i % 10 == 0:
+                largest = max(largest, stage.file_bytes())
+        for bus in buses:
+            await bus.close()
+
+        assert largest < 16 << 20
+
+    asyncio.run(story())
+
+
 def test_two_processes_compact_each_others_records(stage: Stage) -> None:
     async def story() -> None:
         first, second = await stage.bus(), await stage.bus()
@@ -390,6 +407,9 @@ def test_kills_while_segments_are_dropped_cost_no_byte(tmp_path: Path) -> None:
         offset = seen = 0
         for _ in range(6):
             writers = [start_writer(path) for _ in range(3)]
+            for writer in writers:
+                assert writer.stdout is not None
+                assert "written\n" == writer.stdout.readline()
             until = time.monotonic() + 1.5
             while time.monotonic() < until:
                 oldest = (await bus.end_offsets("hours"))[0].first
@@ -402,7 +422,7 @@ def test_kills_while_segments_are_dropped_cost_no_byte(tmp_path: Path) -> None:
         assert ends.first > 0
         assert 0 == ends.next % 3, "appends are whole"
         await asyncio.sleep(2)
-        await bus.append("hours", 0, [NewRecord(b"any")])
+        await bus.apply_retention()
         assert [] == list((path / "segments").glob("*")), "all has expired, and nothing is left"
         await bus.close()
 

@@ -21,7 +21,7 @@ from cos2p.buses import limits
 from cos2p.buses.run_lock import RunLock
 from cos2p.buses.segments import SegmentFolder
 from cos2p.buses.sqlite_file import LockedError
-from cos2p.buses.sqlite_log import Place, Row, SqliteLog, TopicEntry
+from cos2p.buses.sqlite_log import WAL_BYTES_MAX, Place, Row, SqliteLog, TopicEntry
 from cos2p.clock import Clock
 from cos2p.errors import (
     BusUnreachableError,
@@ -236,7 +236,9 @@ class SqliteBus:
         if checkpoint is not None and checkpoint.done():
             self._checkpoint = None
             checkpoint.result()
-        if self._checkpoint is None and self._bytes_since_checkpoint >= CHECKPOINT_BYTES:
+        # Many processes that each write little fill it together.
+        due = self._bytes_since_checkpoint >= CHECKPOINT_BYTES or log.wal_bytes() > WAL_BYTES_MAX
+        if self._checkpoint is None and due:
             self._bytes_since_checkpoint = 0
             self._checkpoint = asyncio.get_running_loop().run_in_executor(None, log.checkpoint)
 

@@ -8,6 +8,7 @@ after every append; what is read was committed. Everything here may raise `Locke
 `sqlite_file.named` makes of SQLite's errors.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -245,13 +246,19 @@ class SqliteLog:
         with named(self.file):
             return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
 
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log; 0 where there is none."""
+        try:
+            return os.stat(f"{self.file}-wal").st_size
+        except OSError:
+            return 0
+
     def checkpoint(self) -> None:
         """Fold what the WAL holds into the file. May wait for the disk.
 
         Safe in a thread beside anything else: it has a connection of its own. A WAL that grows
         none the less, because someone is always writing, is cut with writers held off.
         """
-        wal = self.file.with_name(self.file.name + "-wal")
         # Where another process is at it already, there is nothing left to do.
         with (
             suppress(LockedError),
@@ -259,7 +266,7 @@ class SqliteLog:
             closing(open_file(self.file, "rw")) as db,
         ):
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            if wal.stat().st_size > WAL_BYTES_MAX:
+            if self.wal_bytes() > WAL_BYTES_MAX:
                 db.execute("PRAGMA busy_timeout = 1000")
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
