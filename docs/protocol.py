@@ -39,11 +39,12 @@ says where they lie. A blob's bytes are described in `payload.py`.
 
 def retention(topic: Topic) -> str:
     """How long its records stay, for people."""
+    which = "the newest of each key, " if topic.compacted else ""
     if topic.retention_s is None:
-        return "for ever"
-    if topic.retention_s >= DAY_S:
-        return f"{topic.retention_s / DAY_S:g} days"
-    return f"{topic.retention_s / 3600:g} hours"
+        return which + "for ever"
+    if topic.retention_s > DAY_S:
+        return which + f"{topic.retention_s / DAY_S:g} days"
+    return which + f"{topic.retention_s / 3600:g} hours"
 
 
 def type_name(annotation: object) -> str:

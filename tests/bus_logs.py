@@ -37,10 +37,15 @@ class BusLog:
     opened: list[Bus] = field(default_factory=list)
 
     def spec(
-        self, partitions: int = 1, record_bytes_max: int = 1_000_000, *, bulk: bool = False
+        self,
+        partitions: int = 1,
+        record_bytes_max: int = 1_000_000,
+        *,
+        bulk: bool = False,
+        compacted: bool = False,
     ) -> TopicSpec:
         """What the topic shall be."""
-        return TopicSpec(self.topic, partitions, record_bytes_max, RETENTION_S, bulk)
+        return TopicSpec(self.topic, partitions, record_bytes_max, RETENTION_S, bulk, compacted)
 
     @asynccontextmanager
     async def bus(self) -> AsyncIterator[Bus]:
@@ -53,11 +58,17 @@ class BusLog:
 
     @asynccontextmanager
     async def topic_bus(
-        self, partitions: int = 1, record_bytes_max: int = 1_000_000, *, bulk: bool = False
+        self,
+        partitions: int = 1,
+        record_bytes_max: int = 1_000_000,
+        *,
+        bulk: bool = False,
+        compacted: bool = False,
     ) -> AsyncIterator[Bus]:
         """One more view of the log, the topic made."""
+        spec = self.spec(partitions, record_bytes_max, bulk=bulk, compacted=compacted)
         async with self.bus() as bus:
-            await bus.create_topics([self.spec(partitions, record_bytes_max, bulk=bulk)])
+            await bus.create_topics([spec])
             yield bus
 
     def pass_retention(self) -> None:

@@ -9,6 +9,7 @@ from bus_logs import BusLog
 from cos2p.blobs import read_blob, write_blob
 from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
 from cos2p.errors import (
+    BusError,
     OffsetExpiredError,
     RecordTooLargeError,
     TopicMismatchError,
@@ -25,6 +26,26 @@ def values(records: list[Record]) -> list[bytes]:
 
 def news(*texts: str) -> list[NewRecord]:
     return [NewRecord(text.encode()) for text in texts]
+
+
+def keyed(*pairs: str) -> list[NewRecord]:
+    """Records from "key=value"."""
+    return [
+        NewRecord(v.encode(), k.encode()) for k, _, v in (pair.partition("=") for pair in pairs)
+    ]
+
+
+async def newest(bus: Bus, topic: str, offset: int = 0, partition: int = 0) -> dict[bytes, Record]:
+    """The last record of each key, as a reader meets them from `offset` on."""
+    end = (await bus.end_offsets(topic))[partition].next
+    found: dict[bytes, Record] = {}
+    while offset < end:
+        records = await bus.read(topic, partition, offset, bytes_max=1, wait_s=PATIENCE_S)
+        for record in records:
+            assert record.offset >= offset
+            offset = record.offset + 1
+            found[bytes(record.key)] = record
+    return found
 
 
 async def read_all(bus: Bus, topic: str, count: int, partition: int = 0) -> list[Record]:
@@ -432,6 +453,117 @@ def test_offsets_are_not_reused_when_all_records_have_expired(log: BusLog) -> No
             assert [2] == await later.append(log.topic, 0, news("c"))
             with pytest.raises(OffsetExpiredError):
                 await later.read(log.topic, 0, 1)
+
+    asyncio.run(story())
+
+
+# ---------------------------------------------------------------- compaction
+
+
+def test_the_newest_record_of_each_key_stays(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(compacted=True) as bus, log.bus() as reader:
+            await bus.append(log.topic, 0, keyed("a=1", "b=1"))
+            await bus.append(log.topic, 0, keyed("a=2", "c=1"))
+            await bus.append(log.topic, 0, keyed("a=3", "b=2"))
+
+            found = await newest(reader, log.topic)
+            assert {b"c": (3, b"1"), b"a": (4, b"3"), b"b": (5, b"2")} == {
+                key: (record.offset, bytes(record.value)) for key, record in found.items()
+            }
+
+    asyncio.run(story())
+
+
+def test_a_key_twice_in_one_append_keeps_the_last(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(compacted=True) as bus:
+            given = await bus.append(log.topic, 0, keyed("a=1", "b=1", "a=2"))
+
+            assert [0, 1, 2] == given
+            found = await newest(bus, log.topic)
+            assert (2, b"2") == (found[b"a"].offset, bytes(found[b"a"].value))
+            assert (1, b"1") == (found[b"b"].offset, bytes(found[b"b"].value))
+
+    asyncio.run(story())
+
+
+def test_compaction_moves_no_end_and_reuses_no_offset(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(compacted=True) as bus:
+            for count in range(1, 6):
+                assert [count - 1] == await bus.append(log.topic, 0, keyed("a=x"))
+                assert {0: Offsets(0, count)} == await bus.end_offsets(log.topic)
+        async with log.bus() as later:
+            assert [5] == await later.append(log.topic, 0, keyed("b=x"))
+
+    asyncio.run(story())
+
+
+def test_a_read_within_a_gap_goes_on_behind_it(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(compacted=True) as bus:
+            await bus.append(log.topic, 0, keyed("a=1", "a=2", "a=3", "b=1", "a=4"))
+
+            for offset in range(4):
+                assert {b"a": 4, b"b": 3} == {
+                    key: r.offset for key, r in (await newest(bus, log.topic, offset)).items()
+                }
+            assert [4] == [r.offset for r in await bus.read(log.topic, 0, 4, wait_s=PATIENCE_S)]
+            assert [] == await bus.read(log.topic, 0, 5)
+
+    asyncio.run(story())
+
+
+def test_a_waiting_read_wakes_for_a_key_that_was_there(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(compacted=True) as bus:
+            await bus.append(log.topic, 0, keyed("a=1"))
+            waiting = asyncio.create_task(bus.read(log.topic, 0, 1, wait_s=PATIENCE_S))
+            await asyncio.sleep(0.1)
+            await bus.append(log.topic, 0, keyed("a=2"))
+
+            assert [b"2"] == values(await waiting)
+
+    asyncio.run(story())
+
+
+def test_partitions_compact_apart(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(2, compacted=True) as bus:
+            await bus.append(log.topic, 0, keyed("a=here"))
+            await bus.append(log.topic, 1, keyed("a=there"))
+
+            assert [b"here"] == values(list((await newest(bus, log.topic)).values()))
+            assert [b"there"] == values(list((await newest(bus, log.topic, partition=1)).values()))
+
+    asyncio.run(story())
+
+
+def test_retention_takes_the_newest_record_too(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(compacted=True) as bus:
+            await bus.append(log.topic, 0, keyed("a=1", "b=1", "a=2"))
+            log.pass_retention()
+            await log.expire(bus, 3)
+
+            assert {0: Offsets(3, 3)} == await bus.end_offsets(log.topic)
+            assert [3, 4] == await bus.append(log.topic, 0, keyed("b=2", "a=3"))
+            with pytest.raises(OffsetExpiredError, match=f"{log.topic}.*3"):
+                await bus.read(log.topic, 0, 1, wait_s=0.1)
+            assert [b"a", b"b"] == sorted(await newest(bus, log.topic, 3))
+
+    asyncio.run(story())
+
+
+def test_a_record_without_a_key_keeps_the_whole_append_out(log: BusLog) -> None:
+    async def story() -> None:
+        async with log.topic_bus(compacted=True) as bus:
+            with pytest.raises(BusError, match=f"{log.topic} has no key.*compacted"):
+                await bus.append(log.topic, 0, [*keyed("a=1"), NewRecord(b"2")])
+
+            assert {0: Offsets(0, 0)} == await bus.end_offsets(log.topic)
+            assert [0] == await bus.append(log.topic, 0, keyed("a=3"))
 
     asyncio.run(story())
 

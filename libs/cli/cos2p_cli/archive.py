@@ -1,6 +1,7 @@
 """`cos2p archive`: a run's topics, from any bus, in one file.
 
-Invariant: where retention has removed the start of a topic, that is said.
+Invariant: where retention has removed the start of a topic, before the copy or during it, that is
+said.
 """
 
 import asyncio
@@ -68,7 +69,7 @@ def _tell(out: Path, copied: list[Copied], *, as_json: bool) -> None:
     print(f"{out}: {records:,} records, {plain_bytes(size)}, offsets as they were")
     for part in late:
         print(
-            f"  {part.topic}[{part.partition}] starts at offset {part.first_offset}: what was "
-            "before had left the log already"
+            f"  {part.topic}[{part.partition}] starts at offset {part.first_offset}: retention has "
+            "removed what was before"
         )
     print(f"Replay it anywhere: cos2p replay --bus {out}")

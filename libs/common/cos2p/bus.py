@@ -1,11 +1,15 @@
 """The bus: an ordered log per topic partition, with four verbs.
 
 Invariants that every implementation keeps, checked by `tests/contract/test_bus.py`:
-offsets of a partition rise by one per appended record and are never reused; an append is
+offsets of a partition rise with each appended record and are never reused; an append is
 acknowledged when it will survive the crash of any one process (Kafka: acks=all); what is
-acknowledged is read by everyone, in the same order, until retention removes it; an append that
-raised has written all of its records, or a prefix of them, or nothing; readers keep their own
-positions. Values are opaque bytes.
+acknowledged is read by everyone, in the same order, until retention or compaction removes it; an
+append that raised has written all of its records, or a prefix of them, or nothing; readers keep
+their own positions. Values are opaque bytes.
+
+Of a compacted topic only the newest record of each key has to stay. Offsets then have gaps, which
+a read skips; the ends don't go back. So a reader that starts at `first` gets the newest record of
+each key at least, in order. Retention takes that record, too, once it is old enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,6 +90,7 @@ class Bus(Protocol):
 
         Raises:
             TopicMissingError, RecordTooLargeError, BusUnreachableError, StorageError.
+            BusError: a record without a key for a compacted topic; nothing was written.
         """
         ...
 

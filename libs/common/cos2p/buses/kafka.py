@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
 from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.buses import limits
 from cos2p.buses.kafka_access import access_from
 from cos2p.buses.kafka_link import BACKOFF_S, Link, stop
 from cos2p.buses.kafka_reader import FETCH_OPTIONS, Reader, ReaderPool
@@ -53,12 +54,12 @@ class KafkaBus:
         self._readers = ReaderPool(self._open_consumer, stop)
         self._scout: AIOKafkaConsumer | None = None
         self._scouting = asyncio.Lock()
-        self._limits: dict[str, int] = {}
+        self._specs: dict[str, TopicSpec] = {}
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """See `Bus.create_topics`."""
         await self._catalogue.create(specs, ENVELOPE_BYTES_MAX)
-        self._limits.update({spec.name: spec.record_bytes_max for spec in specs})
+        self._specs.update({spec.name: spec for spec in specs})
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`.
@@ -66,11 +67,19 @@ class KafkaBus:
         After a `BusUnreachableError` the fate of the records is unknown: all, a prefix or none
         are in the log, and this process sends none of them again.
         """
-        self._check_sizes(topic, records)
+        self._check(topic, records)
         self._link.renew()
         await self._catalogue.require(topic, partition)
         try:
             return await self._writer.append(topic, partition, records)
+        except kafka.UnknownError as error:
+            # INVALID_RECORD, a number that aiokafka does not know.
+            if all(record.key for record in records):
+                await self._refuse(error, topic, partition)
+            raise BusError(
+                f"{self._address}: the broker refuses a record for {topic}, which has no key: "
+                "is the topic's cleanup.policy compact? Then each record needs one"
+            ) from error
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             await self._refuse(error, topic, partition)
 
@@ -107,13 +116,9 @@ class KafkaBus:
         await self._readers.close()
         await self._start_afresh()
 
-    def _check_sizes(self, topic: str, records: Sequence[NewRecord]) -> None:
-        limit = self._limits.get(topic, RECORD_BYTES_MAX)
+    def _check(self, topic: str, records: Sequence[NewRecord]) -> None:
+        limits.check(self._specs.get(topic, TopicSpec(topic, 1, RECORD_BYTES_MAX)), records)
         for record in records:
-            if len(record.value) > limit:
-                raise RecordTooLargeError(
-                    f"a record of {len(record.value)} bytes is over {topic}'s limit of {limit}"
-                )
             around = len(record.key) + sum(len(k) + len(v) for k, v in record.headers.items())
             if around > ENVELOPE_BYTES_MAX // 2:
                 raise RecordTooLargeError(

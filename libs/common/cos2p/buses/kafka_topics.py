@@ -17,6 +17,15 @@ from cos2p.bus import TopicSpec
 from cos2p.buses.kafka_link import Link, stop
 from cos2p.errors import BusError, SettingsError, TopicMismatchError, TopicMissingError
 
+SEGMENTS_PER_RETENTION = 4
+COMPACTION = {
+    "segment.bytes": str(4 << 20),
+    "segment.ms": str(5 * 60 * 1000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "delete.retention.ms": str(60 * 1000),
+}
+"""The newest segment is never compacted: it is small and soon left, so that reading a compacted
+topic from its start moves a few MB. A broker's own cleaner looks every 15 s."""
 SETTLE_S = 0.5
 """How long a topic must be missing: brokers hear of a new one at slightly different times."""
 
@@ -193,11 +202,20 @@ def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
         envelope_bytes: room for a record's key, headers and framing beside its value.
     """
     retention_ms = -1 if spec.retention_s is None else int(spec.retention_s * 1000)
-    return {
+    settings = {
         "cleanup.policy": "delete",
         "retention.ms": str(retention_ms),
         "retention.bytes": "-1",
         "max.message.bytes": str(spec.record_bytes_max + envelope_bytes),
+    }
+    if spec.retention_s is not None:
+        # Segments expire whole, once they are not written any more.
+        settings["segment.ms"] = str(retention_ms // SEGMENTS_PER_RETENTION)
+    if not spec.compacted:
+        return settings
+    return settings | {
+        "cleanup.policy": "compact" if spec.retention_s is None else "compact,delete",
+        **COMPACTION,
     }
 
 

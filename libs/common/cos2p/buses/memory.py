@@ -1,19 +1,17 @@
 """The bus in memory, for tests and the simulator: a real log with offsets and waiting readers.
 
-Invariant: it behaves as the others do (one contract suite), the size limit and expiry included.
+Invariants: it behaves as the others do (one contract suite), the size limit and expiry included; a
+compacted topic holds the newest record of each key and nothing else.
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.buses import limits
 from cos2p.clock import Clock
-from cos2p.errors import (
-    OffsetExpiredError,
-    RecordTooLargeError,
-    TopicMismatchError,
-    TopicMissingError,
-)
+from cos2p.errors import OffsetExpiredError, TopicMismatchError, TopicMissingError
 
 
 class MemoryBus:
@@ -24,6 +22,9 @@ class MemoryBus:
         self._specs: dict[str, TopicSpec] = {}
         self._logs: dict[tuple[str, int], list[Record]] = {}
         self._first: dict[tuple[str, int], int] = {}
+        self._next: dict[tuple[str, int], int] = {}
+        self._newest: dict[tuple[str, int], dict[bytes, int]] = {}
+        """Of compacted topics: the offset of each key's record."""
         # One per partition: an append wakes its own readers only.
         self._arrived: dict[tuple[str, int], asyncio.Condition] = {}
 
@@ -39,20 +40,20 @@ class MemoryBus:
             for partition in range(spec.partitions):
                 self._logs.setdefault((spec.name, partition), [])
                 self._first.setdefault((spec.name, partition), 0)
+                self._next.setdefault((spec.name, partition), 0)
+                self._newest.setdefault((spec.name, partition), {})
                 self._arrived.setdefault((spec.name, partition), asyncio.Condition())
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
         log = self._log(topic, partition)
-        limit = self._specs[topic].record_bytes_max
-        for new in records:
-            if len(new.value) > limit:
-                raise RecordTooLargeError(
-                    f"a record of {len(new.value)} bytes is over {topic}'s limit of {limit}"
-                )
+        limits.check(self._specs[topic], records)
         offsets = []
         for new in records:
-            offset = self._first[topic, partition] + len(log)
+            offset = self._next[topic, partition]
+            self._next[topic, partition] = offset + 1
+            if self._specs[topic].compacted:
+                self._forget_older(topic, partition, new.key, offset)
             log.append(
                 Record(
                     topic,
@@ -84,18 +85,16 @@ class MemoryBus:
         first = self._first[topic, partition]
         if offset < first:
             raise OffsetExpiredError(f"{topic}[{partition}] starts at {first}, not at {offset}")
-        if wait_s > 0 and offset - first >= len(log):
+        if wait_s > 0 and offset >= self._next[topic, partition]:
             try:
                 arrived = self._arrived[topic, partition]
                 async with asyncio.timeout(wait_s), arrived:
-                    await arrived.wait_for(
-                        lambda: offset - self._first[topic, partition] < len(log)
-                    )
+                    await arrived.wait_for(lambda: offset < self._next[topic, partition])
             except TimeoutError:
                 return []
         found: list[Record] = []
         size = 0
-        for record in log[offset - self._first[topic, partition] :]:
+        for record in log[self._index(topic, partition, offset) :]:
             size += len(record.value)
             if found and size > bytes_max:
                 break
@@ -106,7 +105,7 @@ class MemoryBus:
         """See `Bus.end_offsets`."""
         self._log(topic, 0)
         return {
-            p: Offsets(self._first[topic, p], self._first[topic, p] + len(self._logs[topic, p]))
+            p: Offsets(self._first[topic, p], self._next[topic, p])
             for p in range(self._specs[topic].partitions)
         }
 
@@ -116,8 +115,27 @@ class MemoryBus:
     def expire(self, topic: str, partition: int, before: int) -> None:
         """Play retention: forget the records below offset `before`."""
         log, first = self._log(topic, partition), self._first[topic, partition]
-        del log[: max(0, before - first)]
+        before = min(before, self._next[topic, partition])
+        expired = self._index(topic, partition, before)
+        newest = self._newest[topic, partition]
+        for record in log[:expired] if newest else ():
+            del newest[record.key]
+        del log[:expired]
         self._first[topic, partition] = max(first, before)
+
+    def _forget_older(self, topic: str, partition: int, key: bytes, offset: int) -> None:
+        """Compact: `offset` takes the place of the key's record so far."""
+        newest = self._newest[topic, partition]
+        if (older := newest.get(key)) is not None:
+            del self._logs[topic, partition][self._index(topic, partition, older)]
+        newest[key] = offset
+
+    def _index(self, topic: str, partition: int, offset: int) -> int:
+        """Where in the list the first record at or after `offset` is."""
+        log = self._logs[topic, partition]
+        if self._newest[topic, partition]:
+            return bisect_left(log, offset, key=lambda record: record.offset)
+        return min(max(0, offset - self._first[topic, partition]), len(log))
 
     def _log(self, topic: str, partition: int) -> list[Record]:
         try:

@@ -1,8 +1,9 @@
 """Segment files: where the embedded bus keeps the bytes of blob chunks, beside its SQLite file.
 
 A row of the log says segment, position and length. Invariants: a segment has one writer, which
-holds its lock (flock) until no append into it is under way; bytes are in the file before a row
-points at them; a file is removed only when no row points into it and nobody holds its lock. So
+holds its lock (flock) until no append into it is under way, and holds records of one topic, so that
+all of it expires; bytes are in the file before a row points at them, and are never written over; a
+file is removed only by whoever has its lock and saw after taking it that no row points into it. So
 what a crash leaves behind are bytes that nobody refers to, never a row without its bytes.
 """
 
@@ -10,12 +11,12 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cos2p.bus import Buffer
+from cos2p.bus import Buffer, TopicSpec
 from cos2p.buses.sqlite_log import Place
 from cos2p.errors import OffsetExpiredError, StorageError
 
@@ -26,11 +27,25 @@ class RemovedError(Exception):
     """The new file was removed by another process before it could be locked."""
 
 
-class Segment:
-    """One file, open for appending."""
+LIFETIMES_PER_RETENTION = 4
+"""A segment is left for a new one so often while a record lives."""
 
-    def __init__(self, number: int, path: Path) -> None:
+
+class Segment:
+    """One file, open for appending.
+
+    Args:
+        number: its name.
+        path: where it is.
+        opened_s: the time on the bus's clock.
+        lifetime_s: how long it takes records; None without end.
+    """
+
+    def __init__(
+        self, number: int, path: Path, opened_s: float = 0.0, lifetime_s: float | None = None
+    ) -> None:
         self.number, self.path = number, path
+        self._opened_s, self._lifetime_s = opened_s, lifetime_s
         self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         if os.fstat(self._fd).st_nlink == 0:
@@ -44,6 +59,12 @@ class Segment:
     def byte_count(self) -> int:
         """Bytes reserved so far."""
         return self._end
+
+    def is_old(self, now_s: float) -> bool:
+        """Its time is over, or the clock was set back."""
+        if self._lifetime_s is None:
+            return False
+        return not self._opened_s <= now_s < self._opened_s + self._lifetime_s
 
     def reserve(self, byte_count: int) -> int:
         """Take room for an append; where it starts. `release` when its rows are in the log."""
@@ -88,45 +109,56 @@ class Segment:
 
 
 class SegmentFolder:
-    """All segments of a run, and the one that this bus writes."""
+    """All segments of a run, and those that this bus writes: one of each topic."""
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
         self._folder, self._bytes_max = folder, bytes_max
-        self._current: Segment | None = None
+        self._current: dict[str, Segment] = {}
 
-    @property
-    def is_due(self) -> bool:
-        """The next append needs a new file."""
-        return self._current is None or self._current.byte_count >= self._bytes_max
+    def is_due(self, topic: str, now_s: float) -> bool:
+        """The next append to a topic needs a new file."""
+        current = self._current.get(topic)
+        if current is None or current.byte_count >= self._bytes_max:
+            return True
+        return current.is_old(now_s)
 
-    def rotate(self, number: int) -> bool:
-        """Open a new file for this bus; False: retention took it first, try another number.
+    def rotate(self, spec: TopicSpec, number: int, now_s: float) -> bool:
+        """Open a new file for a topic; False: retention took it first, try another number.
 
         Raises:
             StorageError: it can't be made.
         """
         path = self._path(number)
+        kept_s = spec.retention_s
+        lifetime_s = None if kept_s is None else kept_s / LIFETIMES_PER_RETENTION
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            fresh = Segment(number, path)
+            fresh = Segment(number, path, now_s, lifetime_s)
         except RemovedError:
             return False
         except OSError as error:
             raise StorageError(f"can't make {path}: {error.strerror}") from error
-        self.seal()
-        self._current = fresh
+        self._seal(spec.name)
+        self._current[spec.name] = fresh
         return True
 
-    def current(self) -> Segment:
+    def current(self, topic: str) -> Segment:
         """The file to append to; `rotate` first where `is_due`."""
-        assert self._current is not None
-        return self._current
+        return self._current[topic]
+
+    def seal_old(self, now_s: float) -> None:
+        """Let go of files whose time is over, so that retention can take them."""
+        for topic in [t for t, segment in self._current.items() if segment.is_old(now_s)]:
+            self._seal(topic)
 
     def seal(self) -> None:
-        """Let go of the file in use."""
-        if self._current is not None:
-            self._current.seal()
-            self._current = None
+        """Let go of all files in use."""
+        for topic in list(self._current):
+            self._seal(topic)
+
+    def _seal(self, topic: str) -> None:
+        if (segment := self._current.pop(topic, None)) is not None:
+            segment.seal()
 
     def read(self, places: Sequence[Place], *, may_wait: bool) -> list[memoryview] | None:
         """The values at `places`, in order; neighbours are read at one go.
@@ -147,9 +179,22 @@ class SegmentFolder:
                 start = i
         return values
 
-    def remove(self, numbers: Sequence[int]) -> list[int]:
-        """Unlink those that nobody writes; the numbers of those that are gone."""
-        return [n for n in numbers if self._is_gone(n)]
+    def remove(self, numbers: Sequence[int], unused: Callable[[], Sequence[int]]) -> list[int]:
+        """Unlink those that nobody writes and no row points into; the numbers of those gone.
+
+        Args:
+            numbers: that no row pointed into.
+            unused: asks again. A writer may have added its row and left since `numbers`.
+        """
+        locked = {n: fd for n in numbers if (fd := self._locked(n)) is not None}
+        try:
+            gone = sorted(locked.keys() & set(unused())) if locked else []
+            for number in gone:
+                self._path(number).unlink(missing_ok=True)
+            return gone
+        finally:
+            for fd in locked.values():
+                os.close(fd)
 
     def _read_run(self, places: Sequence[Place], may_wait: bool) -> list[memoryview] | None:
         first = places[0].position
@@ -174,22 +219,19 @@ class SegmentFolder:
             raise OffsetExpiredError(f"{path} was cut: {done} of {size} bytes at {first}")
         return [data[p.position - first : p.position - first + p.byte_count] for p in places]
 
-    def _is_gone(self, number: int) -> bool:
-        path = self._path(number)
+    def _locked(self, number: int) -> int | None:
+        """The file with its lock taken; None where it is not there, or someone writes it."""
         try:
-            fd = os.open(path, os.O_RDONLY)
+            fd = os.open(self._path(number), os.O_RDONLY)
         except FileNotFoundError:
             # A writer that has its number but not its file yet makes it later: keep the number.
-            return False
+            return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        else:
-            path.unlink(missing_ok=True)
-            return True
-        finally:
             os.close(fd)
+            return None
+        return fd
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.seg"

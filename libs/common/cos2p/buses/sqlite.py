@@ -5,8 +5,9 @@ or, where it ends in .sqlite, a single file with every value in it: the archive 
 the asyncio side: patience with locks, waiting readers, what goes to a thread.
 Invariants: the event loop never waits for a lock, and not for the disk where much is moved; an
 append, cancelled or not, is whole or absent; a reader that waits is woken at once by this bus's own
-appends and by others' within an eighth of the time it has waited, 1 to 20 ms; retention runs in a
-run's folder when a segment is full (segments are what fills disks), never in an archive.
+appends and by others' within an eighth of the time it has waited, 1 to 20 ms; what is over its
+retention goes within a minute of appends by anyone, a blob's file at most a quarter of its
+retention later; retention never runs by itself in a single file.
 """
 
 import asyncio
@@ -16,15 +17,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.buses import limits
 from cos2p.buses.run_lock import RunLock
 from cos2p.buses.segments import SegmentFolder
 from cos2p.buses.sqlite_file import LockedError
-from cos2p.buses.sqlite_log import Place, Row, SqliteLog, TopicEntry
+from cos2p.buses.sqlite_log import WAL_BYTES_MAX, Place, Row, SqliteLog, TopicEntry
 from cos2p.clock import Clock
 from cos2p.errors import (
     BusUnreachableError,
     OffsetExpiredError,
-    RecordTooLargeError,
     StorageError,
     TopicMissingError,
 )
@@ -42,6 +43,7 @@ CHECKPOINT_BYTES = 4 << 20
 """The WAL is folded into the file after about so many bytes of this bus's own."""
 COMMIT_BYTES = 16 << 10
 """What a small commit adds to the WAL."""
+RETENTION_EVERY_S = 60.0
 LOCK_PATIENCE_S = 30.0
 POLL_MIN_S, POLL_MAX_S, POLL_SHARE = 0.001, 0.020, 0.125
 
@@ -51,7 +53,7 @@ class SqliteBus:
 
     Args:
         path: a run's folder, or a file that ends in .sqlite.
-        clock: gives the records their timestamps.
+        clock: gives the records their timestamps and says when they have expired.
         segment_bytes_max: a full segment is left for a new one.
         lock_patience_s: how long another process may hold the file's lock.
 
@@ -78,6 +80,7 @@ class SqliteBus:
         self._open_turn = asyncio.Lock()
         self._bytes_since_checkpoint = 0
         self._checkpoint: asyncio.Future[None] | None = None
+        self._retained_s: float | None = None
 
     # ------------------------------------------------------------ the four verbs
 
@@ -96,15 +99,11 @@ class SqliteBus:
             StorageError: the disk is full, or this is read-only.
         """
         entry, log_id = await self._place_of(topic, partition)
-        for new in records:
-            if len(new.value) > entry.spec.record_bytes_max:
-                raise RecordTooLargeError(
-                    f"a record of {len(new.value)} bytes is over {topic}'s limit of "
-                    f"{entry.spec.record_bytes_max}"
-                )
+        limits.check(entry.spec, records)
         if not records:
             return []
-        first = await self._append(log_id, records, apart=entry.spec.bulk)
+        await self._retain()
+        first = await self._append(entry.spec, log_id, records)
         self._wake()
         await asyncio.sleep(0)  # Nothing above need have waited: let others run.
         return list(range(first, first + len(records)))
@@ -125,6 +124,7 @@ class SqliteBus:
         """
         _, log_id = await self._place_of(topic, partition)
         log = await self._opened()
+        self._segments.seal_old(self._clock.now())
         now = asyncio.get_running_loop().time
         until = now() + wait_s
         while True:
@@ -178,23 +178,26 @@ class SqliteBus:
     async def apply_retention(self) -> None:
         """Drop records over their topic's retention, and segment files that nobody needs now."""
         log = await self._opened()
-        async with self._write_turn:
-            await self._expire(log)
+        self._segments.seal_old(self._clock.now())
+        while await self._expire(log):
+            pass
 
     # ------------------------------------------------------------ appending
 
-    async def _append(self, log_id: int, records: Sequence[NewRecord], *, apart: bool) -> int:
+    async def _append(self, spec: TopicSpec, log_id: int, records: Sequence[NewRecord]) -> int:
         log = await self._opened()
         places: list[Place | None] = [None] * len(records)
+        # What is compacted stays in its row: a file could go from under its neighbours.
+        apart = spec.bulk and not spec.compacted and not self._is_archive
         far = [i for i, new in enumerate(records) if len(new.value) > INLINE_BYTES_MAX]
-        if not (apart and far) or self._is_archive:
-            return await self._insert(log, log_id, records, places)
+        if not (apart and far):
+            return await self._insert(log, spec, log_id, records, places)
         values = [records[i].value for i in far]
         size = sum(len(v) for v in values)
         async with self._write_turn:
-            if self._segments.is_due:
-                await self._rotate(log)
-            segment = self._segments.current()
+            if self._segments.is_due(spec.name, self._clock.now()):
+                await self._rotate(log, spec)
+            segment = self._segments.current(spec.name)
             position = segment.reserve(size)
         try:
             if size < THREAD_BYTES_MIN:
@@ -204,20 +207,22 @@ class SqliteBus:
             for i, value in zip(far, values, strict=True):
                 places[i] = Place(segment.number, position, len(value))
                 position += len(value)
-            return await self._insert(log, log_id, records, places)
+            return await self._insert(log, spec, log_id, records, places)
         finally:
             segment.release()
 
     async def _insert(
         self,
         log: SqliteLog,
+        spec: TopicSpec,
         log_id: int,
         records: Sequence[NewRecord],
         places: Sequence[Place | None],
     ) -> int:
         size = sum(len(r.value) for r, p in zip(records, places, strict=True) if p is None)
         async with self._write_turn:
-            insert = partial(log.insert, log_id, self._clock.now(), records, places)
+            now_s = self._clock.now()
+            insert = partial(log.insert, log_id, now_s, records, places, compacted=spec.compacted)
             first = await self._patiently(insert, in_thread=size >= THREAD_BYTES_MIN)
         await self._keep_wal_small(log, size + COMMIT_BYTES)
         return first
@@ -231,21 +236,38 @@ class SqliteBus:
         if checkpoint is not None and checkpoint.done():
             self._checkpoint = None
             checkpoint.result()
-        if self._checkpoint is None and self._bytes_since_checkpoint >= CHECKPOINT_BYTES:
+        # Many processes that each write little fill it together.
+        due = self._bytes_since_checkpoint >= CHECKPOINT_BYTES or log.wal_bytes() > WAL_BYTES_MAX
+        if self._checkpoint is None and due:
             self._bytes_since_checkpoint = 0
             self._checkpoint = asyncio.get_running_loop().run_in_executor(None, log.checkpoint)
 
-    async def _rotate(self, log: SqliteLog) -> None:
-        await self._expire(log)
-        while not self._segments.rotate(await self._patiently(log.new_segment)):
-            pass
+    async def _rotate(self, log: SqliteLog, spec: TopicSpec) -> None:
+        made = False
+        while not made:
+            number = await self._patiently(log.new_segment)
+            made = self._segments.rotate(spec, number, self._clock.now())
 
-    async def _expire(self, log: SqliteLog) -> None:
-        expire = partial(log.expire, self._clock.now())
-        unused = await self._patiently(expire, in_thread=True)
-        gone = await _in_thread(partial(self._segments.remove, unused))
-        if gone:
-            await self._patiently(partial(log.forget_segments, gone))
+    async def _retain(self) -> None:
+        """From time to time: let retention take some of what is due."""
+        now_s, before = self._clock.now(), self._retained_s
+        self._segments.seal_old(now_s)
+        if self._is_archive or (before is not None and 0 <= now_s - before < RETENTION_EVERY_S):
+            return
+        self._retained_s = now_s
+        if await self._expire(await self._opened()):
+            self._retained_s = None  # the next append goes on with it
+
+    async def _expire(self, log: SqliteLog) -> bool:
+        """Let retention take what is due, up to a limit; whether some is left."""
+        async with self._write_turn:
+            expire = partial(log.expire, self._clock.now())
+            more = await self._patiently(expire, in_thread=True)
+            unused = await self._patiently(log.unused_segments)
+            remove = partial(self._segments.remove, unused, log.unused_segments)
+            if unused and (gone := await self._patiently(remove, in_thread=True)):
+                await self._patiently(partial(log.forget_segments, gone))
+        return more
 
     # ------------------------------------------------------------ reading
 

@@ -2,6 +2,8 @@
 
 Records of all partitions are in one table, ordered by `place` = partition's id << 40 | offset, so
 that reading on from an offset is one walk along the table; the view `log` shows them to people.
+Rows of compacted topics have `compacted` set: an index of those alone keeps their keys apart. The
+file does not shrink: pages that compaction and retention free are the next to be written.
 Invariants: a file is made whole or not at all; connections never wait: a locked file raises
 `LockedError` at once and the caller decides how long to be patient.
 """
@@ -15,13 +17,13 @@ from urllib.parse import quote
 from cos2p.errors import BusError, BusUnreachableError, StorageError
 
 APPLICATION_ID = 0xC052
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OFFSET_BITS = 40
 
 _SCHEMA = f"""
 CREATE TABLE topics (
     name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, record_bytes_max INTEGER NOT NULL,
-    retention_s REAL, bulk INTEGER NOT NULL
+    retention_s REAL, bulk INTEGER NOT NULL, compacted INTEGER NOT NULL
 );
 CREATE TABLE partitions (
     id INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL,
@@ -30,8 +32,11 @@ CREATE TABLE partitions (
 CREATE TABLE segments (id INTEGER PRIMARY KEY AUTOINCREMENT);
 CREATE TABLE records (
     place INTEGER PRIMARY KEY, timestamp_s REAL NOT NULL, key BLOB NOT NULL,
-    headers BLOB NOT NULL, value BLOB, segment INTEGER, position INTEGER, byte_count INTEGER
+    headers BLOB NOT NULL, value BLOB, segment INTEGER, position INTEGER, byte_count INTEGER,
+    compacted INTEGER
 );
+CREATE UNIQUE INDEX newest_by_key ON records (place >> {OFFSET_BITS}, key)
+    WHERE compacted IS NOT NULL;
 CREATE INDEX records_by_segment ON records (segment) WHERE segment IS NOT NULL;
 CREATE VIEW log AS
     SELECT topic, partition, place & {(1 << OFFSET_BITS) - 1} AS offset, timestamp_s, key, headers,

@@ -2,13 +2,15 @@
 
 A value is in its row or, for blob chunks in a run's folder, in a segment file (`segments.py`)
 that the row points into. Invariants: an append is one transaction, so it is there whole or not at
-all; offsets are never reused, for `partitions.first_offset` outlives the rows that retention takes;
-what is read was committed. Everything here may raise `LockedError` and what `sqlite_file.named`
-makes of SQLite's errors.
+all; offsets are never reused, for `partitions.first_offset` outlives the rows that retention takes,
+and compaction leaves the newest row; of a compacted topic there is one row of each key at most,
+after every append; what is read was committed. Everything here may raise `LockedError` and what
+`sqlite_file.named` makes of SQLite's errors.
 """
 
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from cos2p.errors import StorageError, TopicMismatchError, TopicMissingError
 RECORDS_PER_READ = 2000
 """So that a long log of small records does not hold up the event loop."""
 
+EXPIRED_PER_CALL = 2000
+"""Rows of a partition that retention takes at one go: others want the lock, too."""
 WAL_BYTES_MAX = 8 << 20
 
 
@@ -99,13 +103,14 @@ class SqliteLog:
                         f"not {spec.partitions}: use another prefix or another folder"
                     )
                 db.execute(
-                    "INSERT OR REPLACE INTO topics VALUES (?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO topics VALUES (?, ?, ?, ?, ?, ?)",
                     (
                         spec.name,
                         spec.partitions,
                         spec.record_bytes_max,
                         spec.retention_s,
                         spec.bulk,
+                        spec.compacted,
                     ),
                 )
                 db.executemany(
@@ -128,7 +133,7 @@ class SqliteLog:
             raise TopicMissingError(
                 f"there is no topic {name} in {self.file}: run `cos2p topics create`"
             )
-        spec = TopicSpec(row[0], row[1], row[2], row[3], bulk=bool(row[4]))
+        spec = TopicSpec(row[0], row[1], row[2], row[3], bool(row[4]), bool(row[5]))
         return TopicEntry(spec, tuple(i for (i,) in logs))
 
     def topic_names(self) -> list[str]:
@@ -145,36 +150,48 @@ class SqliteLog:
         timestamp_s: float,
         records: Sequence[NewRecord],
         places: Sequence[Place | None],
+        *,
+        compacted: bool = False,
     ) -> int:
         """Append in one transaction; the offset of the first.
 
-        `places` says for each record where a segment holds its value; None puts it in the row.
+        Args:
+            log: the partition's id.
+            timestamp_s: of all of them.
+            records: what is appended.
+            places: where a segment holds each record's value; None puts it in the row.
+            compacted: what is there of the same keys goes.
         """
         with self._transaction() as db:
             first = self._ends(db, log).next
             base = (log << OFFSET_BITS) + first
-            db.executemany(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            _write(
+                db,
                 (
                     (base + i, timestamp_s, bytes(new.key), _pack(new), *_columns(new.value, place))
                     for i, (new, place) in enumerate(zip(records, places, strict=True))
                 ),
+                compacted,
             )
         return first
 
-    def place(self, log: int, first: int, records: Sequence[Record]) -> None:
+    def place(
+        self, log: int, first: int, records: Sequence[Record], *, compacted: bool = False
+    ) -> None:
         """Put another log's records where they were: same offsets, timestamps, keys and headers.
 
         Args:
             log: an empty partition, or one that was filled by earlier calls.
-            first: the oldest offset that the other log kept.
+            first: the oldest offset that the other log keeps; what was placed below it goes.
             records: in its order, values whole.
+            compacted: what is there of the same keys goes.
         """
         base = log << OFFSET_BITS
         with self._transaction() as db:
+            db.execute("DELETE FROM records WHERE place >= ? AND place < ?", (base, base + first))
             db.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (first, log))
-            db.executemany(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            _write(
+                db,
                 (
                     (
                         base + r.offset,
@@ -185,6 +202,7 @@ class SqliteLog:
                     )
                     for r in records
                 ),
+                compacted,
             )
 
     def select(self, log: int, offset: int, bytes_max: int) -> list[Row]:
@@ -213,10 +231,27 @@ class SqliteLog:
         with named(self.file):
             return self._ends(self._reader, log)
 
+    def held(self, log: int) -> tuple[int, int]:
+        """How many records a partition holds, and the bytes of their values."""
+        with named(self.file):
+            count, size = self._reader.execute(
+                "SELECT count(*), coalesce(sum(coalesce(byte_count, length(value))), 0)"
+                " FROM records WHERE place >= ? AND place < ?",
+                _range(log),
+            ).fetchone()
+        return count, size
+
     def changes(self) -> int:
         """A number that is another one after each commit by anyone."""
         with named(self.file):
             return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log; 0 where there is none."""
+        try:
+            return os.stat(f"{self.file}-wal").st_size
+        except OSError:
+            return 0
 
     def checkpoint(self) -> None:
         """Fold what the WAL holds into the file. May wait for the disk.
@@ -224,7 +259,6 @@ class SqliteLog:
         Safe in a thread beside anything else: it has a connection of its own. A WAL that grows
         none the less, because someone is always writing, is cut with writers held off.
         """
-        wal = self.file.with_name(self.file.name + "-wal")
         # Where another process is at it already, there is nothing left to do.
         with (
             suppress(LockedError),
@@ -232,7 +266,7 @@ class SqliteLog:
             closing(open_file(self.file, "rw")) as db,
         ):
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            if wal.stat().st_size > WAL_BYTES_MAX:
+            if self.wal_bytes() > WAL_BYTES_MAX:
                 db.execute("PRAGMA busy_timeout = 1000")
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
@@ -243,17 +277,28 @@ class SqliteLog:
         with self._transaction() as db:
             return int(db.execute("INSERT INTO segments DEFAULT VALUES").lastrowid or 0)
 
-    def expire(self, now_s: float) -> list[int]:
-        """Drop the records over their topic's retention; the segments that no row points into."""
-        with self._transaction() as db:
-            limits = db.execute(
+    def expire(self, now_s: float) -> bool:
+        """Drop records over their topic's retention; whether some are left for another call.
+
+        Takes the lock only where there is something to drop.
+        """
+        with named(self.file):
+            limits = self._writer.execute(
                 "SELECT partitions.id, ? - retention_s FROM partitions"
                 " JOIN topics ON topics.name = topic WHERE retention_s IS NOT NULL",
                 (now_s,),
             ).fetchall()
-            for log, oldest_s in limits:
-                self._expire_log(db, log, oldest_s)
-            rows = db.execute(
+            due = [(log, at) for log, at in limits if _oldest_s(self._writer, log, at) < at]
+        if not due:
+            return False
+        with self._transaction() as db:
+            left = [self._expire_log(db, log, oldest_s) for log, oldest_s in due]
+        return any(left)
+
+    def unused_segments(self) -> list[int]:
+        """The segments that no row points into."""
+        with named(self.file):
+            rows = self._writer.execute(
                 "SELECT id FROM segments WHERE NOT EXISTS"
                 " (SELECT 1 FROM records WHERE records.segment = segments.id) ORDER BY id"
             ).fetchall()
@@ -267,16 +312,22 @@ class SqliteLog:
     # ------------------------------------------------------------ inside
 
     @staticmethod
-    def _expire_log(db: sqlite3.Connection, log: int, oldest_s: float) -> None:
-        base, end = log << OFFSET_BITS, (log + 1) << OFFSET_BITS
-        kept = db.execute(
-            "SELECT place FROM records WHERE place >= ? AND place < ? AND timestamp_s >= ?"
-            " ORDER BY place LIMIT 1",
-            (base, end, oldest_s),
-        ).fetchone()
-        first = base + SqliteLog._ends(db, log).next if kept is None else int(kept[0])
+    def _expire_log(db: sqlite3.Connection, log: int, oldest_s: float) -> bool:
+        """Drop the oldest rows of a partition; whether there are more."""
+        base, end = _range(log)
+        rows = db.execute(
+            "SELECT place, timestamp_s FROM records WHERE place >= ? AND place < ?"
+            " ORDER BY place LIMIT ?",
+            (base, end, EXPIRED_PER_CALL + 1),
+        ).fetchall()
+        kept = next((place for place, at in rows if at >= oldest_s), None)
+        more = kept is None and len(rows) > EXPIRED_PER_CALL
+        if more:
+            kept = rows[-1][0]
+        first = base + SqliteLog._ends(db, log).next if kept is None else int(kept)
         db.execute("DELETE FROM records WHERE place >= ? AND place < ?", (base, first))
         db.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (first - base, log))
+        return more
 
     @staticmethod
     def _ends(db: sqlite3.Connection, log: int) -> Offsets:
@@ -301,6 +352,27 @@ class SqliteLog:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+
+
+def _range(log: int) -> tuple[int, int]:
+    """The places of a partition: the first, and the one behind the last."""
+    return log << OFFSET_BITS, (log + 1) << OFFSET_BITS
+
+
+def _oldest_s(db: sqlite3.Connection, log: int, empty: float) -> float:
+    """Time of a partition's oldest row; `empty` where it has none."""
+    row = db.execute(
+        "SELECT timestamp_s FROM records WHERE place >= ? AND place < ? ORDER BY place LIMIT 1",
+        _range(log),
+    ).fetchone()
+    return empty if row is None else float(row[0])
+
+
+def _write(db: sqlite3.Connection, rows: Iterable[tuple[object, ...]], compacted: bool) -> None:
+    # REPLACE drops the row with which the index of newest keys is at odds: the key's older one.
+    verb = "INSERT OR REPLACE" if compacted else "INSERT"
+    mark = "1" if compacted else "NULL"
+    db.executemany(f"{verb} INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, {mark})", rows)
 
 
 def _pack(new: NewRecord) -> bytes:
