@@ -1,24 +1,29 @@
 """The state of a fold as bytes and back: a tree of dataclasses, by their types.
 
 Owns what snapshots hold. Invariants: the same state gives the same bytes; reading runs no code of
-the bytes and raises `StateError` alone; whatever field a state gets is in it without a line here.
+the bytes and raises `StateError` alone; a new field of a state needs no line here. The bytes begin
+with the shape of the types, so that a program with other fields refuses them.
 Fields may be numbers, text, bytes, enums, messages, arrays (`Floats` and its like), dataclasses,
 and lists, tuples, sets, dicts and counters of them. Dicts keep their order.
 """
 
 from collections.abc import Hashable
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgpack
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
-from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic import BaseModel, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from cos2p.errors import MessageError
 from cos2p.run_config import plain_validation
 
 T = TypeVar("T")
+SHAPE_BYTES = 8
 
 
 class StateError(MessageError):
@@ -59,20 +64,48 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast(Any, kind))
 
 
+@cache
+def shape_of(kind: Hashable) -> bytes:
+    """A digest of the fields of a type and of all types in it: their names, order and types."""
+    return blake3(repr(_shape(kind, ())).encode()).digest(length=8)
+
+
+def _shape(kind: Any, above: tuple[Any, ...]) -> object:
+    if kind in above:  # a type that holds itself
+        return kind.__qualname__
+    if is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return [(f.name, _shape(hints[f.name], (*above, kind))) for f in fields(kind)]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        known = kind.model_fields.items()
+        return [(name, _shape(field.annotation, (*above, kind))) for name, field in known]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return [member.value for member in kind]
+    inner = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _shape(inner[0], above)
+    if inner:
+        return str(get_origin(kind)), [_shape(x, above) for x in inner]
+    return getattr(kind, "__qualname__", repr(kind))
+
+
 def pack(kind: type[T], state: T) -> bytes:
     """The bytes of a state of this type."""
     plain = _adapter(cast(Hashable, kind)).dump_python(state)
-    return bytes(msgpack.packb(plain, default=_plain, use_bin_type=True))
+    packed = bytes(msgpack.packb(plain, default=_plain, use_bin_type=True))
+    return shape_of(cast(Hashable, kind)) + packed
 
 
 def unpack(kind: type[T], data: bytes) -> T:
     """The state that `pack` was given.
 
     Raises:
-        StateError: the bytes are another type's, or damaged.
+        StateError: the bytes are another type's, another program version's, or damaged.
     """
+    if data[:SHAPE_BYTES] != shape_of(cast(Hashable, kind)):
+        raise StateError(f"its {kind.__name__} has other fields than this program's")
     try:
-        plain = msgpack.unpackb(data, strict_map_key=False, max_ext_len=0)
+        plain = msgpack.unpackb(data[SHAPE_BYTES:], strict_map_key=False, max_ext_len=0)
         return cast(T, _adapter(cast(Hashable, kind)).validate_python(plain))
     except ValidationError as error:
         raise StateError(f"{kind.__name__}: {plain_validation(error)}"[:2000]) from error

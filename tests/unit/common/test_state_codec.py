@@ -71,6 +71,17 @@ def test_arrays_of_a_state_that_was_read_can_be_written_to() -> None:
     assert 2.5 == found.values[0, 0]
 
 
+@dataclass
+class Longer(Inner):
+    more: int = 0
+
+
+def test_a_program_with_another_field_refuses_the_state() -> None:
+    """A default in its place would not be what the log says."""
+    with pytest.raises(StateError, match="other fields"):
+        unpack(Longer, pack(Inner, Inner(np.arange(3))))
+
+
 @given(st.binary(max_size=200))
 def test_bytes_that_are_not_a_state_are_an_error_of_ours(data: bytes) -> None:
     with pytest.raises(StateError):

@@ -1,0 +1,186 @@
+"""A planner that starts from a snapshot, from a bad one, and from none."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from planner_ring import Ring, stage_of
+
+from cos2p import codec
+from cos2p import messages as m
+from cos2p.bus import NewRecord
+from cos2p.errors import DivergedError
+from cos2p.snapshots import Snapshot, snapshots_of
+from cos2p.state_codec import pack
+from cos2p.topics import SNAPSHOTS
+from cos2p_planner.compare import Comparison, compare_snapshots
+from cos2p_planner.fold import PlannerState
+
+New = Callable[..., Any]
+TOPIC = SNAPSHOTS.full_name("t")
+
+
+def ring_of(new_stage: New) -> Ring:
+    return Ring(stage_of(new_stage, rounds={"versions": 50}), snapshot_records=1)
+
+
+async def work(ring: Ring, versions: int) -> None:
+    """One life of a planner, in which some versions are made and a snapshot follows the last."""
+    async with ring.planner():
+        await ring.until(m.EpochStarted, ring.count(m.EpochStarted) + 1)
+        for _ in range(versions):
+            plan = (await ring.until(m.PlanIssued, ring.count(m.RoundClosed) + 1)).plan
+            await ring.fleet.send(ring.stage.report_of(plan))
+            await ring.until(m.RoundClosed, ring.count(m.RoundClosed) + 1)
+        await ring.until(m.PlanIssued, ring.count(m.RoundClosed) + 1)
+        await caught_up(ring)
+
+
+async def caught_up(ring: Ring) -> None:
+    """Until the newest snapshot has read all decisions."""
+    end = (await ring.bus.end_offsets("t-decisions"))[0].next
+    async with asyncio.timeout(20):
+        while not (found := await written(ring)) or found[0].positions["decisions"].offset < end:
+            offset = (await ring.bus.end_offsets(TOPIC))[0].next
+            await ring.bus.read(TOPIC, 0, offset, wait_s=0.05)
+
+
+async def written(ring: Ring) -> list[Snapshot]:
+    return await snapshots_of(ring.bus, "t", "planner", lambda number, reason: None)
+
+
+def starts(ring: Ring) -> list[dict[str, Any]]:
+    """What each planner said when it had taken over."""
+    return [fields for event, fields in ring.notes.told if event == "epoch_started"]
+
+
+def play(new_stage: New, body: Callable[[Ring], Any]) -> Ring:
+    async def whole() -> Ring:
+        ring = ring_of(new_stage)
+        await ring.ask()
+        await ring.hello()
+        await work(ring, 5)
+        await body(ring)
+        return ring
+
+    return asyncio.run(whole())
+
+
+def test_a_restart_reads_the_records_behind_the_snapshot_only(new_stage: New) -> None:
+    ring = play(new_stage, lambda ring: work(ring, 1))
+
+    first, second = starts(ring)
+    assert first["snapshot"] is None
+    assert 5 == second["version"]
+    assert 1 == second["records"]  # its own EpochStarted
+
+
+def test_the_snapshots_of_a_run_equal_the_fold_of_its_log(new_stage: New) -> None:
+    async def body(ring: Ring) -> None:
+        await work(ring, 3)
+        found = await written(ring)
+
+        compared = await compare_snapshots(ring.bus, "t", found)
+
+        assert [Comparison(s.number, True) for s in reversed(found)] == compared
+        assert found
+
+    play(new_stage, body)
+
+
+def test_a_snapshot_that_is_not_the_fold_of_the_log_is_named(new_stage: New) -> None:
+    async def body(ring: Ring) -> None:
+        newest = (await written(ring))[0]
+        state = pack(PlannerState, PlannerState())
+        wrong = Snapshot("planner", 99, newest.run_id, newest.positions, state)
+
+        with pytest.raises(DivergedError, match="snapshot 99 of run run-1 differs"):
+            await compare_snapshots(ring.bus, "t", [wrong])
+
+    play(new_stage, body)
+
+
+def test_without_snapshots_the_log_is_folded_from_its_start(new_stage: New) -> None:
+    async def body(ring: Ring) -> None:
+        end = (await ring.bus.end_offsets(TOPIC))[0].next
+        ring.bus.expire(TOPIC, 0, end)
+        await work(ring, 1)
+
+    ring = play(new_stage, body)
+
+    assert starts(ring)[-1]["snapshot"] is None
+    assert 5 == starts(ring)[-1]["version"]
+    assert 20 < starts(ring)[-1]["records"]
+
+
+def test_a_newest_snapshot_that_was_altered_is_passed_over_with_one_line(new_stage: New) -> None:
+    async def body(ring: Ring) -> None:
+        for record in await ring.bus.read(TOPIC, 0, 0):
+            part = codec.decode(record)
+            assert isinstance(part, m.SnapshotPart)
+            if part.number == (await written(ring))[0].number:
+                altered = part.model_copy(update={"body": part.body[:-1] + b"?"})
+                await ring.bus.append(TOPIC, 0, [codec.encode(altered)])
+        await work(ring, 1)
+
+    ring = play(new_stage, body)
+
+    skipped = [fields for event, fields in ring.notes.told if event == "snapshot_skipped"]
+    assert ["its bytes don't have its digest"] == [fields["reason"] for fields in skipped]
+    assert 5 == starts(ring)[-1]["version"]
+
+
+def test_a_state_that_this_program_can_t_read_is_passed_over(new_stage: New) -> None:
+    async def body(ring: Ring) -> None:
+        newest = (await written(ring))[0]
+        for number in (newest.number + 1, newest.number + 2):
+            other = Snapshot("planner", number, "run-1", newest.positions, b"\x80")
+            await ring.write(other)
+        await work(ring, 1)
+
+    ring = play(new_stage, body)
+
+    assert "snapshot_skipped" in ring.notes.events()
+    assert starts(ring)[-1]["snapshot"] is None
+    assert 5 == starts(ring)[-1]["version"]
+
+
+def test_a_planner_that_was_replaced_writes_no_snapshot_of_what_no_longer_counts(
+    new_stage: New,
+) -> None:
+    """Its last decisions are void: a snapshot that holds them would be wrong for ever."""
+
+    async def body(ring: Ring) -> None:
+        async with ring.planner("a"), ring.planner("b"):
+            await ring.until(m.EpochStarted, 3)
+            plan = [d.plan for d in ring.seen if isinstance(d, m.PlanIssued)][-1]
+            await ring.fleet.send(ring.stage.report_of(plan))
+            await ring.until(m.RoundClosed, 6)
+            await caught_up(ring)
+        compared = await compare_snapshots(ring.bus, "t", await written(ring))
+        assert all(c.compared for c in compared)
+
+    play(new_stage, body)
+
+
+def test_a_log_that_is_shorter_than_its_snapshot_is_folded_from_its_start(new_stage: New) -> None:
+    """As after a restore of an older copy of the topics."""
+
+    async def body(ring: Ring) -> None:
+        copy = ring_of(new_stage)
+        await copy.ask()
+        for record in await ring.bus.read("t-fleet", 0, 1):
+            await copy.bus.append("t-fleet", 0, [NewRecord(record.value, headers=record.headers)])
+        for record in (await ring.bus.read("t-decisions", 0, 0))[:4]:
+            new = NewRecord(record.value, headers=record.headers)
+            await copy.bus.append("t-decisions", 0, [new])
+        for snapshot in reversed(await written(ring)):
+            await copy.write(snapshot)
+        async with copy.planner():
+            await copy.until(m.EpochStarted, 2)
+        assert starts(copy)[-1]["snapshot"] is None
+        skipped = [f for event, f in copy.notes.told if event == "snapshot_skipped"]
+        assert "it is ahead of" in skipped[0]["reason"]
+
+    play(new_stage, body)
