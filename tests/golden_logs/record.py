@@ -44,9 +44,9 @@ class Golden:
 
 
 GOLDEN = (
-    Golden("semi-async", "calm", 1, "nothing goes wrong, one shard"),
-    Golden("synchronous-shards", "barrier", 3, "a barrier, several shards"),
-    Golden("kills", "lossy", 4, "every role is killed; planners start from snapshots"),
+    Golden("semi-async", "calm", 4, "nothing goes wrong, one shard"),
+    Golden("synchronous-shards", "barrier", 1, "a barrier, several shards"),
+    Golden("kills", "lossy", 1, "every role is killed; planners start from snapshots"),
 )
 
 

@@ -128,7 +128,7 @@ class _Session:
     """One planner at work on one run."""
 
     def __init__(self, place: Place, taken: TakenOver, run_id: str, snapshot_records: int) -> None:
-        self._place, self._core, self._backlog = place, taken.core, taken.backlog
+        self._place, self._core = place, taken.core
         self._log = place.log.bind(run_id=run_id)
         self._reads = {
             FLEET: taken.tapes.fleet.mailbox,
@@ -140,17 +140,17 @@ class _Session:
         self._snapshots = Snapshots(
             place.bus, place.prefix, place.clock, taken.snapshot_number, snapshot_records
         )
+        self._snapshots.folded(taken.record_count)
         self._run_id = run_id
         self._folded = {topic: mailbox.offset for topic, mailbox in self._reads.items()}
         """Of each topic, the next record to fold."""
         self._appended = self._folded[DECISIONS]
         """The record after the last own decision."""
         self._warned_version = -1
-        self._pending: list[m.Decision] = []
+        self._pending = taken.pending
 
     async def work(self, stop: asyncio.Event) -> None:
         """Until the run has ended or `stop` is set."""
-        self._take_backlog()
         await self._append()
         tasks: dict[Topic, asyncio.Future[Any]] = {}
         stopping = asyncio.ensure_future(stop.wait())
@@ -179,14 +179,6 @@ class _Session:
             await asyncio.wait((*tasks, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:
             timer.cancel()
-
-    def _take_backlog(self) -> None:
-        """Answer the fleet records that no planner has answered."""
-        for letter in self._backlog:
-            self._place.watch.saw(letter.message, letter.timestamp_s)
-            self._pending += self._core.handle(letter.offset, letter.message, letter.timestamp_s)
-        self._backlog = []
-        self._core.resume(self._place.clock.now())
 
     def _take(self, topic: Topic, letters: Sequence[Letter]) -> None:
         """Hand what was read to the core."""

@@ -97,18 +97,20 @@ class TakenOver:
     """A run that this planner leads.
 
     Attributes:
-        core: as of the end of the log, but for the records in `backlog`.
+        core: as of the end of the log.
+        pending: decisions on records that no planner had answered, to be appended.
         tapes: of the three topics, at their ends.
         heartbeats: at the end of its topic.
-        backlog: fleet records that no planner has answered.
         snapshot_number: of the next snapshot.
+        record_count: records folded since the last one.
     """
 
     core: PlannerCore
+    pending: list[m.Decision]
     tapes: Tapes
     heartbeats: Mailbox
-    backlog: list[Letter]
     snapshot_number: int
+    record_count: int
 
 
 async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
@@ -148,14 +150,18 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         snapshot=start.number - 1 if start.positions else None,
         records=record_count,
     )
-    backlog = [letter async for letter in tapes.said()]
+    pending: list[m.Decision] = []
+    async for letter in tapes.said():
+        place.watch.saw(letter.message, letter.timestamp_s)
+        pending += core.handle(letter.offset, letter.message, letter.timestamp_s)
     end = await place.read(HEARTBEATS, run_id).end()
     heartbeats = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
     await heartbeats.end()
     while heartbeats.offset < end and (letters := await heartbeats.poll()):
         for letter in letters:
             core.handle_heartbeat(letter.message, letter.timestamp_s)
-    return TakenOver(core, tapes, heartbeats, backlog, start.number)
+    core.resume(place.clock.now())
+    return TakenOver(core, pending, tapes, heartbeats, start.number, record_count)
 
 
 def _take(place: Place, core: PlannerCore, topic: Topic, letter: Letter) -> None:
