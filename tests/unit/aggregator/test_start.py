@@ -7,9 +7,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from counting_bus import CountingBus
 
 from cos2p import messages as m
-from cos2p.bus import Bus, NewRecord, Record
+from cos2p.bus import Bus, NewRecord
 from cos2p.buses.passing import PassingBus
 from cos2p.clock import LoopClock
 from cos2p.codec import decode
@@ -27,19 +28,6 @@ if TYPE_CHECKING:
 
 RUN = "run-1"
 DECISIONS, MODELS = "t-decisions", "t-models"
-
-
-class CountingBus(PassingBus):
-    """Counts the records of each topic that are read."""
-
-    def __init__(self, inner: Bus) -> None:
-        super().__init__(inner)
-        self.counts: Counter[str] = Counter()
-
-    async def read(self, topic: str, partition: int, offset: int, **how: Any) -> list[Record]:
-        records = await super().read(topic, partition, offset, **how)
-        self.counts[topic] += len(records)
-        return records
 
 
 class CrashError(Exception):

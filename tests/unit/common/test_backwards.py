@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
+from counting_bus import CountingBus
 
 from cos2p import codec
 from cos2p.backwards import end_of, newest_first
-from cos2p.bus import Bus, NewRecord, Record
+from cos2p.bus import Bus, NewRecord
 from cos2p.buses.memory import MemoryBus
-from cos2p.buses.passing import PassingBus
 from cos2p.clock import SystemClock
 from cos2p.mailbox import Outbox
 from cos2p.messages import Goodbye, Message, StopRequested
@@ -22,19 +21,6 @@ NAME = FLEET.full_name(PREFIX)
 
 def goodbye(number: int, run_id: str = "r1", reason: str = "") -> Goodbye:
     return Goodbye(run_id=run_id, worker_id="w", incarnation=number, reason=reason)
-
-
-class CountingBus(PassingBus):
-    """Counts the records that are read."""
-
-    def __init__(self, inner: Bus) -> None:
-        super().__init__(inner)
-        self.count = 0
-
-    async def read(self, topic: str, partition: int, offset: int, **how: Any) -> list[Record]:
-        records = await super().read(topic, partition, offset, **how)
-        self.count += len(records)
-        return records
 
 
 async def log_of(*messages: Message | NewRecord) -> MemoryBus:
@@ -83,7 +69,7 @@ def test_who_finds_it_near_the_end_has_read_the_end_only() -> None:
         bus = CountingBus(await log_of(*(goodbye(i) for i in range(5000))))
         async for _ in newest_first(bus, PREFIX, FLEET, (Goodbye,), run_id="r1"):
             break
-        return bus.count
+        return bus.counts[NAME]
 
     assert 64 == asyncio.run(go())
 
