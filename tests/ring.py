@@ -144,7 +144,7 @@ class Ring:
         fence = EpochFence()
         return [
             letter.message
-            for letter in await mailbox.drain()
+            async for letter in mailbox.stream()
             if not isinstance(letter.message, m.Decision) or fence.admits(letter.message)
         ]
 

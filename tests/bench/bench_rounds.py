@@ -53,7 +53,7 @@ async def _closings(url: str, folder: Path) -> list[float]:
         mailbox = Mailbox(ring.bus, prefix, DECISIONS, reader="bench")
         return [
             letter.timestamp_s
-            for letter in await mailbox.drain()
+            async for letter in mailbox.stream()
             if isinstance(letter.message, m.RoundClosed)
         ]
     finally:

@@ -175,7 +175,7 @@ def _models() -> tuple[Message, ...]:
                 **{**MADE, "version": 13, "shard": 1, "shard_count": 2},
                 **{"digest": bytes(range(32)), "unit_digests": bytes(range(24))},
                 **{"unit_norms": bytes(range(12)), "unit_shares": bytes(range(12))},
-                **{"delta_square": 0.75},
+                **{"delta_square": 0.75, "open_plans": (70, 81)},
                 **{"left_out": (left_out,), "merged_count": 4, "step_norm": 0.5},
                 **{"model_norm": 25.5, "checkpoint": BLOB},
             }

@@ -124,7 +124,7 @@ class LocalRun:
         child = self.crew.fork("init", "job", pool.initialise, job)
         await self.crew.finished(child)
         mailbox = Mailbox(self._bus, spec.settings.prefix, FLEET, reader="cli")
-        for letter in await mailbox.drain():
+        async for letter in mailbox.stream():
             if isinstance(letter.message, RunRequested):
                 self.request = letter.message
                 return letter.message

@@ -7,7 +7,7 @@ counted and skipped. A mailbox opened without a run's id takes that of the first
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from cos2p import codec
@@ -16,6 +16,10 @@ from cos2p.errors import MessageError
 from cos2p.messages import DeadLetter, Message
 from cos2p.topics import DEAD_LETTERS, Topic
 
+POLL_BYTES_MAX = 1 << 20
+"""Read at once: a reader that is far behind holds so much of the log, and no more."""
+HEAD_BYTES_MAX = 32 << 10
+"""Read at once where only the next few records are wanted."""
 BURIED_MAX = 10
 """Dead letters of one writer: enough to see what is wrong with it."""
 WRITERS_MAX = 1000
@@ -92,11 +96,12 @@ class Mailbox:
         self.unreadable_count = 0
         self.foreign_count = 0
 
-    async def poll(self, wait_s: float = 0.0) -> list[Letter]:
-        """The next letters; waits up to `wait_s` where there are none."""
+    async def poll(self, wait_s: float = 0.0, bytes_max: int = POLL_BYTES_MAX) -> list[Letter]:
+        """The next letters, of about `bytes_max`; waits up to `wait_s` where there are none."""
         name = self._topic.full_name(self._prefix)
         letters: list[Letter] = []
-        for record in await self._bus.read(name, 0, self.offset, wait_s=wait_s):
+        found = await self._bus.read(name, 0, self.offset, bytes_max=bytes_max, wait_s=wait_s)
+        for record in found:
             self.offset = record.offset + 1
             try:
                 message = codec.decode(record)
@@ -118,17 +123,19 @@ class Mailbox:
         self.offset = max(self.offset, ends.first)
         return ends.next
 
-    async def drain(self) -> list[Letter]:
-        """All letters up to the end of the log as it is now."""
-        name = self._topic.full_name(self._prefix)
-        end = (await self._bus.end_offsets(name))[0].next
-        letters: list[Letter] = []
+    async def stream(self) -> AsyncIterator[Letter]:
+        """All letters up to the end of the log as it is now; one poll's are held at a time."""
+        end = await self.end()
         while self.offset < end:
             before = self.offset
-            letters += await self.poll(wait_s=1.0)
+            for letter in await self.poll(wait_s=1.0):
+                yield letter
             if self.offset == before:
                 break
-        return letters
+
+    async def drain(self) -> list[Letter]:
+        """All letters up to the end of the log as it is now: for a short log only."""
+        return [letter async for letter in self.stream()]
 
     async def _refuse(self, record: Record, reason: str) -> None:
         self.unreadable_count += 1

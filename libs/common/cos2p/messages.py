@@ -410,6 +410,9 @@ class VersionPublished(Made):
     """Weighted mean over updates of their squared delta norm, summed over the units merged: with
     step_norm it gives the dispersion of updates."""
     checkpoint: BlobRef | None = None
+    open_plans: Annotated[tuple[Count, ...], Field(max_length=100_000)] = ()
+    """With a checkpoint: offsets in `decisions` of the PlanIssued of each plan open at this point,
+    ascending. Recovery reads these and what follows, not what lies between."""
 
 
 class RunFinished(Made):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from cos2p.errors import DivergedError, MessageError, SettingsError
+from cos2p.errors import DivergedError, SettingsError
 from cos2p.fence import EpochFence
 from cos2p.messages import (
     PROTOCOL,
@@ -18,9 +18,7 @@ from cos2p.messages import (
     EpochStarted,
     Hurried,
     LeftOut,
-    Outcome,
     Plan,
-    PlanCancelled,
     PlanHurried,
     PlanIssued,
     RoundClosed,
@@ -29,7 +27,6 @@ from cos2p.messages import (
     RunOpened,
     RunStarted,
     UpdateAdmitted,
-    UpdateRefused,
     VersionPublished,
 )
 from cos2p.units import UnitTable
@@ -47,7 +44,8 @@ from cos2p_aggregator.effects import (
     Pause,
     Publish,
 )
-from cos2p_aggregator.ledger import Ledger, StartPoint, unit_digests_of
+from cos2p_aggregator.ledger import Ledger, StartPoint, first_difference
+from cos2p_aggregator.plans import OpenPlans, Recall, contradiction
 from cos2p_aggregator.store import Closing, ModelStore
 from cos2p_aggregator.update import UpdateMerge
 
@@ -55,6 +53,8 @@ PAUSE_BYTES = 32 << 20
 """Computed between two pauses: some ten milliseconds."""
 LEFT_OUT_BYTES = 180
 """The most that one LeftOut takes in a record."""
+OPEN_PLAN_BYTES = 9
+"""The most that an offset takes in a record."""
 PUBLISHED_BYTES_MAX = 900_000
 LEFT_OUT_MAX = 10_000
 
@@ -90,7 +90,8 @@ class AggregatorCore:
     Args:
         place: which part of the model.
         ledger: what was told before a restart; None for a replay.
-        start: where to go on; None for version 0. Decisions before it are only noted.
+        start: where to go on; None for version 0. Of the decisions before it the core needs those
+            that the point names (see `cos2p_aggregator.start`) and ignores all others.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class AggregatorCore:
         self._ledger = ledger
         self._start = start
         self._fence = EpochFence()
-        self._plans: dict[str, Plan] = {}
+        self._plans = OpenPlans()
+        self._recall = Recall(start, self._plans, self._fence)
         self._run: RunStarted | None = None
         self._store: ModelStore | None = None
         self._open = _Open()
@@ -128,33 +130,22 @@ class AggregatorCore:
             DivergedError: a version made anew differs from what was published.
             BlobError: a checkpoint is damaged.
         """
+        if self._run is not None and self._recall.takes(offset, decision):
+            return
         if not self._fence.admits(decision) or self.ended or isinstance(decision, EpochStarted):
             return
         if isinstance(decision, RunStarted):
             yield from self._begin(offset, decision)
         elif self._run is None:
-            raise _contradiction(offset, "speaks of a run that has not started")
-        elif self._start is not None and offset < self._start.decisions_offset:
-            self._note(decision)
+            raise contradiction(offset, "speaks of a run that has not started")
         else:
+            self._recall.require_all()
             yield from self._obey(offset, decision)
-
-    def _note(self, decision: Decision) -> None:
-        """Follow the plans through a part of the log whose effects the start point holds."""
-        match decision:
-            case PlanIssued():
-                self._plans[decision.plan.plan_id] = decision.plan
-            case UpdateAdmitted() | PlanCancelled():
-                self._plans.pop(decision.plan_id, None)
-            case UpdateRefused() if decision.outcome is not Outcome.DUPLICATE:
-                self._plans.pop(decision.plan_id, None)
-            case _:
-                pass
 
     def _obey(self, offset: int, decision: Decision) -> Iterator[Effect]:
         match decision:
             case PlanIssued():
-                self._note(decision)
+                self._plans.note(offset, decision)
                 yield from self._dispatch(offset, decision.plan)
             case PlanHurried():
                 yield from self._hurry(offset, decision)
@@ -165,13 +156,13 @@ class AggregatorCore:
             case RunEnded():
                 yield from self._finish(offset, decision)
             case _:
-                self._note(decision)
+                self._plans.note(offset, decision)
 
     # ------------------------------------------------------------ begin
 
     def _begin(self, offset: int, started: RunStarted) -> Iterator[Effect]:
         if self._run is not None:
-            raise _contradiction(offset, "starts a run that has started before")
+            raise contradiction(offset, "starts a run that has started before")
         count = self._place.shard_count or started.config.merge.shards
         if self._place.shard >= count:
             raise SettingsError(
@@ -182,6 +173,7 @@ class AggregatorCore:
         owned = table.owned_by(self._place.shard, count)
         averaged = started.config.merge.average_decay > 0
         self._run, self._shard_count = started, count
+        self._recall.begin(offset)
         self._store = ModelStore(table, owned, averaged=averaged)
         if self._ledger is not None and not self._ledger.opened and self._place.shard == 0:
             yield OpenRun(
@@ -226,8 +218,9 @@ class AggregatorCore:
     def _dispatch(self, offset: int, plan: Plan) -> Iterator[Effect]:
         chosen = sorted({*plan.trained, *plan.frozen})
         if not chosen or chosen[-1] >= len(self.table):
-            raise _contradiction(offset, f"plans units that the model lacks ({plan.plan_id})")
+            raise contradiction(offset, f"plans units that the model lacks ({plan.plan_id})")
         if self._ledger is not None and plan.plan_id in self._ledger.dispatched:
+            del self._ledger.dispatched[plan.plan_id]
             return
         owned = self._model.owned_set
         units = tuple(u for u in chosen if u in owned)
@@ -236,7 +229,7 @@ class AggregatorCore:
     def _hurry(self, offset: int, decision: PlanHurried) -> Iterator[Effect]:
         """Shard 0 hands it on: one asking is enough, and its Dispatched came before."""
         ledger = self._ledger
-        if self._place.shard or ledger is None or decision.plan_id in ledger.hurried:
+        if self._place.shard or ledger is None or ledger.hurried.pop(decision.plan_id, 0):
             return
         yield Hurry(
             Hurried(
@@ -248,9 +241,9 @@ class AggregatorCore:
         )
 
     def _merge(self, offset: int, admitted: UpdateAdmitted) -> Iterator[Effect]:
-        plan = self._plans.pop(admitted.plan_id, None)
+        plan = self._plans.end(admitted.plan_id)
         if plan is None:
-            raise _contradiction(offset, f"admits an update of no open plan ({admitted.plan_id})")
+            raise contradiction(offset, f"admits an update of no open plan ({admitted.plan_id})")
         config = self._config.config
         update = UpdateMerge(self._model, plan, admitted, config.merge.update_norm_max)
         self._open.update_count += 1
@@ -266,7 +259,7 @@ class AggregatorCore:
 
     def _close(self, offset: int, closed: RoundClosed) -> Iterator[Effect]:
         if closed.version != self.version + 1:
-            raise _contradiction(offset, f"closes {closed.version} after {self.version}")
+            raise contradiction(offset, f"closes {closed.version} after {self.version}")
         self.version += 1
         counts, done, merge = self._model.counts, 0, self._config.config.merge
         closing = Closing(self.version, merge.server_lr * closed.step, merge.average_decay)
@@ -294,6 +287,7 @@ class AggregatorCore:
         store = self._model
         digests, norms = b"".join(store.digest(u) for u in store.owned), store.unit_norms
         told_bytes = len(digests) + len(norms) + len(store.unit_shares)
+        told_bytes += OPEN_PLAN_BYTES * len(self._plans)
         message = VersionPublished(
             run_id=self._config.run_id,
             version=self.version,
@@ -310,6 +304,7 @@ class AggregatorCore:
             model_norm=store.model_norm,
             delta_square=store.delta_square,
             checkpoint=self._config.checkpoint if checkpointed else None,
+            open_plans=self._plans.offsets,
         )
         figures = figures or Figures(0, 0.0, store.counts, *store.square_sums)
         self._told = Publish(message, figures)
@@ -318,9 +313,11 @@ class AggregatorCore:
             if known.checkpoint is not None:
                 self._told = None
             return
-        yield Publish(message, figures, self._checkpoint() if due else None)
         if due or checkpointed:
             self._told = None
+        else:
+            message = message.model_copy(update={"open_plans": ()})
+        yield Publish(message, figures, self._checkpoint() if due else None)
 
     def _known(self, message: VersionPublished) -> VersionPublished | None:
         """What was told of this version before, found equal.
@@ -345,7 +342,7 @@ class AggregatorCore:
 
     def _finish(self, offset: int, ended: RunEnded) -> Iterator[Effect]:
         if ended.version != self.version:
-            raise _contradiction(offset, f"ends the run at {ended.version}, not {self.version}")
+            raise contradiction(offset, f"ends the run at {ended.version}, not {self.version}")
         self.ended = True
         if self._told is not None:
             yield Publish(self._told.message, self._told.figures, self._checkpoint())
@@ -375,24 +372,11 @@ class AggregatorCore:
         return self._run
 
 
-def first_difference(told: VersionPublished, made: VersionPublished, table: UnitTable) -> str:
-    """The name of the first unit whose digest differs between two records of a version."""
-    ours = unit_digests_of(made, table)
-    for unit, digest in unit_digests_of(told, table).items():
-        if ours.get(unit) != digest:
-            return f"unit {table.units[unit].name}"
-    return "the number of its units"
-
-
-def _left_out_max(units_bytes: int) -> int:
+def _left_out_max(other_bytes: int) -> int:
     """How many units left out a record can name and stay under the bus's limit.
 
     Args:
-        units_bytes: what digests, norms and shares of the shard's units take in it.
+        other_bytes: what the shard's units and the open plans take in it.
     """
-    room = max(0, PUBLISHED_BYTES_MAX - units_bytes)
+    room = max(0, PUBLISHED_BYTES_MAX - other_bytes)
     return min(LEFT_OUT_MAX, room // LEFT_OUT_BYTES)
-
-
-def _contradiction(offset: int, what: str) -> MessageError:
-    return MessageError(f"the decision at offset {offset} {what}: the log is damaged")

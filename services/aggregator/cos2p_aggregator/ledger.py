@@ -1,7 +1,8 @@
 """What this shard has told already: read from `models` at the start, so that nothing is told twice.
 
-Invariants: it grows with the log's records, never with their blobs; the start point it names is the
-newest version that this shard wrote whole.
+Invariants: it is filled from the end of `models` and needs no record that lies before the version
+before the newest whole one; the start point it names is the newest version that this shard wrote
+whole; what the core has obeyed again leaves it, so it doesn't grow while the shard runs.
 """
 
 from dataclasses import dataclass, field
@@ -20,55 +21,58 @@ from cos2p_aggregator.effects import CheckpointPart
 
 @dataclass(frozen=True)
 class StartPoint:
-    """From where a core goes on: the version's checkpoint and the log's offset just after it."""
+    """From where a core goes on.
+
+    Attributes:
+        version: the version that is there whole.
+        decisions_offset: of the decision after the one that made it.
+        parts: its checkpoint.
+        open_plans: offsets of the PlanIssued of plans that were open then, ascending.
+    """
 
     version: int
     decisions_offset: int
     parts: tuple[CheckpointPart, ...]
+    open_plans: tuple[int, ...] = ()
 
 
 @dataclass
 class Ledger:
-    """One shard's records on `models`.
+    """One shard's records on `models`, noted from the newest to the oldest.
 
     Attributes:
-        opened: RunOpened is there.
-        dispatched: plans whose weights are dispatched.
-        hurried: plans whose workers were asked for what they have.
-        versions: what was published, from the newest whole version on.
+        opened: RunOpened is there, or something that comes after it.
+        dispatched: plans whose weights are dispatched, with the records' decisions_offset.
+        hurried: plans whose workers were asked for what they have, likewise.
+        versions: what was published; of one published twice the record with the checkpoint.
         finished: RunFinished is there.
     """
 
     shard: int
     opened: bool = False
-    dispatched: set[str] = field(default_factory=set)
-    hurried: set[str] = field(default_factory=set)
+    dispatched: dict[str, int] = field(default_factory=dict)
+    hurried: dict[str, int] = field(default_factory=dict)
     versions: dict[int, VersionPublished] = field(default_factory=dict)
     finished: bool = False
 
     def take(self, message: Message) -> None:
-        """Note a record of `models`, in order."""
+        """Note the record before those noted."""
         match message:
             case RunOpened():
                 self.opened = True
             case RunFinished():
                 self.finished = True
             case Dispatched() if message.shard == self.shard:
-                self.dispatched.add(message.plan.plan_id)
+                self.dispatched[message.plan.plan_id] = message.decisions_offset
             case Hurried():
-                self.hurried.add(message.plan_id)
+                self.hurried[message.plan_id] = message.decisions_offset
             case VersionPublished() if message.shard == self.shard:
-                self._take_version(message)
+                self.opened = True  # by shard 0, before its first version
+                known = self.versions.get(message.version)
+                if known is None or known.checkpoint is None:
+                    self.versions[message.version] = message
             case _:
                 pass
-
-    def _take_version(self, message: VersionPublished) -> None:
-        known = self.versions.get(message.version)
-        if known is None or known.checkpoint is None:
-            self.versions[message.version] = message
-        if message.checkpoint is not None:
-            # Nothing below a whole version is ever made anew.
-            self.versions = {v: m for v, m in self.versions.items() if v >= message.version}
 
     @property
     def newest_checkpoint(self) -> VersionPublished | None:
@@ -76,10 +80,31 @@ class Ledger:
         whole = [m for m in self.versions.values() if m.checkpoint is not None]
         return max(whole, key=lambda m: m.version, default=None)
 
+    @property
+    def complete(self) -> bool:
+        """No older record says anything of what comes after the newest whole version.
+
+        That one alone doesn't show it: the run's last version is published with its checkpoint
+        after plans that were dispatched from it. The version before it does.
+        """
+        newest = self.newest_checkpoint
+        return newest is not None and min(self.versions) < newest.version
+
+    def settle(self) -> None:
+        """Let go of what lies before the newest whole version: it is never made again."""
+        newest = self.newest_checkpoint
+        if newest is None:
+            return
+        at = newest.decisions_offset
+        self.dispatched = {plan: o for plan, o in self.dispatched.items() if o > at}
+        self.hurried = {plan: o for plan, o in self.hurried.items() if o > at}
+        self.versions = {v: m for v, m in self.versions.items() if v >= newest.version}
+
 
 def start_point(published: tuple[VersionPublished, ...], table: UnitTable) -> StartPoint:
     """The start point that the shards' records of one version, all with checkpoints, make."""
     found = []
+    first = published[0]
     for message in published:
         if message.checkpoint is None:
             raise ValueError("a start point needs a checkpoint")
@@ -90,7 +115,7 @@ def start_point(published: tuple[VersionPublished, ...], table: UnitTable) -> St
         owned = table.owned_by(message.shard, message.shard_count)
         owner = f"v{message.version}.s{message.shard}"
         found.append(CheckpointPart(message.checkpoint, owner, owned, 2))
-    return StartPoint(published[0].version, published[0].decisions_offset, tuple(found))
+    return StartPoint(first.version, first.decisions_offset, tuple(found), first.open_plans)
 
 
 def unit_digests_of(message: VersionPublished, table: UnitTable) -> dict[int, bytes]:
@@ -98,3 +123,12 @@ def unit_digests_of(message: VersionPublished, table: UnitTable) -> dict[int, by
     owned = table.owned_by(message.shard, message.shard_count)
     step, text = UNIT_DIGEST_BYTES, message.unit_digests
     return {unit: text[i * step : (i + 1) * step] for i, unit in enumerate(owned)}
+
+
+def first_difference(told: VersionPublished, made: VersionPublished, table: UnitTable) -> str:
+    """The name of the first unit whose digest differs between two records of a version."""
+    ours = unit_digests_of(made, table)
+    for unit, digest in unit_digests_of(told, table).items():
+        if ours.get(unit) != digest:
+            return f"unit {table.units[unit].name}"
+    return "the number of its units"

@@ -6,7 +6,7 @@ the first version and unit that differ are named; the number of shards changes n
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,14 +15,23 @@ from numpy.typing import NDArray
 
 from cos2p.bus import Bus
 from cos2p.errors import DivergedError, SettingsError
+from cos2p.mailbox import Letter
 from cos2p.messages import Decision, UpdateAdmitted
 from cos2p.topics import DECISIONS, UPDATES
 from cos2p.units import UnitTable
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import Load, Merge, Publish
-from cos2p_aggregator.ledger import unit_digests_of
-from cos2p_aggregator.replay_plan import Survey, choose_start, letters, survey
+from cos2p_aggregator.ledger import StartPoint, unit_digests_of
+from cos2p_aggregator.replay_plan import (
+    Survey,
+    choose_start,
+    letters,
+    read_told,
+    seal_of,
+    survey,
+)
 from cos2p_aggregator.staleness import Rule, staleness_rule
+from cos2p_aggregator.start import recalled
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 
 
@@ -128,22 +137,20 @@ async def replay(
         BlobError: blobs that are needed have left the log; the text says what is still possible.
         MessageError: the decision log contradicts itself.
     """
-    run = await survey(bus, prefix)
+    run = await survey(bus, prefix, frozenset(without or ()))
     changes = _Changes(run, frozenset(without or ()), staleness)
     if until is not None and not 0 <= until <= run.last_version:
         raise SettingsError(f"there is no version {until}: the log holds 0 to {run.last_version}")
     if shards is not None and not 1 <= shards <= 64:
         raise SettingsError(f"{shards} shards: use 1 to 64")
-    start = await choose_start(
-        bus, run, run.last_version if until is None else until, changes.without
-    )
+    start = await choose_start(bus, prefix, run, run.last_version if until is None else until)
     rebuild = _Rebuild(run, changes.any, shards or 1)
     updates_topic = UPDATES.full_name(prefix)
     cores = [
         AggregatorCore(Place(s, updates_topic, rebuild.shards), start=start)
         for s in range(rebuild.shards)
     ]
-    async for letter in letters(bus, prefix, DECISIONS, run.started.run_id):
+    async for letter in _needed(bus, prefix, run, start):
         if not isinstance(letter.message, Decision):
             continue
         decision = changes.apply(letter.message)
@@ -151,9 +158,39 @@ async def replay(
             continue
         for core in cores:
             await _drive(bus, core, letter.offset, decision, rebuild)
+        if rebuild.suspect is not None:
+            rebuild.difference = await _named(bus, prefix, run, rebuild.suspect)
+            rebuild.suspect = None
         if rebuild.difference is not None or rebuild.reached(until):
             break
     return rebuild.result(start.version if start else 0)
+
+
+async def _needed(
+    bus: Bus, prefix: str, run: Survey, start: StartPoint | None
+) -> AsyncIterator[Letter]:
+    """The decisions that a core needs that begins at a start point."""
+    run_id = run.started.run_id
+    if start is not None:
+        for letter in run.head:
+            yield letter
+        async for letter in recalled(bus, prefix, start):
+            yield letter
+    offset = 0 if start is None else start.decisions_offset
+    async for letter in letters(bus, prefix, DECISIONS, run_id, offset):
+        yield letter
+
+
+async def _named(bus: Bus, prefix: str, run: Survey, made: "_Made") -> "Difference | None":
+    """The first unit in which a version is not the one published."""
+    table = run.started.units.table()
+    told: dict[int, bytes] = {}
+    for record in run.told[made.version].values():
+        told |= unit_digests_of(await read_told(bus, prefix, record), table)
+    for unit in sorted(told):
+        if told[unit] != made.digests[unit]:
+            return Difference(made.version, table.units[unit].name)
+    return None
 
 
 async def _drive(
@@ -204,12 +241,22 @@ class _Changes:
         return decision.model_copy(update={name: value})
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A version that was made anew: the digest of each unit."""
+
+    version: int
+    digests: dict[int, bytes]
+
+
 class _Rebuild:
     """Puts the shards' versions together and compares them."""
 
     def __init__(self, run: Survey, what_if: bool, shards: int) -> None:
         self.shards = shards
         self.difference: Difference | None = None
+        self.suspect: _Made | None = None
+        """The version at hand, where a digest over its units is not the published one."""
         self._run, self._what_if = run, what_if
         self._table: UnitTable = run.started.units.table()
         self._pending: list[Publish] = []
@@ -248,9 +295,9 @@ class _Rebuild:
             digests |= unit_digests_of(part.message, self._table)
         if version > 0:
             self._counts.append(np.sum([p.figures.counts for p in parts], axis=0))
-        compared = not self._what_if and version in self._run.published
-        if compared:
-            self._compare(version, digests)
+        compared = not self._what_if and version in self._run.told
+        if compared and not self._agrees(version, digests):
+            self.suspect = _Made(version, digests)
         self._made.append(
             VersionReplay(
                 version=version,
@@ -271,11 +318,10 @@ class _Rebuild:
         merged = np.sum(np.stack(tuple(self._counts)), axis=0)
         return int(merged[self._table.prunable].min())
 
-    def _compare(self, version: int, digests: dict[int, bytes]) -> None:
-        told: dict[int, bytes] = {}
-        for message in self._run.published[version].values():
-            told |= unit_digests_of(message, self._table)
-        for unit in sorted(told):
-            if told[unit] != digests[unit]:
-                self.difference = Difference(version, self._table.units[unit].name)
-                return
+    def _agrees(self, version: int, digests: dict[int, bytes]) -> bool:
+        """Whether each shard published these digests of its units."""
+        for shard, told in self._run.told[version].items():
+            owned = self._table.owned_by(shard, told.shard_count)
+            if seal_of(b"".join(digests[unit] for unit in owned)) != told.seal:
+                return False
+        return True

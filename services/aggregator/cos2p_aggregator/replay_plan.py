@@ -1,17 +1,20 @@
 """What a log can give a replay: which versions were published, and from where it can start.
 
 Invariants: the bus is only read; a start point is offered only if its checkpoint and every update
-admitted after it are still in the log.
+admitted after it are still in the log; of a version's record a digest and places are kept, the
+record itself stays in the log, so memory is a few hundred bytes per version and shard.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from blake3 import blake3
 
 from cos2p.bus import Bus, Offsets
 from cos2p.codec import decode
 from cos2p.errors import BlobError, MessageError, SettingsError, TopicMissingError
 from cos2p.fence import EpochFence
-from cos2p.mailbox import Letter
+from cos2p.mailbox import POLL_BYTES_MAX, Letter
 from cos2p.messages import (
     BlobRef,
     Decision,
@@ -26,14 +29,14 @@ from cos2p_aggregator.ledger import StartPoint, start_point
 
 
 async def letters(
-    bus: Bus, prefix: str, topic: Topic, run_id: str | None = None
+    bus: Bus, prefix: str, topic: Topic, run_id: str | None = None, offset: int = 0
 ) -> AsyncIterator[Letter]:
     """A topic's readable messages of one run (the first, if none is named) up to its end now."""
     name = topic.full_name(prefix)
     ends = (await bus.end_offsets(name))[0]
-    offset = ends.first
+    offset = max(offset, ends.first)
     while offset < ends.next:
-        records = await bus.read(name, 0, offset, wait_s=1.0)
+        records = await bus.read(name, 0, offset, bytes_max=POLL_BYTES_MAX, wait_s=1.0)
         if not records:
             return
         for record in records:
@@ -47,13 +50,32 @@ async def letters(
                 yield Letter(record.offset, record.timestamp_s, message)
 
 
-@dataclass(frozen=True)
-class Admission:
-    """An admitted update: where in the log, and in which version it counts."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a blob begins."""
+
+    topic: str
+    partition: int
+    first_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is kept of a shard's record of a version.
+
+    Attributes:
+        offset: where the record lies on `models`.
+        seal: digest of its unit digests.
+        shard_count: of how many shards it is one.
+        decisions_offset: see `Made`.
+        checkpoint: where its checkpoint begins, if it has one.
+    """
 
     offset: int
-    version: int
-    decision: UpdateAdmitted
+    seal: bytes
+    shard_count: int
+    decisions_offset: int
+    checkpoint: Place | None
 
 
 @dataclass
@@ -62,78 +84,109 @@ class Survey:
 
     Attributes:
         started: the run's beginning.
+        head: the decisions up to it, itself included.
         last_version: the newest version that was closed.
         workers: who was ever asked for something.
-        admitted: each update admitted, with its offset in the log.
-        published: the records of each version, by shard; one with a checkpoint if there is.
+        lost: by version, the last offset at which an update was admitted to it whose blob counted
+            and has left the log.
+        told: by version and shard; of records of one version the first with a checkpoint.
     """
 
     started: RunStarted
+    head: tuple[Letter, ...] = ()
     last_version: int = 0
     workers: set[str] = field(default_factory=set)
-    admitted: list["Admission"] = field(default_factory=list)
-    published: dict[int, dict[int, VersionPublished]] = field(default_factory=dict)
+    lost: dict[int, int] = field(default_factory=dict)
+    told: dict[int, dict[int, Told]] = field(default_factory=dict)
 
-    def take(self, offset: int, decision: Decision) -> None:
-        """Note an admitted decision."""
-        match decision:
-            case PlanIssued():
-                self.workers.add(decision.plan.worker_id)
-            case RoundClosed():
-                self.last_version = decision.version
-            case UpdateAdmitted():
-                self.admitted.append(Admission(offset, self.last_version + 1, decision))
-            case _:
-                pass
-
-    def take_published(self, message: VersionPublished) -> None:
+    def take_published(self, offset: int, message: VersionPublished) -> None:
         """Note a published version."""
-        shards = self.published.setdefault(message.version, {})
+        shards = self.told.setdefault(message.version, {})
         known = shards.get(message.shard)
         if known is None or known.checkpoint is None:
-            shards[message.shard] = message
+            blob = message.checkpoint
+            shards[message.shard] = Told(
+                offset,
+                seal_of(message.unit_digests),
+                message.shard_count,
+                message.decisions_offset,
+                None if blob is None else Place(blob.topic, blob.partition, blob.first_offset),
+            )
+
+    def lost_before(self, version: int) -> int:
+        """The offset of the last lost update that a version needs; -1 where there is none."""
+        return max((offset for v, offset in self.lost.items() if v <= version), default=-1)
 
 
-async def survey(bus: Bus, prefix: str) -> Survey:
+def seal_of(unit_digests: bytes) -> bytes:
+    """What is kept of a record's unit digests."""
+    return bytes(blake3(unit_digests).digest(length=16))
+
+
+async def survey(bus: Bus, prefix: str, without: frozenset[str] = frozenset()) -> Survey:
     """Read a run's small records.
+
+    Args:
+        bus: where they are.
+        prefix: of the topics' names.
+        without: workers whose updates needn't be there.
 
     Raises:
         SettingsError: there is no run.
     """
-    found: Survey | None = None
-    fence = EpochFence()
-    async for letter in letters(bus, prefix, DECISIONS):
+    found = await _begin(bus, prefix)
+    run_id = found.started.run_id
+    missing: set[str] = set()
+    async for letter in letters(bus, prefix, MODELS, run_id):
+        if isinstance(letter.message, VersionPublished):
+            found.take_published(letter.offset, letter.message)
+            lacks = (x for x in letter.message.left_out if x.reason in ("missing", "foreign"))
+            missing.update(x.plan_id for x in lacks)
+    extent, fence = _Extent(bus), EpochFence()
+    async for letter in letters(bus, prefix, DECISIONS, run_id):
         if not isinstance(letter.message, Decision) or not fence.admits(letter.message):
             continue
-        if isinstance(letter.message, RunStarted):
-            found = found or Survey(letter.message)
-        elif found is not None:
-            found.take(letter.offset, letter.message)
-    if found is None:
-        raise SettingsError(f"no run has started under the prefix {prefix!r} on this bus")
-    async for letter in letters(bus, prefix, MODELS, found.started.run_id):
-        if isinstance(letter.message, VersionPublished):
-            found.take_published(letter.message)
+        match letter.message:
+            case PlanIssued(plan=plan):
+                found.workers.add(plan.worker_id)
+            case RoundClosed(version=version):
+                found.last_version = version
+            case UpdateAdmitted() as admitted:
+                known = admitted.plan_id in missing or admitted.worker_id in without
+                if not known and not await extent.holds(admitted.blob):
+                    found.lost[found.last_version + 1] = letter.offset
+            case _:
+                pass
     return found
 
 
-async def choose_start(
-    bus: Bus, run: Survey, until: int, without: frozenset[str]
-) -> StartPoint | None:
+async def _begin(bus: Bus, prefix: str) -> Survey:
+    fence, head = EpochFence(), list[Letter]()
+    async for letter in letters(bus, prefix, DECISIONS):
+        head.append(letter)
+        admitted = isinstance(letter.message, Decision) and fence.admits(letter.message)
+        if admitted and isinstance(letter.message, RunStarted):
+            return Survey(letter.message, tuple(head))
+    raise SettingsError(f"no run has started under the prefix {prefix!r} on this bus")
+
+
+async def choose_start(bus: Bus, prefix: str, run: Survey, until: int) -> StartPoint | None:
     """The oldest point from which all that is needed up to `until` is there; None for version 0.
 
     Raises:
         BlobError: there is none; the text names the version from which on there is one.
     """
     extent = _Extent(bus)
-    lost = await _lost(extent, run, without)
-    lost_before = max((a.offset for a in lost if a.version <= until), default=-1)
+    lost_before = run.lost_before(until)
     if lost_before < 0 and await extent.holds(run.started.checkpoint):
         return None
     whole = await _first_whole(extent, run, lost_before)
-    if whole is not None and whole[0].version <= until:
-        return start_point(whole, run.started.units.table())
-    possible = await _first_whole(extent, run, max((a.offset for a in lost), default=-1))
+    if whole is not None and whole <= until:
+        records = [
+            await read_told(bus, prefix, told) for _, told in sorted(run.told[whole].items())
+        ]
+        return start_point(tuple(records), run.started.units.table())
+    possible = await _first_whole(extent, run, run.lost_before(run.last_version + 1))
     if possible is None:
         raise BlobError(
             "no version can be rebuilt: the blobs of version 0 or of later updates have left the "
@@ -142,47 +195,42 @@ async def choose_start(
         )
     raise BlobError(
         f"version {until} can't be rebuilt: blobs before it have left the log (retention); "
-        f"the log can be replayed from version {possible[0].version} on"
+        f"the log can be replayed from version {possible} on"
     )
 
 
-async def _lost(extent: "_Extent", run: Survey, without: frozenset[str]) -> list[Admission]:
-    """Updates that counted and whose blobs retention has taken."""
-    known_missing = {
-        left.plan_id
-        for shards in run.published.values()
-        for message in shards.values()
-        for left in message.left_out
-        if left.reason in ("missing", "foreign")
-    }
-    return [
-        a
-        for a in run.admitted
-        if a.decision.worker_id not in without
-        and a.decision.plan_id not in known_missing
-        and not await extent.holds(a.decision.blob)
-    ]
+async def read_told(bus: Bus, prefix: str, told: Told) -> VersionPublished:
+    """The record itself.
+
+    Raises:
+        MessageError: it is not in the log any more.
+    """
+    name = MODELS.full_name(prefix)
+    records = await bus.read(name, 0, told.offset, bytes_max=1, wait_s=1.0)
+    message = decode(records[0]) if records and records[0].offset == told.offset else None
+    if not isinstance(message, VersionPublished):
+        raise MessageError(f"record {told.offset} of {name} was a published version: it is gone")
+    return message
 
 
-async def _first_whole(
-    extent: "_Extent", run: Survey, lost_before: int
-) -> tuple[VersionPublished, ...] | None:
+async def _first_whole(extent: "_Extent", run: Survey, lost_before: int) -> int | None:
     """The oldest version after offset `lost_before` whose checkpoint is in the log."""
-    for version, whole in _whole_versions(run.published):
-        alive = [await extent.holds(m.checkpoint) for m in whole if m.checkpoint]
-        if version > 0 and whole[0].decisions_offset > lost_before and all(alive):
-            return whole
+    for version, shards in _whole_versions(run.told):
+        if not version or shards[0].decisions_offset <= lost_before:
+            continue
+        if all([await extent.holds(told.checkpoint) for told in shards if told.checkpoint]):
+            return version
     return None
 
 
 def _whole_versions(
-    published: dict[int, dict[int, VersionPublished]],
-) -> Iterable[tuple[int, tuple[VersionPublished, ...]]]:
+    told: Mapping[int, Mapping[int, Told]],
+) -> Iterable[tuple[int, tuple[Told, ...]]]:
     """Versions of which every shard wrote a checkpoint, oldest first."""
-    for version in sorted(published):
-        records = tuple(published[version][s] for s in sorted(published[version]))
-        if len(records) == records[0].shard_count and all(r.checkpoint for r in records):
-            yield version, records
+    for version in sorted(told):
+        shards = tuple(told[version][s] for s in sorted(told[version]))
+        if len(shards) == shards[0].shard_count and all(t.checkpoint for t in shards):
+            yield version, shards
 
 
 class _Extent:
@@ -192,7 +240,7 @@ class _Extent:
         self._bus = bus
         self._ends: dict[str, dict[int, Offsets]] = {}
 
-    async def holds(self, blob: BlobRef) -> bool:
+    async def holds(self, blob: BlobRef | Place) -> bool:
         """Whether retention has left the blob alone; True for one that was never there."""
         if blob.topic not in self._ends:
             try:

@@ -7,14 +7,15 @@ it; the event loop turns at least once per chunk.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 from cos2p.blobs import write_blob
 from cos2p.bus import Buffer, Bus
 from cos2p.clock import Clock
 from cos2p.errors import SettingsError, TopicMissingError
+from cos2p.fence import EpochFence
 from cos2p.logs import Log
-from cos2p.mailbox import Letter, Mailbox, Outbox
+from cos2p.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
 from cos2p.messages import BlobRef, Decision, Dispatched, RunStarted
 from cos2p.run_request import require_run
 from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
@@ -30,7 +31,8 @@ from cos2p_aggregator.effects import (
     OpenRun,
     Publish,
 )
-from cos2p_aggregator.ledger import Ledger, start_point
+from cos2p_aggregator.ledger import StartPoint, start_point
+from cos2p_aggregator.start import read_ledger, recalled
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 
 POLL_S = 0.5
@@ -78,9 +80,8 @@ class _Shell:
         self._bus, self._clock, self._log, self._stop = bus, clock, log, stop
         self._prefix, self._shard = prefix, shard
         self._reader = f"aggregator-{shard}"
-        self._decisions = Mailbox(bus, prefix, DECISIONS, reader=self._reader)
         self._models = Outbox(bus, prefix, MODELS)
-        self._letters: list[Letter] = []
+        self._head: list[Letter] = []
         # Blobs of an earlier life may lie half written under the same name: make ours differ.
         self._life = f"{int(clock.now() * 1000):x}"
         self._partitions = 1
@@ -88,16 +89,22 @@ class _Shell:
         self._shard_count = 1
 
     async def wait_for_run(self) -> RunStarted | None:
-        """The run's first decision, and what was read before it kept; None when asked to stop."""
+        """The run's start; the decisions up to it are kept. None when asked to stop."""
         told_at = self._clock.now()
+        fence = EpochFence()
+        head = Mailbox(self._bus, self._prefix, DECISIONS, reader=self._reader, bury_from=None)
         while not self._stop.is_set():
+            letters: list[Letter] = []
             try:
-                self._letters += await self._decisions.poll(wait_s=POLL_S)
+                letters = await head.poll(POLL_S, HEAD_BYTES_MAX)
             except TopicMissingError:
                 await self._clock.sleep(POLL_S)
-            for letter in self._letters:
-                if isinstance(letter.message, RunStarted):
-                    return letter.message
+            for letter in letters:
+                decision = letter.message
+                self._head.append(letter)
+                admitted = isinstance(decision, Decision) and fence.admits(decision)
+                if admitted and isinstance(decision, RunStarted):
+                    return decision
             if self._clock.now() - told_at >= WAIT_LOG_S:
                 told_at = self._clock.now()
                 self._log.info("waited_for_run", prefix=self._prefix, topic="decisions")
@@ -112,33 +119,43 @@ class _Shell:
                 f"this is aggregator shard {self._shard}, but the run has {merge.shards} "
                 f"(numbered from 0): set --shard below {merge.shards}"
             )
-        core = await self._core(started)
-        while not core.ended:
-            for letter in self._letters:
+        ledger = await read_ledger(self._bus, self._prefix, started.run_id, self._shard)
+        whole = ledger.newest_checkpoint
+        start = None if whole is None else start_point((whole,), started.units.table())
+        self._log.info("run_found", run=started.run_id, version=start.version if start else 0)
+        place = Place(self._shard, UPDATES.full_name(self._prefix))
+        core = AggregatorCore(place, ledger=ledger, start=start)
+        async with contextlib.aclosing(self._decisions(start)) as letters:
+            async for letter in letters:
                 if not isinstance(letter.message, Decision):
                     continue
                 for effect in core.feed(letter.offset, letter.message):
                     await self._carry_out(effect)
                     if self._stop.is_set():
                         return
-            self._letters = []
-            if self._stop.is_set():
-                return
-            if not core.ended:
-                self._letters = await self._decisions.poll(wait_s=POLL_S)
+                if core.ended:
+                    return
 
-    async def _core(self, started: RunStarted) -> AggregatorCore:
-        ledger = Ledger(self._shard)
+    async def _decisions(self, start: StartPoint | None) -> AsyncGenerator[Letter, None]:
+        """What the core needs of the log before the start, then all from there on."""
+        if start is not None:
+            for letter in self._head:
+                yield letter
+            async for letter in recalled(self._bus, self._prefix, start):
+                yield letter
+        offset = 0 if start is None else start.decisions_offset
         mailbox = Mailbox(
-            self._bus, self._prefix, MODELS, reader=self._reader, run_id=started.run_id
+            self._bus,
+            self._prefix,
+            DECISIONS,
+            reader=self._reader,
+            run_id=self._run_id,
+            offset=offset,
+            bury_from=offset,
         )
-        for letter in await mailbox.drain():
-            ledger.take(letter.message)
-        whole = ledger.newest_checkpoint
-        start = None if whole is None else start_point((whole,), started.units.table())
-        self._log.info("run_found", run=started.run_id, version=start.version if start else 0)
-        place = Place(self._shard, UPDATES.full_name(self._prefix))
-        return AggregatorCore(place, ledger=ledger, start=start)
+        while not self._stop.is_set():
+            for letter in await mailbox.poll(wait_s=POLL_S):
+                yield letter
 
     # ------------------------------------------------------------ effects
 

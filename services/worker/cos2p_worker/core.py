@@ -3,8 +3,8 @@
 Invariants: at most one plan is worked on; a plan of another worker or of an older incarnation is
 never touched; a newer plan voids the older and a voided plan is never reported; every plan that
 was begun and not voided ends in exactly one Report; once asked to stop, no new plan is begun.
-A plan is newer when its first record comes later: each shard dispatches in the decisions' order,
-so the first records of any two plans come in that order too, however far apart the shards are.
+A plan is newer when it was decided later: each shard's record of it names the same offset in the
+decisions, so the order of plans doesn't depend on how far apart the shards are.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from cos2p.messages import (
 from cos2p.run_config import RunConfig
 from cos2p.topics import SUBMODELS
 from cos2p.units import UnitTable
+from cos2p_worker.hellos import Hellos
 from cos2p_worker.trainer import TrainResult
 
-HEARTBEATS_PER_HELLO = 15
 FINISH_SHARE = 0.5
 """Asked to stop, a plan is finished if it should need at most this share of the deadline."""
 
@@ -122,14 +122,15 @@ class WorkerCore:
         self._submodels = submodels
         self._plan: Plan | None = None
         self._parts: dict[int, Part] = {}
-        self._seen: set[str] = set()
+        self._newest = 0
+        """Offset in the decisions of the newest plan."""
         self._hurried = False
         self._stage: State = "idle"
         self._stage_began = now
         self._seconds: dict[State, float] = {}
         self._result: TrainResult | None = None
         self._bytes_down = 0
-        self._beats = 0
+        self._hellos = Hellos(config.liveness.heartbeat_s)
         self._beat_due = now
         self._stopping = False
         self._left = False
@@ -163,8 +164,7 @@ class WorkerCore:
         if self._left or now < self._beat_due:
             return []
         self._beat_due = now + self._config.liveness.heartbeat_s
-        self._beats += 1
-        if self._beats % HEARTBEATS_PER_HELLO == 1:
+        if self._hellos.due():
             return [Send(self._hello)]
         return [
             Send(
@@ -247,10 +247,11 @@ class WorkerCore:
         if (plan.worker_id, plan.incarnation) != mine or self._stopping:
             return []
         effects: list[Effect] = []
-        if plan.plan_id not in self._seen:
+        if message.decisions_offset > self._newest:
             effects += self._void()
-            self._seen.add(plan.plan_id)
+            self._newest = message.decisions_offset
             self._plan, self._parts = plan, {}
+            self._hellos.known()
             if self._stage != "idle":
                 self._enter("idle", now)
         elif self.plan_id != plan.plan_id or self._stage != "idle":

@@ -2,27 +2,29 @@
 
 The only role beside the aggregator that sees a whole model. Invariants: versions are evaluated in
 ascending order; where it lags, it goes on with the newest; the last version of a run is evaluated
-before it leaves.
+before it leaves; a restart reads the end of `models` and has the same verdict on the same version.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cos2p.backwards import end_of, newest_first
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import ChunkMissingError, SettingsError
 from cos2p.logs import Log
-from cos2p.mailbox import Letter, Mailbox, Outbox
-from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
+from cos2p.mailbox import Mailbox, Outbox
+from cos2p.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
 from cos2p.run_request import require_run
-from cos2p.survival import Survival
+from cos2p.survival import Survival, first_version
 from cos2p.topics import FLEET, MODELS
 from cos2p_worker.evaluation import Verdict, judge_values
+from cos2p_worker.joining import await_run
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import scaled_units
-from cos2p_worker.task import Dataset, Task
-from cos2p_worker.versions import Version, VersionShelf, read_version
+from cos2p_worker.task import Task
+from cos2p_worker.versions import Backlog, Version, VersionShelf, read_version
 
 POLL_S = 0.5
 
@@ -60,36 +62,30 @@ async def run_evaluator(
         BusError: the bus is lost.
     """
     mailbox = Mailbox(bus, prefix, MODELS, reader=evaluator_id)
+    found = await await_run(mailbox, log, stop)
+    if found is None:
+        return
+    opened = found.message
+    require_run(run_id, opened.run_id, prefix)
+    task = await asyncio.to_thread(_checked_task, opened, task_of)
+    bench = _Bench(bus, clock, log.bind(run=opened.run_id), evaluator_id, task, opened)
     outbox = Outbox(bus, prefix, FLEET)
-    bench: _Bench | None = None
-    opened_s, judged_turn = 0.0, -1.0
+    mailbox.offset = await end_of(bus, prefix, MODELS)
+    await bench.look_back(prefix, mailbox.offset)
+    judged_turn = -1.0
     while not stop.is_set():
-        letters = await mailbox.poll(POLL_S)
-        if letters:
-            letters += await mailbox.drain()
-        for letter in letters:
-            if isinstance(letter.message, RunOpened) and bench is None:
-                opened = letter.message
-                require_run(run_id, opened.run_id, prefix)
-                task = await asyncio.to_thread(_checked_task, opened, task_of)
-                run_log = log.bind(run=opened.run_id)
-                opened_s = letter.timestamp_s
-                data = task.evaluation_data()
-                scales = opened.config.evaluation.scaling == "survival"
-                survival = Survival(task.units)
-                bench = _Bench(bus, clock, run_log, evaluator_id, task, data, scales, survival)
-        if bench is None:
-            continue
-        bench.take(letters)
-        turn = (clock.now() - opened_s) // every_s if every_s else judged_turn + 1
-        if turn <= judged_turn and not bench.finished:
-            continue
-        evaluated = await bench.judge_newest()
-        if evaluated is not None:
-            judged_turn = turn
-            await outbox.send(evaluated)
-        if bench.finished:
-            return
+        turn = (clock.now() - found.at_s) // every_s if every_s else judged_turn + 1
+        if turn > judged_turn or bench.finished:
+            evaluated = await bench.judge_newest()
+            if evaluated is not None:
+                judged_turn = turn
+                await outbox.send(evaluated)
+            if bench.finished:
+                return
+        for letter in await mailbox.poll(POLL_S):
+            bench.take(letter.message)
+        async for letter in mailbox.stream():
+            bench.take(letter.message)
 
 
 @dataclass
@@ -101,27 +97,44 @@ class _Bench:
     log: Log
     evaluator_id: str
     task: Task
-    data: Dataset
-    scales: bool
-    survival: Survival
+    opened: RunOpened
     finished: bool = False
-    run_id: str = ""
     shelf: VersionShelf = field(default_factory=VersionShelf)
     newest: int = -1
 
-    def take(self, letters: list[Letter]) -> None:
-        """Note what was published."""
-        for message in (letter.message for letter in letters):
-            self.run_id = message.run_id
+    def __post_init__(self) -> None:
+        self.survival = Survival(self.task.units)
+        self.data = self.task.evaluation_data()
+
+    async def look_back(self, prefix: str, before: int) -> None:
+        """Read `models` from an offset back to what the newest whole version needs."""
+        kinds, back = (RunFinished, VersionPublished), Backlog()
+        run_id = self.opened.run_id
+        async for letter in newest_first(
+            self.bus, prefix, MODELS, kinds, run_id=run_id, before=before
+        ):
+            message = letter.message
+            self.take(message)
             if isinstance(message, VersionPublished):
-                self.shelf.add(message)
-                self.survival.take(message)
-            elif isinstance(message, RunFinished):
-                self.finished = True
+                back.note(message)
+                if whole := self.shelf.whole_versions():
+                    back.until(first_version(whole[-1]))
+            if back.read:
+                break
+
+    def take(self, message: Message) -> None:
+        """Note what was published."""
+        if isinstance(message, VersionPublished):
+            self.shelf.add(message)
+            self.survival.take(message)
+            if self.shelf.whole(message.version):
+                self.survival.forget_before(message.version)
+        elif isinstance(message, RunFinished):
+            self.finished = True
 
     async def judge_newest(self) -> Evaluated | None:
         """Evaluate the newest version that is whole, unless that was done before."""
-        waiting = [v for v in self.shelf.whole() if v > self.newest]
+        waiting = [v for v in self.shelf.whole_versions() if v > self.newest]
         if not waiting:
             return None
         number = waiting[-1]
@@ -148,6 +161,7 @@ class _Bench:
 
     def _judge(self, version: Version) -> Evaluated:
         factors = self.survival.at(version.number)
+        scales = self.opened.config.evaluation.scaling == "survival"
 
         def judged(values: UnitArrays, *, scales: bool) -> Verdict:
             chosen = scaled_units(self.task.model, values, factors) if scales else values
@@ -155,15 +169,15 @@ class _Bench:
 
         plain = judged(version.average, scales=False)
         scaled = judged(version.average, scales=True)
-        published = scaled if self.scales else plain
+        published = scaled if scales else plain
         return Evaluated(
-            run_id=self.run_id,
+            run_id=self.opened.run_id,
             evaluator_id=self.evaluator_id,
             version=version.number,
             sample_count=len(self.data),
             loss=published.loss,
             accuracy=published.accuracy,
-            raw_accuracy=judged(version.raw, scales=self.scales).accuracy,
+            raw_accuracy=judged(version.raw, scales=scales).accuracy,
             plain_accuracy=plain.accuracy,
             scaled_accuracy=scaled.accuracy,
             exit_accuracies=published.exit_accuracies,

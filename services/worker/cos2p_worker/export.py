@@ -23,14 +23,13 @@ from cos2p.bus import Bus
 from cos2p.cost import CostModel
 from cos2p.errors import SettingsError, StorageError
 from cos2p.run_config import RunConfig
-from cos2p.survival import Survival
 from cos2p.units import units_of_names
 from cos2p_worker.budget import energy_scores, fill_budget
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.models.exits import Exits
 from cos2p_worker.submodel import all_units, build_submodel, scaled_units
 from cos2p_worker.task import Task
-from cos2p_worker.versions import published, read_version
+from cos2p_worker.versions import read_survival, read_version, run_opened, stored_parts
 
 FORMAT = "cos2p-2"
 
@@ -69,11 +68,11 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
         BudgetError: no submodel fits the budget.
         BlobError: the checkpoint is damaged or has left the log.
     """
-    opened, shelf, told = await published(bus, prefix)
+    opened = await run_opened(bus, prefix)
     task = task.for_run(opened.config)
     if task.units.digest != opened.units_digest:
         raise SettingsError(f"run {opened.run_id} trains another model than task {task.name}")
-    parts = shelf.parts(shelf.choose(wish.version))
+    parts = await stored_parts(bus, prefix, opened.run_id, wish.version)
     version = await read_version(bus, task.units, parts)
     values: UnitArrays = version.raw if wish.raw else version.average
     units = all_units(task.model)
@@ -81,9 +80,7 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
         units = best_units(task, opened.config, values, wish.memory_bytes)
     scaling = opened.config.evaluation.scaling if len(units) == len(values) else "none"
     if scaling == "survival":
-        survival = Survival(task.units)
-        for message in told:
-            survival.take(message)
+        survival = await read_survival(bus, prefix, opened.run_id, task.units, version.number)
         values = scaled_units(task.model, values, survival.at(version.number))
     metadata = {
         "format": FORMAT,

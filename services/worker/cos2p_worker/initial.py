@@ -17,7 +17,7 @@ from cos2p.run_request import NewRun, request_run
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import all_units, check_module, read_units
 from cos2p_worker.task import Task
-from cos2p_worker.versions import published, read_version
+from cos2p_worker.versions import read_version, run_opened, stored_parts
 
 
 def initial_values(
@@ -74,11 +74,12 @@ async def inherited_values(bus: Bus, prefix: str, task: Task) -> UnitArrays:
         BlobError: the checkpoint is damaged or has left the log.
     """
     try:
-        opened, shelf, _ = await published(bus, prefix)
+        opened = await run_opened(bus, prefix)
     except TopicMissingError as error:
         raise SettingsError(f"no run to begin from has the prefix {prefix!r}: {error}") from error
     if opened.units_digest != task.units.digest:
         raise SettingsError(
             f"run {opened.run_id} under {prefix!r} trains another model than task {task.name}"
         )
-    return (await read_version(bus, task.units, shelf.parts(shelf.choose()))).average
+    parts = await stored_parts(bus, prefix, opened.run_id)
+    return (await read_version(bus, task.units, parts)).average

@@ -2,7 +2,8 @@
 
 Owns how a worker joins its run. Invariants: nothing is said before the run is known, its model is
 this worker's, and the device can hold the smallest submodel; a run that is over already is left
-without a word.
+without a word. A plan names its worker's incarnation, so none for this one is dispatched before its
+Hello: whatever lies on `models` before it is not this worker's matter, and is not read.
 """
 
 import asyncio
@@ -12,23 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cos2p.backwards import end_of
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.cost import CostModel
 from cos2p.errors import SettingsError
 from cos2p.logs import Log
-from cos2p.mailbox import Letter, Mailbox
+from cos2p.mailbox import Mailbox
 from cos2p.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
 from cos2p.run_request import require_run
 from cos2p.topics import MODELS, SUBMODELS
 from cos2p.units import UnitTable
 from cos2p_worker.activity import Activity, Surroundings
 from cos2p_worker.core import WorkerCore
+from cos2p_worker.joining import await_run, find_finish
 from cos2p_worker.scratch import remove_abandoned, scratch_folder
 from cos2p_worker.trainer import Trainer
-
-WAIT_NEWS_S = 10.0
-"""How often a worker that waits for its run says so."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ async def run_worker(
     """
     log = log.bind(worker=worker_id)
     mailbox = Mailbox(bus, prefix, MODELS, reader=worker_id)
-    joined = await _await_run(mailbox, log, stop)
-    if joined is None:
+    found = await await_run(mailbox, log, stop)
+    if found is None:
         return
-    opened, letters = joined
+    opened = found.message
     require_run(run_id, opened.run_id, prefix)
     log = log.bind(run=opened.run_id)
     if opened.protocol != PROTOCOL:
@@ -96,7 +96,8 @@ async def run_worker(
     hello = await _hello(opened, kit.trainer, device, worker_id, clock.now())
     submodels = SUBMODELS.full_name(prefix)
     core = WorkerCore(hello, opened.config, kit.table, now=clock.now(), submodels=submodels)
-    letters += await mailbox.drain()
+    mailbox.offset = await end_of(bus, prefix, MODELS)
+    finish = await find_finish(bus, prefix, opened.run_id, mailbox.offset)
     with scratch_folder(_tidied(device.scratch_dir, log)) as scratch:
         surroundings = Surroundings(
             bus=bus,
@@ -107,7 +108,7 @@ async def run_worker(
             shutdown_deadline_s=device.shutdown_deadline_s,
         )
         activity = Activity(core, kit.table, kit.trainer, opened.config, hello, surroundings)
-        await activity.run(mailbox, letters, stop)
+        await activity.run(mailbox, [finish] if finish else [], stop)
 
 
 def _check(opened: RunOpened, kit: Kit, device: Device, worker_id: str) -> None:
@@ -152,27 +153,3 @@ def _tidied(folder: Path | None, log: Log) -> Path:
     if count := remove_abandoned(parent):
         log.info("scratch_removed", folders=count, reason="their workers were killed")
     return parent
-
-
-async def _await_run(
-    mailbox: Mailbox, log: Log, stop: asyncio.Event
-) -> tuple[RunOpened, list[Letter]] | None:
-    """The run's opening and what was read after it; None if asked to stop before."""
-    stopped = asyncio.create_task(stop.wait())
-    poll = asyncio.create_task(mailbox.poll(WAIT_NEWS_S))
-    try:
-        while not stop.is_set():
-            await asyncio.wait({poll, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not poll.done():
-                return None
-            letters = poll.result()
-            for index, letter in enumerate(letters):
-                if isinstance(letter.message, RunOpened):
-                    return letter.message, letters[index + 1 :]
-            if not letters:
-                log.info("run_awaited", hint="the aggregator opens it; `cos2p run` starts one")
-            poll = asyncio.create_task(mailbox.poll(WAIT_NEWS_S))
-        return None
-    finally:
-        stopped.cancel()
-        poll.cancel()

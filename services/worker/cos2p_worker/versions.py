@@ -1,7 +1,8 @@
 """Whole versions out of the log: published by shards, read as one.
 
 Invariants: a version is read only when every shard has published it with a checkpoint; every unit's
-digest is checked; memory is the model's two states and one unit.
+digest is checked; memory is the model's two states and one unit. `models` is read from its end, so
+that the newest version costs the same however many there were.
 """
 
 from collections.abc import Sequence
@@ -10,15 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cos2p.backwards import newest_first
 from cos2p.blobs import read_blob
 from cos2p.bus import Bus
 from cos2p.errors import DigestError, SettingsError
-from cos2p.mailbox import Mailbox
+from cos2p.mailbox import HEAD_BYTES_MAX, Mailbox
 from cos2p.messages import RunOpened, VersionPublished
 from cos2p.payload import PayloadReader
 from cos2p.run_request import VERSION_0
+from cos2p.survival import Survival, first_version
 from cos2p.topics import MODELS
 from cos2p.units import UnitTable
+
+NOT_KEPT = {"unit_digests": b"", "unit_norms": b"", "unit_shares": b"", "left_out": ()}
+"""What is as long as the model has units, and not needed to read a version."""
 
 Values = dict[int, NDArray[np.float32]]
 
@@ -47,15 +53,17 @@ class VersionShelf:
     def add(self, message: VersionPublished) -> None:
         """Take an announcement; one without a checkpoint can't be read and is ignored."""
         if message.checkpoint is not None:
-            self._parts.setdefault(message.version, {})[message.shard] = message
+            slim = message.model_copy(update=NOT_KEPT)
+            self._parts.setdefault(message.version, {})[message.shard] = slim
 
-    def whole(self) -> tuple[int, ...]:
+    def whole(self, number: int) -> bool:
+        """Whether a version can be read."""
+        parts = self._parts.get(number, {})
+        return bool(parts) and len(parts) == next(iter(parts.values())).shard_count
+
+    def whole_versions(self) -> tuple[int, ...]:
         """Versions that can be read, ascending."""
-        return tuple(
-            number
-            for number, parts in sorted(self._parts.items())
-            if len(parts) == next(iter(parts.values())).shard_count
-        )
+        return tuple(number for number in sorted(self._parts) if self.whole(number))
 
     def parts(self, number: int) -> list[VersionPublished]:
         """The announcements of a whole version, by shard."""
@@ -67,7 +75,7 @@ class VersionShelf:
         Raises:
             SettingsError: there is none; the text names the nearest that are.
         """
-        stored = self.whole()
+        stored = self.whole_versions()
         if not stored:
             raise SettingsError("no version has a checkpoint yet")
         if wanted is None:
@@ -86,26 +94,90 @@ class VersionShelf:
             del self._parts[old]
 
 
-async def published(
-    bus: Bus, prefix: str
-) -> tuple[RunOpened, VersionShelf, list[VersionPublished]]:
-    """A run's opening, its versions that can be read, and all that was published.
+async def run_opened(bus: Bus, prefix: str) -> RunOpened:
+    """The run's opening.
 
     Raises:
         SettingsError: there is no run.
         What the bus raises.
     """
-    opened: RunOpened | None = None
-    shelf, told = VersionShelf(), list[VersionPublished]()
-    for letter in await Mailbox(bus, prefix, MODELS, reader="versions").drain():
-        if isinstance(letter.message, RunOpened):
-            opened = letter.message
-        elif isinstance(letter.message, VersionPublished):
+    mailbox = Mailbox(bus, prefix, MODELS, reader="versions", bury_from=None)
+    while letters := await mailbox.poll(bytes_max=HEAD_BYTES_MAX):
+        for letter in letters:
+            if isinstance(letter.message, RunOpened):
+                return letter.message
+    raise SettingsError(f"no run was opened under {prefix!r} yet")
+
+
+async def stored_parts(
+    bus: Bus, prefix: str, run_id: str, wanted: int | None = None
+) -> list[VersionPublished]:
+    """The announcements, by shard, of a version that can be read: the one wanted, or the newest.
+
+    Raises:
+        SettingsError: there is none; the text names the nearest that are.
+        What the bus raises.
+    """
+    shelf = VersionShelf()
+    kinds = (VersionPublished,)
+    async for letter in newest_first(bus, prefix, MODELS, kinds, run_id=run_id):
+        if isinstance(letter.message, VersionPublished):
             shelf.add(letter.message)
-            told.append(letter.message)
-    if opened is None:
-        raise SettingsError(f"no run was opened under {prefix!r} yet")
-    return opened, shelf, told
+            whole = shelf.whole(letter.message.version)
+            if whole and wanted in (None, letter.message.version):
+                return shelf.parts(letter.message.version)
+    return shelf.parts(shelf.choose(wanted))
+
+
+async def read_survival(
+    bus: Bus, prefix: str, run_id: str, table: UnitTable, version: int
+) -> Survival:
+    """What is needed to scale a version's units.
+
+    Raises:
+        What the bus raises.
+    """
+    survival, back = Survival(table), Backlog()
+    back.until(first_version(version))
+    kinds = (VersionPublished,)
+    async for letter in newest_first(bus, prefix, MODELS, kinds, run_id=run_id):
+        if isinstance(letter.message, VersionPublished):
+            if letter.message.version <= version:
+                survival.take(letter.message)
+            back.note(letter.message)
+            if back.read:
+                break
+    return survival
+
+
+class Backlog:
+    """How far back `models` has to be read to have each shard's records from some version on.
+
+    Each shard publishes its versions in order, but one may be far behind another: so each has to
+    be seen at that version or below.
+    """
+
+    def __init__(self) -> None:
+        self._oldest: dict[int, int] = {}
+        self._shard_count = 1
+        self._version: int | None = None
+
+    @property
+    def read(self) -> bool:
+        """Whether it is known how far, and that has been read."""
+        if self._version is None or len(self._oldest) < self._shard_count:
+            return False
+        return max(self._oldest.values()) <= self._version
+
+    def until(self, version: int) -> None:
+        """The oldest version that is needed."""
+        self._version = version
+
+    def note(self, message: VersionPublished) -> None:
+        """An older record."""
+        self._shard_count = message.shard_count
+        known = self._oldest.get(message.shard, message.version)
+        self._oldest[message.shard] = min(known, message.version)
 
 
 async def read_version(bus: Bus, table: UnitTable, parts: Sequence[VersionPublished]) -> Version:

@@ -183,6 +183,15 @@ class Script:
             )
         )
 
+    async def take_over(self) -> None:
+        """Another planner takes over; the one before it still closes a version, in vain."""
+        before, self.epoch = self.epoch, self.epoch + 1
+        taken = {"run_id": RUN, "fleet_offset": 0, "at_s": 0.0, "epoch": self.epoch}
+        await self.decide(m.EpochStarted(**taken, planner_id=f"planner-{self.epoch}"))
+        self.epoch = before
+        await self.close()
+        self.version, self.epoch = self.version - 1, before + 1
+
     async def end(self) -> None:
         """End the run at the version made last."""
         await self.decide(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,7 +12,10 @@ from cos2p import messages as m
 from cos2p.buses.memory import MemoryBus
 from cos2p.codec import decode
 from cos2p.errors import BlobError, DivergedError, SettingsError
+from cos2p.mailbox import Outbox
+from cos2p.topics import MODELS
 from cos2p_aggregator.replay import Difference, ReplayResult, replay
+from cos2p_aggregator.replay_plan import survey
 from cos2p_aggregator.staleness import staleness_rule
 
 if TYPE_CHECKING:
@@ -284,6 +288,37 @@ def test_a_log_without_any_checkpoint_left_says_so(new_script: NewScript) -> Non
 
     with pytest.raises(BlobError, match="no version can be rebuilt"):
         asyncio.run(go())
+
+
+def test_what_is_kept_of_a_version_does_not_grow_with_the_model(new_script: NewScript) -> None:
+    """A hundred versions of five thousand units: six megabytes on `models`."""
+    count, units = 100, 5000
+
+    async def go() -> int:
+        s = new_script()
+        await s.start()
+        outbox = Outbox(s.bus, PREFIX, MODELS)
+        for version in range(count):
+            await outbox.send(
+                m.VersionPublished(
+                    run_id="run-1",
+                    version=version,
+                    shard=0,
+                    shard_count=1,
+                    decisions_offset=version,
+                    digest=bytes(32),
+                    unit_digests=bytes(8 * units),
+                    unit_norms=bytes(4 * units),
+                )
+            )
+        tracemalloc.start()
+        found = await survey(s.bus, PREFIX)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert count == len(found.told)
+        return held
+
+    assert 1500 * count > asyncio.run(go())
 
 
 def test_the_result_is_plain_json(new_script: NewScript) -> None:

@@ -101,14 +101,31 @@ def test_a_poll_waits_for_the_next_letter() -> None:
     run(story)
 
 
-def test_a_drain_reads_to_the_end_as_it_was() -> None:
+async def streamed(box: Mailbox) -> list[Message]:
+    return [letter.message async for letter in box.stream()]
+
+
+def test_a_stream_reads_to_the_end_as_it_was() -> None:
     async def story(bus: MemoryBus) -> None:
         outbox, box = Outbox(bus, PREFIX, FLEET), inbox(bus)
-        assert [] == await box.drain()
+        assert [] == await streamed(box)
         await outbox.send(*(goodbye(i) for i in range(50)))
 
-        assert [goodbye(i) for i in range(50)] == messages(await box.drain())
-        assert [] == await box.drain()
+        assert [goodbye(i) for i in range(50)] == await streamed(box)
+        assert [] == await streamed(box)
+
+    run(story)
+
+
+def test_a_poll_takes_no_more_than_it_may_hold() -> None:
+    async def story(bus: MemoryBus) -> None:
+        box = inbox(bus)
+        size = len(codec.encode(goodbye(1)).value)
+        await Outbox(bus, PREFIX, FLEET).send(*(goodbye(1) for _ in range(10)))
+
+        assert 3 == len(await box.poll(bytes_max=3 * size))
+        assert 1 == len(await box.poll(bytes_max=1))
+        assert 6 == len(await box.poll())
 
     run(story)
 
@@ -158,12 +175,12 @@ def test_a_dead_letter_keeps_the_head_of_a_long_record() -> None:
     run(story)
 
 
-def test_a_drain_gets_past_a_tail_of_unreadable_records() -> None:
+def test_a_stream_gets_past_a_tail_of_unreadable_records() -> None:
     async def story(bus: MemoryBus) -> None:
         box = inbox(bus)
         await bus.append(NAME, 0, [codec.encode(goodbye(1)), *UNREADABLE.values()])
 
-        assert [goodbye(1)] == messages(await box.drain())
+        assert [goodbye(1)] == await streamed(box)
         assert len(UNREADABLE) == box.unreadable_count
 
     run(story)
@@ -180,7 +197,7 @@ def test_of_one_writer_only_the_first_refused_records_are_buried() -> None:
         box = inbox(bus)
         await bus.append(NAME, 0, [unreadable(b"w1", i) for i in range(count)])
         await bus.append(NAME, 0, [unreadable(b"w2")])
-        await box.drain()
+        await streamed(box)
 
         buried = [dead.offset for dead in await dead_letters(bus)]
         assert [*range(BURIED_MAX), count] == buried
@@ -193,7 +210,7 @@ def test_writers_beyond_what_is_counted_share_one_grave() -> None:
     async def story(bus: MemoryBus) -> None:
         invented = [unreadable(b"w%d" % i) for i in range(WRITERS_MAX + 500)]
         await bus.append(NAME, 0, invented)
-        await inbox(bus).drain()
+        await streamed(inbox(bus))
 
         end = (await bus.end_offsets(DEAD_LETTERS.full_name(PREFIX)))[0].next
         assert WRITERS_MAX + BURIED_MAX == end

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cos2p.messages import VersionPublished
-from cos2p.survival import Survival
+from cos2p.survival import WINDOW, Survival
 from cos2p.units import STEM, Unit, UnitTable
 
 TABLE = UnitTable(
@@ -75,6 +75,26 @@ def test_what_no_submodel_holds_any_more_falls_silent() -> None:
 
     assert 0 < found[2] < 1e-5
     assert [1, 1, 0, 0] == found[[0, 1, 3, 4]].tolist()
+
+
+def test_versions_before_the_window_don_t_count() -> None:
+    """By whatever the shares began with: a reader from the end has the same factors."""
+    rows = [told(v, [1, (v % 7) / 7, v % 2, 0, 0.3]) for v in range(1, 301)]
+    newest_first = folded(*reversed(rows[300 - WINDOW :]))
+
+    assert folded(*rows).at(300).tolist() == newest_first.at(300).tolist()
+    assert folded(*rows).at(299).tolist() != newest_first.at(299).tolist()
+
+
+def test_what_is_forgotten_is_not_needed_later() -> None:
+    rows = [told(v, [1, (v % 7) / 7, v % 2, 0, 0.3]) for v in range(1, 301)]
+    survival = folded(*rows[:290])
+    survival.forget_before(290)
+    for message in rows:
+        survival.take(message)
+
+    assert folded(*rows).at(290).tolist() == survival.at(290).tolist()
+    assert folded(*rows).at(300).tolist() == survival.at(300).tolist()
 
 
 def test_versions_that_nobody_asked_for_count_all_the_same() -> None:

@@ -72,7 +72,12 @@ def plan(plan_id: str = "p1", **changes: object) -> Plan:
 
 def dispatched(order: Plan, shard: int = 0, shard_count: int = 1) -> Dispatched:
     return Dispatched(
-        run_id="r", decisions_offset=1, plan=order, shard=shard, shard_count=shard_count, blob=BLOB
+        run_id="r",
+        decisions_offset=int(order.plan_id[1:]),
+        plan=order,
+        shard=shard,
+        shard_count=shard_count,
+        blob=BLOB,
     )
 
 
@@ -286,15 +291,47 @@ def test_out_of_memory_is_reported_with_the_measured_peak() -> None:
     assert ("out_of_memory", 1234, None) == (report.status, report.peak_bytes, report.blob)
 
 
-def test_the_first_beat_is_a_hello_and_so_is_each_fifteenth_after_it() -> None:
+def hello_beats(worker: WorkerCore, beats: range) -> list[int]:
+    """At which beats the worker says Hello; at all others a heartbeat."""
+    said = {i: worker.tick(100.0 + 2 * i) for i in beats}
+    kinds = {
+        i: [type(e.message) for e in effects if isinstance(e, Send)] for i, effects in said.items()
+    }
+    assert all(kind in ([Hello], [Heartbeat]) for kind in kinds.values())
+    return [i for i, kind in kinds.items() if kind == [Hello]]
+
+
+def test_a_worker_without_plans_says_hello_ever_more_seldom() -> None:
+    """A beat takes two seconds: from some beat on each 150th, five minutes apart."""
+    assert [0, 15, 45, 105, 225, 375, 525] == hello_beats(core(), range(600))
+
+
+def test_a_slow_heart_says_hello_at_each_fifteenth_beat() -> None:
+    worker = WorkerCore(
+        HELLO, RunConfig(liveness=LivenessConfig(heartbeat_s=60.0, lost_after_s=200)), TABLE, now=0
+    )
+    said = [worker.tick(60.0 * i)[0] for i in range(46)]
+
+    assert [0, 15, 30, 45] == [i for i, e in enumerate(said) if e == Send(HELLO)]
+
+
+def test_after_a_plan_hellos_begin_to_come_often_again() -> None:
     worker = core()
+    before = hello_beats(worker, range(230))
+    worker.handle(dispatched(plan()), 101.0)
+    worker.failed("p1", "x", 102.0)
 
-    kinds = []
-    for beat in range(31):
-        kinds += [type(e.message) for e in worker.tick(100.0 + 2 * beat) if isinstance(e, Send)]
+    assert [0, 15, 45, 105, 225] == before
+    assert [245, 275] == hello_beats(worker, range(230, 300))
 
-    assert [0, 15, 30] == [i for i, kind in enumerate(kinds) if kind is Hello]
-    assert {Hello, Heartbeat} == set(kinds)
+
+def test_a_worker_with_plan_after_plan_need_not_say_hello_again() -> None:
+    worker, said = core(), []
+    for turn in range(20):
+        worker.handle(dispatched(plan(f"p{turn + 1}")), 100.0 + 20 * turn)
+        said += hello_beats(worker, range(10 * turn, 10 * turn + 10))
+
+    assert [] == said[1:]
 
 
 def test_a_heartbeat_says_the_state_and_is_not_sent_before_it_is_due() -> None:

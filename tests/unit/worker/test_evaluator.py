@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import structlog
+from counting_bus import CountingBus
 from numpy.typing import NDArray
 
 from cos2p.blobs import write_blob
+from cos2p.bus import Bus
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
 from cos2p.errors import DigestError, SettingsError
 from cos2p.mailbox import Mailbox, Outbox
-from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
+from cos2p.messages import BlobRef, Evaluated, RunFinished, RunOpened, VersionPublished
 from cos2p.payload import Header, header_of, parts
 from cos2p.run_config import EvaluationConfig, LocalConfig, RunConfig
 from cos2p.topics import CHECKPOINTS, FLEET, MODELS, specs
@@ -73,15 +75,10 @@ class Stage:
         shares: Sequence[float] = (),
         damage: bool = False,
     ) -> None:
-        units = self.task.units.owned_by(shard, self.shards) if number else sorted(raw)
-        states = [np.concatenate([raw[u], average[u]]) if number else raw[u] for u in units]
-        owner = f"v{number}.s{shard}" if number else "v0"
-        made = header_of(owner, units, states)
-        header = Header(owner, made.units, 2 if number else 1, made.digests)
-        if damage:
-            states = [-state for state in states]
-        topic = CHECKPOINTS.full_name("t")
-        blob = await write_blob(self.bus, topic, 0, owner, parts(header, states))
+        units = self.task.units.owned_by(shard, self.shards) if number else tuple(sorted(raw))
+        blob = None
+        if checkpoint:
+            blob = await self.write(number, shard, units, raw, average, damage=damage)
         await self.models.send(
             VersionPublished(
                 run_id="r",
@@ -92,18 +89,37 @@ class Stage:
                 digest=b"\0" * 32,
                 unit_digests=b"",
                 unit_shares=np.array(shares, "<f4")[list(units)].tobytes() if shares else b"",
-                checkpoint=blob if checkpoint else None,
+                checkpoint=blob,
             )
         )
+
+    async def write(
+        self,
+        number: int,
+        shard: int,
+        units: tuple[int, ...],
+        raw: UnitValues,
+        average: UnitValues,
+        *,
+        damage: bool,
+    ) -> BlobRef:
+        states = [np.concatenate([raw[u], average[u]]) if number else raw[u] for u in units]
+        owner = f"v{number}.s{shard}" if number else "v0"
+        made = header_of(owner, units, states)
+        header = Header(owner, made.units, 2 if number else 1, made.digests)
+        if damage:
+            states = [-state for state in states]
+        topic = CHECKPOINTS.full_name("t")
+        return await write_blob(self.bus, topic, 0, owner, parts(header, states))
 
     async def finish(self, number: int) -> None:
         await self.models.send(
             RunFinished(run_id="r", decisions_offset=1, version=number, reason="target")
         )
 
-    async def evaluate(self, every_s: float = 0.0) -> list[Evaluated]:
+    async def evaluate(self, every_s: float = 0.0, on: Bus | None = None) -> list[Evaluated]:
         await run_evaluator(
-            self.bus,
+            on or self.bus,
             LoopClock(),
             structlog.get_logger(),
             self.stop,
@@ -115,8 +131,8 @@ class Stage:
         return await self.heard()
 
     async def heard(self) -> list[Evaluated]:
-        letters = await Mailbox(self.bus, "t", FLEET, reader="test").drain()
-        return [x.message for x in letters if isinstance(x.message, Evaluated)]
+        letters = Mailbox(self.bus, "t", FLEET, reader="test").stream()
+        return [x.message async for x in letters if isinstance(x.message, Evaluated)]
 
 
 def within(limit_s: float, scenario: Awaitable[None]) -> None:
@@ -236,6 +252,33 @@ def test_a_run_opened_again_forgets_no_version(task: Task) -> None:
         assert judge_values(task, scaled, task.evaluation_data()).loss == pytest.approx(found.loss)
 
     within(20, scenario())
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_restart_in_a_long_run_reads_the_end_and_judges_alike(task: Task, shards: int) -> None:
+    """Whoever followed 900 versions scales the last one's units as whoever came for it alone."""
+
+    async def scenario() -> None:
+        values = initial_values(task, 1)
+        found: list[Evaluated] = []
+        read: list[int] = []
+        for first in (1, 451):
+            stage = Stage(task, shards)
+            counted = CountingBus(stage.bus)
+            await stage.open()
+            for number in range(first, 901):
+                whole = number in (899, first)
+                shares = thirds(task, number % 5 / 4, number % 7 / 6)
+                await stage.publish(number, values, values, checkpoint=whole, shares=shares)
+            await stage.finish(900)
+            found += await stage.evaluate(on=counted)
+            read.append(counted.counts[MODELS.full_name("t")])
+
+        assert found[0] == found[1]
+        assert 899 == found[0].version
+        assert read[0] == pytest.approx(read[1], abs=5)
+
+    within(60, scenario())
 
 
 def test_version_0_is_one_blob_for_all_shards(task: Task) -> None:

@@ -161,7 +161,7 @@ def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: P
             evaluator_id="evaluator",
             task_of=lambda _: task,
         )
-        letter = (await Mailbox(bus, "t", FLEET, reader="test").drain())[-1]
+        letter = (await Mailbox(bus, "t", FLEET, reader="test").poll())[-1]
         assert isinstance(letter.message, Evaluated)
         return letter.message
 

@@ -29,8 +29,8 @@ def test_what_is_written_is_the_initial_model_and_the_request_names_it(task: Tas
         bus = MemoryBus(LoopClock())
         given = await initialise(bus, "t", "mod:TASK", task, task.run, "run-1")
 
-        letters = await Mailbox(bus, "t", FLEET, reader="test").drain()
-        request = letters[0].message
+        [letter] = await Mailbox(bus, "t", FLEET, reader="test").poll()
+        request = letter.message
         assert isinstance(request, RunRequested)
         assert given == request
         assert ("run-1", "mod:TASK", task.run) == (request.run_id, request.task, request.config)

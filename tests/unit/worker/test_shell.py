@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import structlog
 import structlog.testing
+from counting_bus import CountingBus
 from numpy.typing import NDArray
 
 from cos2p.blobs import read_blob, write_blob
@@ -31,10 +32,11 @@ from cos2p.messages import (
     Report,
     RunFinished,
     RunOpened,
+    VersionPublished,
 )
 from cos2p.payload import PayloadReader, header_of, parts
 from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
-from cos2p.topics import FLEET, MODELS, SUBMODELS, partition_of, specs
+from cos2p.topics import FLEET, HEARTBEATS, MODELS, SUBMODELS, partition_of, specs
 from cos2p.units import Unit, UnitTable
 from cos2p_sim.loop import run_virtual
 from cos2p_worker.shell import Device, Kit, run_worker
@@ -114,7 +116,8 @@ class Stage:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.bus = MemoryBus(LoopClock())
+        self.memory = MemoryBus(LoopClock())
+        self.bus = CountingBus(self.memory)
         self.fleet = Mailbox(self.bus, PREFIX, FLEET, reader="test")
         self.heard: list[Message] = []
         self.log: Log = structlog.get_logger()
@@ -202,11 +205,11 @@ class Stage:
                 chunk_bytes=500,
             )
             if not keep_blob:
-                self.bus.expire(topic, partition, blob.last_offset + 1)
+                self.memory.expire(topic, partition, blob.last_offset + 1)
             await self.say(
                 Dispatched(
                     run_id="r",
-                    decisions_offset=1,
+                    decisions_offset=int(plan_id[1:]),
                     plan=plan,
                     shard=shard,
                     shard_count=self.shards,
@@ -389,10 +392,14 @@ def test_heartbeats_go_on_while_a_plan_is_trained(tmp_path: Path) -> None:
     async def script(stage: Stage) -> None:
         await stage.open()
         await stage.dispatch("p1")
+        heartbeats = Mailbox(stage.bus, PREFIX, HEARTBEATS, reader="test")
+        training: list[Heartbeat] = []
         async with asyncio.timeout(5):
-            while 3 > sum(b.state == "training" for b in await stage.hear(Heartbeat)):
-                stage.heard += [letter.message for letter in await stage.fleet.poll(0.2)]
-        beat = [b for b in await stage.hear(Heartbeat) if b.state == "training"][-1]
+            while len(training) < 3:
+                beats = [letter.message for letter in await heartbeats.poll(0.2)]
+                training += [b for b in beats if isinstance(b, Heartbeat) and b.plan_id]
+        beat = training[-1]
+        assert "training" == beat.state
         assert ("p1", 1) == (beat.plan_id, beat.steps_done)
         await stage.finish()
 
@@ -449,16 +456,68 @@ def test_a_worker_asked_to_stop_before_its_run_just_ends(tmp_path: Path) -> None
     asyncio.run(both())
 
 
-def test_a_run_that_is_over_is_left_without_a_word(tmp_path: Path) -> None:
+def published(version: int, shard: int = 0, shard_count: int = 1) -> VersionPublished:
+    return VersionPublished(
+        run_id="r",
+        version=version,
+        shard=shard,
+        shard_count=shard_count,
+        decisions_offset=version + 1,
+        digest=bytes(32),
+        unit_digests=b"",
+    )
+
+
+@pytest.mark.parametrize("later", [0, 100])
+def test_a_run_that_is_over_is_left_without_a_word(tmp_path: Path, later: int) -> None:
+    """Its other shard may have had much to tell after the end."""
+
     async def both() -> None:
         stage = Stage(tmp_path, ScriptedTrainer(at_once))
         await stage.open()
+        await stage.say(published(0, 0, 2))
         await stage.finish()
+        for version in range(later):
+            await stage.say(published(version, 1, 2))
         async with asyncio.timeout(5):
             await stage.work()
         assert [] == await stage.fleet.poll()
 
     asyncio.run(both())
+
+
+def test_a_worker_joins_a_long_run_as_fast_as_a_short_one(tmp_path: Path) -> None:
+    """It reads the run's opening, and that the run is not over: no more of what was dispatched."""
+
+    async def records_read(versions: int) -> int:
+        stage = Stage(tmp_path, ScriptedTrainer(at_once))
+        await stage.open()
+        for version in range(versions):
+            await stage.say(published(version))
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            group.create_task(stage.work())
+            await stage.dispatch("p1")
+            await stage.hear(Report)
+            await stage.finish()
+        return stage.bus.counts[MODELS.full_name(PREFIX)]
+
+    few, many = (asyncio.run(records_read(n)) for n in (500, 2000))
+
+    assert few == many < 300
+
+
+def test_a_plan_of_an_earlier_life_is_not_begun(tmp_path: Path) -> None:
+    async def script(stage: Stage) -> None:
+        await stage.open()
+        blob = await write_blob(stage.bus, SUBMODELS.full_name(PREFIX), 0, "p0", [b"x"])
+        old = {"run_id": "r", "shard": 0, "shard_count": 1, "blob": blob}
+        await stage.say(Dispatched(**old, decisions_offset=1, plan=stage.plan("p0", 1)))
+        await stage.dispatch("p2")
+        [report] = await stage.hear(Report)
+        assert ("done", "p2") == (report.status, report.plan_id)
+        await stage.finish()
+
+    play(lambda: Stage(tmp_path, ScriptedTrainer(at_once)), script)
 
 
 def test_an_unreadable_record_of_models_stops_nothing(tmp_path: Path) -> None:

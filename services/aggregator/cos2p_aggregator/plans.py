@@ -1,0 +1,104 @@
+"""Which plans are open: followed through the log, or recalled where a core starts in its middle.
+
+Invariants: a plan is open from its PlanIssued to the one decision that ends it; a core that starts
+at a checkpoint has the same open plans, in the same order, as one that read the whole log; before
+it has all of them it obeys nothing.
+"""
+
+from cos2p.errors import MessageError
+from cos2p.fence import EpochFence
+from cos2p.messages import (
+    Decision,
+    Outcome,
+    Plan,
+    PlanCancelled,
+    PlanIssued,
+    RoundClosed,
+    UpdateAdmitted,
+    UpdateRefused,
+)
+from cos2p_aggregator.ledger import StartPoint
+
+
+class OpenPlans:
+    """Plans issued and not ended, oldest first, each with the offset of its PlanIssued."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, tuple[int, Plan]] = {}
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where they were issued, ascending."""
+        return tuple(offset for offset, _ in self._plans.values())
+
+    def note(self, offset: int, decision: Decision) -> None:
+        """Follow the next decision."""
+        match decision:
+            case PlanIssued():
+                self._plans[decision.plan.plan_id] = offset, decision.plan
+            case UpdateAdmitted() | PlanCancelled():
+                self.end(decision.plan_id)
+            case UpdateRefused() if decision.outcome is not Outcome.DUPLICATE:
+                self.end(decision.plan_id)
+            case _:
+                pass
+
+    def end(self, plan_id: str) -> Plan | None:
+        """Take a plan out; None where it was not open."""
+        _, plan = self._plans.pop(plan_id, (0, None))
+        return plan
+
+
+class Recall:
+    """Takes from the log before a start point what the point names, and nothing else.
+
+    That is the plans that were open at it, then the decision that made its version. All of them
+    were obeyed, so no fence need judge them: the last one's epoch was in force.
+    """
+
+    def __init__(self, start: StartPoint | None, plans: OpenPlans, fence: EpochFence) -> None:
+        self._start, self._plans, self._fence = start, plans, fence
+        self._missing = set[int]()
+        if start is not None:
+            self._missing = {*start.open_plans, start.decisions_offset - 1}
+
+    def begin(self, offset: int) -> None:
+        """The run starts here: the decision that makes version 0."""
+        self._missing.discard(offset)
+
+    def takes(self, offset: int, decision: Decision) -> bool:
+        """Whether the decision lies before the start point, where only what it names counts.
+
+        Raises:
+            MessageError: the log is not the one that the point was made from.
+        """
+        start = self._start
+        if start is None or offset >= start.decisions_offset:
+            return False
+        if offset not in self._missing:
+            return True
+        self._missing.discard(offset)
+        if offset < start.decisions_offset - 1:
+            self._plans.note(offset, decision)
+        elif isinstance(decision, RoundClosed) and decision.version == start.version:
+            self._fence.epoch = decision.epoch
+        else:
+            raise contradiction(offset, f"did not make version {start.version}")
+        return True
+
+    def require_all(self) -> None:
+        """Go on from the point only with all that it names.
+
+        Raises:
+            MessageError: a decision that it names did not come.
+        """
+        if self._missing:
+            raise contradiction(min(self._missing), "is missing, but a checkpoint rests on it")
+
+
+def contradiction(offset: int, what: str) -> MessageError:
+    """The error of a log that can't be."""
+    return MessageError(f"the decision at offset {offset} {what}: the log is damaged")

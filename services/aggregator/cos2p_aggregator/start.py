@@ -1,0 +1,57 @@
+"""Where a shard goes on, found at the log's ends: neither topic is read from end to end.
+
+`models` is read backwards to the shard's newest whole version and one version further; of
+`decisions` its first records, up to the run's start, the few that the version rests on, and all
+that follow it. So a start costs what the state costs, and what was decided since the checkpoint.
+"""
+
+from collections.abc import AsyncIterator
+
+from cos2p import codec
+from cos2p.backwards import newest_first
+from cos2p.bus import Bus, Record
+from cos2p.errors import MessageError
+from cos2p.mailbox import HEAD_BYTES_MAX, Letter
+from cos2p.messages import Dispatched, Hurried, RunFinished, RunOpened, VersionPublished
+from cos2p.topics import DECISIONS, MODELS
+from cos2p_aggregator.ledger import Ledger, StartPoint
+
+TOLD = (Dispatched, Hurried, RunFinished, RunOpened, VersionPublished)
+
+
+async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> Ledger:
+    """What a shard has told since its newest whole version.
+
+    Raises:
+        What the bus raises.
+    """
+    ledger = Ledger(shard)
+    async for letter in newest_first(bus, prefix, MODELS, TOLD, run_id=run_id):
+        ledger.take(letter.message)
+        if ledger.complete:
+            break
+    ledger.settle()
+    return ledger
+
+
+async def recalled(bus: Bus, prefix: str, point: StartPoint) -> AsyncIterator[Letter]:
+    """The decisions before a start point that it rests on (see `AggregatorCore`).
+
+    Raises:
+        MessageError: one of them is not in the log, or can't be read.
+    """
+    if not point.version:
+        return  # it rests on the run's start alone
+    name = DECISIONS.full_name(prefix)
+    at_hand: dict[int, Record] = {}
+    for offset in (*point.open_plans, point.decisions_offset - 1):
+        if offset not in at_hand:
+            records = await bus.read(name, 0, offset, bytes_max=HEAD_BYTES_MAX, wait_s=1.0)
+            at_hand = {record.offset: record for record in records}
+        if offset not in at_hand:
+            raise MessageError(
+                f"version {point.version} rests on the decision at offset {offset} of {name}, "
+                "which is not in the log: `cos2p replay` names what can still be rebuilt"
+            )
+        record = at_hand[offset]
+        yield Letter(offset, record.timestamp_s, codec.decode(record))

@@ -1,0 +1,39 @@
+"""At which of its beats a worker says Hello, where it says at all others that it is alive.
+
+A planner that has refused a Hello, for instance because it didn't know the worker's key yet, says
+nothing of it; and retention takes old ones. So Hellos are repeated. Each gap is twice the one
+before, so that an idle day adds few of them to the log. A plan shows that the planner knows the
+worker: from there on the gaps are counted from the first again.
+
+Invariant: the next Hello comes no later than HELLO_MAX_S after the last, or 15 beats if they last
+longer.
+"""
+
+HELLO_BEATS = 15
+"""From a start or a plan to the next Hello, in beats."""
+HELLO_MAX_S = 300.0
+
+
+class Hellos:
+    """Counts a worker's beats.
+
+    Args:
+        heartbeat_s: seconds from one to the next.
+    """
+
+    def __init__(self, heartbeat_s: float) -> None:
+        self._gap_max = max(HELLO_BEATS, int(HELLO_MAX_S / heartbeat_s))
+        self._beats_left, self._gap = 0, HELLO_BEATS
+
+    def due(self) -> bool:
+        """Whether the next beat is a Hello; counts it."""
+        if self._beats_left:
+            self._beats_left -= 1
+            return False
+        self._beats_left = self._gap - 1
+        self._gap = min(2 * self._gap, self._gap_max)
+        return True
+
+    def known(self) -> None:
+        """A plan has come."""
+        self._beats_left, self._gap = HELLO_BEATS, min(2 * HELLO_BEATS, self._gap_max)
