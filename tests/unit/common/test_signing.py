@@ -120,9 +120,7 @@ def test_each_role_says_its_own(site: Site) -> None:
 def test_a_record_in_anothers_name_is_refused(site: Site) -> None:
     (record,) = site.said("orin-1", goodbye("nano-1"))
 
-    assert "Goodbye of nano-1: said by orin-1 in another's name" == refusal(
-        site.verifier(), record
-    )
+    assert "Goodbye of nano-1: said by orin-1 in another's name" == refusal(site.verifier(), record)
 
 
 def test_an_unsigned_record_is_refused(site: Site) -> None:

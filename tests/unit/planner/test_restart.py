@@ -9,7 +9,6 @@ import pytest
 
 from cos2p import messages as m
 from cos2p.unit_wire import UnitScores
-from cos2p_cli.refused_devices import RefusedDevices
 
 New = Callable[..., Any]
 WORKERS = ("w1", "w2", "w3", "w4")
@@ -229,31 +228,6 @@ def test_a_planner_restarted_after_any_event_has_the_state_of_the_one_before(
 
         assert [] == decided
         assert before == state(stage.core, stage.now)
-
-
-@pytest.mark.parametrize("seed", range(24))
-def test_whoever_reads_the_log_in_any_portions_sees_whom_the_planner_refuses(
-    new_stage: New, seed: int
-) -> None:
-    stage = new_stage(config_of(seed % 4) | {"liveness": {"strikes_max": 1}})
-    chaos = Chaos(stage, 2000 + seed)
-    reader = RefusedDevices()
-    opened = m.EpochStarted(run_id="run-1", epoch=1, fleet_offset=0, at_s=0.0, planner_id="p")
-    reader.take([(0.0, opened)], [], [])
-    read = [0, 0, 0]
-    refused: set[str] = set()
-    for _ in range(120):
-        chaos.step(crash_share=0.0)
-        if chaos.dice.random() < 0.3:
-            logs = (stage.decision_log, stage.fleet_log, stage.models_log)
-            reader.take(*(log[since:] for log, since in zip(logs, read, strict=True)))
-            read = [len(log) for log in logs]
-
-            judged = {d.worker_id: d.barred for d in stage.core.fleet}
-            assert judged == reader.reasons
-            refused |= {worker for worker, reason in judged.items() if reason}
-
-    assert refused
 
 
 def test_a_decision_lost_in_the_crash_is_made_again(new_stage: New) -> None:
