@@ -101,10 +101,11 @@ format: install  ## let ruff mend what it can
 bench: install  ## the figures of docs/results.md, as a table with ratios (about 10 minutes)
 	@$(BIN)/python tests/bench/main.py $(ARGS)
 
-docs: install  ## write docs/protocol.md, docs/settings.md and docs/metrics.md from the code
+docs: install  ## write docs/protocol.md, settings.md, metrics.md and telemetry.md from the code
 	@$(BIN)/python docs/protocol.py > docs/protocol.md
 	@$(BIN)/python docs/settings.py > docs/settings.md
 	@$(BIN)/python docs/metrics.py > docs/metrics.md
+	@$(BIN)/python docs/telemetry.py > docs/telemetry.md
 
 clean:  ## remove what was built; runs/ stays
 	rm -rf $(VENV) .venv-core .mypy_cache .ruff_cache .pytest_cache

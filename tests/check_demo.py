@@ -41,7 +41,7 @@ def broker(folder: Path, given: str | None) -> Iterator[list[str]]:
 
 def findings(shown: dict[str, Any]) -> Iterator[str]:
     """Each claim that does not hold."""
-    accuracy = shown["accuracy"][-1]["average"] if shown["accuracy"] else 0.0
+    accuracy = shown["accuracy"][-1]["accuracy"] if shown["accuracy"] else 0.0
     alone = shown["alone"]["best"]["accuracy"]
     print(
         f"accuracy {accuracy:.3f}, best alone {alone:.3f}, {shown['seconds']} s, "
@@ -56,7 +56,7 @@ def findings(shown: dict[str, Any]) -> Iterator[str]:
         yield f"it took {shown['seconds']} s, more than {SECONDS_MAX:g}"
     if shown["coverage"]["n_star"] < 1:
         yield "a unit had no update in the last versions"
-    if len(shown["accuracy"][-1]["exits"]) != EXITS:
+    if len(shown["accuracy"][-1]["exit_accuracies"]) != EXITS:
         yield f"not {EXITS} exits were judged"
     if shown["audit"]["share_max"] > SHARE_MAX + 1e-9:
         yield f"a worker held {shown['audit']['share_max']:.3f} of the prunable cost"

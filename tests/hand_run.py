@@ -1,16 +1,16 @@
-"""A run written by hand, message by message, small enough to work its telemetry out on paper."""
+"""A run written by hand, message by message, small enough to work its figures out on paper."""
 
 from typing import Any
 
 import numpy as np
+from fed import Fed, fed
 
 from cos2p import messages as m
 from cos2p.cost import CostModel
+from cos2p.history.version import VersionRow
 from cos2p.run_config import LivenessConfig, MergeConfig, RoundConfig, RunConfig
-from cos2p.telemetry import Telemetry
 from cos2p.unit_wire import UnitColumns
 from cos2p.units import STEM, Unit, UnitTable
-from cos2p.version_row import VersionRow
 
 TABLE = UnitTable(
     (
@@ -129,11 +129,8 @@ class Writer:
         place = {"version": version, "shard": shard, "shard_count": shards}
         self.say(m.VersionPublished, **(usual | place | fields))
 
-    def folded(self, **options: Any) -> Telemetry:
-        telemetry = Telemetry(**options)
-        for at_s, message in self.log:
-            telemetry.take(message, at_s)
-        return telemetry
+    def folded(self, **options: Any) -> Fed:
+        return fed(self.log, **options)
 
     def row(self, version: int = 1) -> VersionRow:
-        return next(r for r in self.folded().rows if r.version == version)
+        return next(r for r in self.folded().versions if r.version == version)

@@ -1,18 +1,21 @@
 """Results of cells that nobody computed: small ones by hand, and a suite like a real one."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from cos2p.history.device import Announced
+from cos2p.history.state import Span
+from cos2p.history.version import VersionRow
+from cos2p.messages import Outcome
 from cos2p_experiments.result import (
+    CellDevice,
     CellResult,
     CoverageMap,
     CurvePoint,
-    DeviceRow,
     Effort,
     Identity,
-    RoundRow,
-    Segment,
 )
 from cos2p_experiments.study import Study
 
@@ -27,9 +30,9 @@ def device(
     peak: int = 800,
     busy_s: float = 60.0,
     labels: tuple[int, ...] = (50, 50),
-) -> DeviceRow:
+) -> CellDevice:
     """One device over 100 s."""
-    return DeviceRow(
+    return CellDevice(
         worker_id=worker_id,
         device_class=device_class,
         memory_bytes=1000,
@@ -37,17 +40,32 @@ def device(
         flops_per_s=1e6,
         bytes_per_s=1e6,
         sample_count=sum(labels),
-        predicted_peak=900,
-        measured_peak=peak,
-        busy_s=busy_s,
+        peak_predicted_bytes=900,
+        peak_measured_bytes=peak,
         idle_s=100.0 - busy_s,
         fetch_s=1.0,
         train_s=busy_s - 2.0,
         upload_s=1.0,
         bytes_up=1_000_000,
         bytes_down=2_000_000,
-        outcomes={"accepted": 8, "stale": 1, "expired": 2},
-        label_counts=labels,
+        outcomes=Counter({Outcome.ACCEPTED: 8, Outcome.STALE: 1, Outcome.EXPIRED: 2}),
+        labels=[Announced(0, labels)],
+    )
+
+
+def row(version: int, closed_s: float, n_star: int) -> VersionRow:
+    """A version of three updates."""
+    return VersionRow(
+        version,
+        closed_s,
+        reason="count",
+        waited_s=closed_s / version,
+        update_count=3,
+        coverage_planned=n_star,
+        coverage_min=n_star,
+        coverage_bound=2.5,
+        staleness=(0, 0, 1),
+        staleness_mean=1 / 3,
     )
 
 
@@ -59,7 +77,7 @@ def cell(
     base: str | None = None,
     setting: str = "skewed",
     closing: str = "semi-async",
-    devices: tuple[DeviceRow, ...] | None = None,
+    devices: tuple[CellDevice, ...] | None = None,
     coverage: Sequence[int] = (0, 1, 1),
     every_s: float = 30.0,
 ) -> CellResult:
@@ -84,10 +102,7 @@ def cell(
         )
         for i, a in enumerate(accuracies)
     )
-    rounds = tuple(
-        RoundRow(i + 1, 30.0 * (i + 1), "count", 3, 30.0, n, n, 2.5, (0, 0, 1), 1 / 3)
-        for i, n in enumerate(coverage)
-    )
+    rounds = tuple(row(i + 1, 30.0 * (i + 1), n) for i, n in enumerate(coverage))
     return CellResult(
         identity=Identity(
             "sample", "digits", setting, policy, base or policy, seed, "two", "test", f"{seed:04d}"
@@ -102,7 +117,7 @@ def cell(
         curve=curve,
         rounds=rounds,
         devices=devices,
-        segments=(Segment("worker-0", 0.0, 1.0, "fetch"), Segment("worker-0", 1.0, 5.0, "train")),
+        segments=(Span("worker-0", "fetch", 0.0, 1.0), Span("worker-0", "train", 1.0, 5.0)),
         coverage=CoverageMap(
             ("stem", "block0.head.0"), (False, True), (0.0, 45.0, 90.0), ((1, 2), (0, 3))
         ),
@@ -186,13 +201,13 @@ def lifelike_cell(
         curve.append(
             CurvePoint(
                 version,
-                float(at),
-                int(rate * at),
-                int(1.2 * rate * at),
-                8 * float(at),
-                float(accuracy + 0.3 * noise[0]),
-                float(accuracy + noise[1] - 0.02),
-                float(1 - accuracy),
+                virtual_s=float(at),
+                bytes_up=int(rate * at),
+                bytes_down=int(1.2 * rate * at),
+                device_s=8 * float(at),
+                accuracy=float(accuracy + 0.3 * noise[0]),
+                raw_accuracy=float(accuracy + noise[1] - 0.02),
+                loss=float(1 - accuracy),
             )
         )
     fleet, segments = _fleet(chance, asynchronous, skewed)
@@ -213,17 +228,17 @@ def lifelike_cell(
         parameters=205_000,
         curve=tuple(curve),
         rounds=tuple(
-            RoundRow(
+            VersionRow(
                 v,
                 float(at),
                 "count" if asynchronous else "all",
-                6,
                 6.0,
-                int(chance.integers(3, 7)) if base == "co-s2p" else int(chance.integers(0, 3)),
                 6,
+                6,
+                int(chance.integers(3, 7)) if base == "co-s2p" else int(chance.integers(0, 3)),
                 sigma,
-                (0, 1, 2),
-                1.0,
+                staleness=(0, 1, 2),
+                staleness_mean=1.0,
             )
             for v, at in enumerate(closed, 1)
         ),
@@ -241,9 +256,9 @@ def lifelike_cell(
 
 def _fleet(
     chance: np.random.Generator, asynchronous: bool, skewed: bool
-) -> tuple[tuple[DeviceRow, ...], tuple[Segment, ...]]:
-    devices: list[DeviceRow] = []
-    segments: list[Segment] = []
+) -> tuple[tuple[CellDevice, ...], tuple[Span, ...]]:
+    devices: list[CellDevice] = []
+    segments: list[Span] = []
     for device_class, count, budget, speed in CLASSES:
         for _ in range(count):
             name = f"worker-{len(devices)}"
@@ -251,13 +266,13 @@ def _fleet(
             while now < 400:
                 parts = [0.4, 2.2 / speed**0.6 * chance.uniform(0.8, 1.2), 0.5]
                 for kind, length in zip(("fetch", "train", "upload"), parts, strict=True):
-                    segments.append(Segment(name, now, now + length, kind))  # type: ignore[arg-type]
+                    segments.append(Span(name, kind, now, now + length))  # type: ignore[arg-type]
                     now, busy = now + length, busy + length
                 now = now + 0.3 if asynchronous else (now // 20 + 1) * 20.0
             labels = chance.dirichlet([0.1] * 10) * 500 if skewed else np.full(10, 50)
             memory = int(9e6 * budget)
             devices.append(
-                DeviceRow(
+                CellDevice(
                     worker_id=name,
                     device_class=device_class,
                     memory_bytes=memory,
@@ -265,17 +280,14 @@ def _fleet(
                     flops_per_s=speed * 1e9,
                     bytes_per_s=1e6,
                     sample_count=int(labels.sum()),
-                    predicted_peak=int(memory * chance.uniform(0.9, 0.99)),
-                    measured_peak=int(memory * chance.uniform(0.8, 0.95)),
-                    busy_s=min(busy, 400.0),
+                    peak_predicted_bytes=int(memory * chance.uniform(0.9, 0.99)),
+                    peak_measured_bytes=int(memory * chance.uniform(0.8, 0.95)),
                     idle_s=max(0.0, 400.0 - busy),
-                    fetch_s=20.0,
-                    train_s=busy,
-                    upload_s=20.0,
+                    train_s=min(busy, 400.0),
                     bytes_up=3_000_000,
                     bytes_down=4_000_000,
-                    outcomes={"accepted": 40, "stale": 2, "expired": 0},
-                    label_counts=tuple(int(n) for n in labels),
+                    outcomes=Counter({Outcome.ACCEPTED: 40, Outcome.STALE: 2}),
+                    labels=[Announced(0, tuple(int(n) for n in labels))],
                 )
             )
     return tuple(devices), tuple(segments)

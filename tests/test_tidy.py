@@ -166,7 +166,7 @@ def test_light_roles_load_no_torch(module: str) -> None:
     assert 0 == done.returncode
 
 
-@pytest.mark.parametrize("page", ["protocol", "settings", "metrics"])
+@pytest.mark.parametrize("page", ["protocol", "settings", "metrics", "telemetry"])
 def test_a_generated_page_is_up_to_date(page: str) -> None:
     made = subprocess.run(
         [sys.executable, str(ROOT / f"docs/{page}.py")], capture_output=True, text=True, check=True

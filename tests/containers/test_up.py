@@ -24,11 +24,11 @@ import pytest
 from check_demo import ACCURACY_MIN
 
 from cos2p.clock import SystemClock
+from cos2p.history.follow import HistoryReader
 from cos2p.open_bus import open_bus
 from cos2p.settings import BusSettings
 from cos2p_cli.containers.classes import BUILT_IN
 from cos2p_cli.containers.specs import KAFKA_IMAGE, NAME
-from cos2p_cli.run_reader import RunReader
 
 pytestmark = pytest.mark.docker
 
@@ -108,11 +108,12 @@ class Ring:
         async def read() -> int:
             bus = open_bus(BusSettings(bus=self.address, prefix=self.run), SystemClock())
             try:
-                reader = RunReader(bus, self.run)
+                reader = HistoryReader(bus, self.run)
                 for _ in range(100):
                     await reader.poll(wait_s=0.3)
-                    if plan := reader.view.workers[worker_id].plan:
-                        return plan.peak_bytes
+                    plan_id = reader.history.devices[worker_id].plan_id
+                    if plan_id:
+                        return reader.history.state.plans[plan_id].peak_bytes
             finally:
                 await bus.close()
             raise AssertionError(f"{worker_id} has no plan")
@@ -214,7 +215,7 @@ def test_a_ring_of_containers_trains_the_digits_to_their_end(engine: Any) -> Non
         ring.down("--volumes")
 
     assert ("finished", "target") == (shown["phase"], shown["end"]["reason"])
-    assert shown["accuracy"][-1]["average"] >= ACCURACY_MIN
+    assert shown["accuracy"][-1]["accuracy"] >= ACCURACY_MIN
     assert all(accepted(row) > 0 for row in shown["workers"])
 
 

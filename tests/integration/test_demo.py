@@ -43,7 +43,7 @@ def short(home: Path) -> dict[str, Any]:
 def test_it_reaches_its_last_version_and_measures_it(short: dict[str, Any]) -> None:
     assert ("finished", 6, "target") == (short["phase"], short["version"], short["end"]["reason"])
     assert 6 == short["accuracy"][-1]["version"]
-    assert 0 < short["accuracy"][-1]["average"] <= 1
+    assert 0 < short["accuracy"][-1]["accuracy"] <= 1
 
 
 def test_no_worker_holds_more_than_its_budget_by_the_log_and_by_measurement(

@@ -194,12 +194,12 @@ class Demo:
                 index=device.index,
                 count=len(devices),
                 memory_bytes=device.memory_bytes or 0,
-                steps=max(1, local.reader.view.telemetry.device(device.worker_id).steps),
+                steps=max(1, local.reader.history.devices[device.worker_id].steps),
                 config=local.request.config,
                 result=folder / f"{device.worker_id}.json",
             )
             for device in devices
-            if device.worker_id in local.reader.view.workers
+            if device.worker_id in local.reader.history.devices
         ]
         turn = asyncio.Semaphore(ALONE_AT_ONCE)
         if self._form == "lines":
@@ -228,14 +228,14 @@ class Demo:
     ) -> DemoResult:
         audit = await audit_budgets(bus, self._settings.prefix)
         page = ReportInput(
-            view=local.reader.view,
+            run=local.reader.history,
             place=f"{self._settings.bus}, topics {self._settings.prefix}-*",
             audit=audit,
             alone={a.worker_id: a.accuracy for a in alone},
             shares={d.worker_id: d.kind.share for d in devices if d.kind},
         )
         return DemoResult(
-            view=local.reader.view,
+            run=local.reader.history,
             audit=audit,
             devices=devices,
             alone=alone,

@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cos2p.cost import plain_bytes
+from cos2p.history.device import DeviceRow
+from cos2p.history.run import RunHistory
 from cos2p.messages import Outcome
 from cos2p_cli import figures
 from cos2p_cli.audit import Audit
 from cos2p_cli.fleet import Device
-from cos2p_cli.run_view import RunView
 from cos2p_cli.status import document
 
 
@@ -47,7 +48,7 @@ class Alone:
 class DemoResult:
     """All that the demo reports."""
 
-    view: RunView
+    run: RunHistory
     audit: Audit
     devices: Sequence[Device]
     alone: Sequence[Alone]
@@ -74,7 +75,7 @@ def to_document(result: DemoResult, now_s: float) -> dict[str, Any]:
     """The result as JSON-able values."""
     best = result.best_alone
     shares = {d.worker_id: d.kind.share for d in result.devices if d.kind}
-    body = document(result.view, now_s)
+    body = document(result.run, now_s)
     for row in body["workers"]:
         row["budget_share"] = shares.get(row["worker_id"])
         row["held_share_max"] = result.audit.share_by_worker.get(row["worker_id"])
@@ -121,31 +122,31 @@ def to_text(result: DemoResult, width: int) -> RenderableType:
 
 
 def _headline(result: DemoResult) -> RenderableType:
-    view, best = result.view, result.best_alone
+    run, best = result.run, result.best_alone
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", style="bold", no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column()
-    if view.accuracy:
-        last = view.accuracy[-1]
+    if run.accuracy:
+        last = run.accuracy[-1]
         grid.add_row(
             "all together",
-            Text(figures.percent(last.average), style="bold green"),
+            Text(figures.percent(last.accuracy), style="bold green"),
             f"test accuracy of the whole model, version {last.version} "
-            f"(average of versions; {figures.percent(last.raw)} raw)",
+            f"(average of versions; {figures.percent(last.raw_accuracy)} raw)",
         )
-        for name, accuracy in view.exits(last):
+        for name, accuracy in run.exits(last):
             grid.add_row("", figures.percent(accuracy), f"{name}, of the same version")
-    if (newest := view.newest) is not None:
+    if (newest := run.newest) is not None:
         grid.add_row(
             "coverage N*",
             str(newest.coverage_min),
             "merged updates that every unit had at least in the last "
-            f"{view.config.rounds.coverage_window} versions "
+            f"{run.config.rounds.coverage_window} versions "
             f"(spread evenly: {newest.coverage_bound:.1f})",
         )
     if best is not None:
-        row = result.view.telemetry.devices.get(best.worker_id)
+        row = result.run.devices.get(best.worker_id)
         kind = f", {row.device_class}" if row else ""
         grid.add_row(
             "best one alone",
@@ -167,17 +168,16 @@ def _devices(result: DemoResult, width: int) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     alone = {a.worker_id: a.accuracy for a in result.alone}
     for device in result.devices:
-        row = result.view.telemetry.device(device.worker_id)
-        over = row.peak_measured > row.memory_bytes > 0
-        merged = row.outcomes[Outcome.ACCEPTED]
+        row = result.run.devices.get(device.worker_id) or DeviceRow(device.worker_id)
+        merged = row.merged_count
         table.add_row(
             device.worker_id,
             f"{row.device_class} {100 * device.kind.share:.0f} %"
             if device.kind and wide
             else row.device_class,
             plain_bytes(row.memory_bytes),
-            plain_bytes(row.peak_predicted),
-            Text(plain_bytes(row.peak_measured), style="red" if over else ""),
+            plain_bytes(row.peak_predicted_bytes),
+            Text(plain_bytes(row.peak_measured_bytes), style="red" if row.over_budget else ""),
             str(merged),
             str(sum(row.outcomes.values()) - merged),
             figures.percent(row.busy_share, 0)
@@ -203,7 +203,7 @@ DEVICE_HEADS = (
 
 
 def _legend(result: DemoResult) -> Text:
-    others = {o: n for o, n in sorted(result.view.outcomes.items()) if o is not Outcome.ACCEPTED}
+    others = {o: n for o, n in sorted(result.run.outcomes.items()) if o is not Outcome.ACCEPTED}
     told = ", ".join(f"{n} {o.value}" for o, n in others.items() if n) or "none"
     return Text(
         "budget, planned, measured: peak bytes of training. merged: plans whose update was "
@@ -252,7 +252,7 @@ def _next(result: DemoResult) -> RenderableType:
     prefix = "" if result.prefix == "cos2p" else f" --prefix {result.prefix}"
     where = f"{result.address}{prefix}"
     slowest = result.devices[-1].worker_id if result.devices else "worker-0"
-    smallest = min((d.memory_bytes for d in result.view.telemetry.devices.values()), default=0)
+    smallest = min((d.memory_bytes for d in result.run.devices.values()), default=0)
     budget = plain_bytes(smallest).replace(" ", "")
     cos2p = program()
     commands = [

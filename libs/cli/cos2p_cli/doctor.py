@@ -20,12 +20,13 @@ from cos2p import messages as m
 from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
 from cos2p.cost import plain_bytes
-from cos2p.errors import Cos2pError, ExitCode, MessageError
+from cos2p.errors import Cos2pError, ExitCode
+from cos2p.history.follow import HistoryReader, open_history
+from cos2p.history.read import letters
 from cos2p.open_bus import open_bus
 from cos2p.settings import BusSettings
 from cos2p.topics import CATALOGUE, DEAD_LETTERS
 from cos2p_cli import figures, options, topics
-from cos2p_cli.run_reader import RunReader
 
 Level = Literal["ok", "warn", "fail"]
 SKEW_WARN_S = 2.0
@@ -107,8 +108,7 @@ async def checks_on_bus(
     yield await _readable(bus, settings.prefix)
     if write:
         yield await _writable(bus, settings.prefix, clock)
-    reader = RunReader(bus, settings.prefix, judging=True)
-    await reader.poll()
+    reader = await open_history(bus, settings.prefix)
     yield _messages(reader)
     yield await _dead_letters(bus, settings.prefix)
     yield _skew(reader, clock)
@@ -227,71 +227,61 @@ async def _writable(bus: Bus, prefix: str, clock: Clock) -> Check:
     return Check("write", "ok", text)
 
 
-def _messages(reader: RunReader) -> Check:
-    view = reader.view
-    if reader.unreadable_count:
+def _messages(reader: HistoryReader) -> Check:
+    run, tally = reader.history, reader.tally
+    if tally.unreadable_count:
         return Check(
             "messages",
             "fail",
-            f"{figures.count(reader.unreadable_count, 'record')} can't be read by this program",
+            f"{figures.count(tally.unreadable_count, 'record')} can't be read by this program",
             "run the newest program version; `cos2p topics list` says where the dead letters are",
             ExitCode.DATA,
         )
-    if reader.foreign_count:
+    if tally.foreign_count:
         return Check(
             "messages",
             "warn",
-            f"{figures.count(reader.foreign_count, 'record')} of another run under this prefix",
+            f"{figures.count(tally.foreign_count, 'record')} of another run under this prefix",
             "one prefix holds one run: stop the other run's processes",
         )
-    what = f"run {view.run_id}" if view.run_id else "no run yet"
-    return Check("messages", "ok", f"every record can be read; {what}")
+    what = f"run {run.run_id}" if run.run_id else "no run yet"
+    text = f"{figures.count(tally.record_count, 'record')} read, all can be; {what}"
+    return Check("messages", "ok", text)
 
 
 async def _dead_letters(bus: Bus, prefix: str) -> Check:
-    name = DEAD_LETTERS.full_name(prefix)
-    ends = (await bus.end_offsets(name))[0]
-    offset, letters = ends.first, list[m.DeadLetter]()
-    while offset < ends.next:
-        records = await bus.read(name, 0, offset)
-        if not records:
-            break
-        for record in records:
-            offset = record.offset + 1
-            try:
-                message = codec.decode(record)
-            except MessageError:
-                continue
-            if isinstance(message, m.DeadLetter) and message.reason != PROBE:
-                letters.append(message)
-    if not letters:
+    count, last = 0, None
+    async for letter in letters(bus, prefix, DEAD_LETTERS, None):
+        if isinstance(letter.message, m.DeadLetter) and letter.message.reason != PROBE:
+            count, last = count + 1, letter.message
+    if last is None:
         return Check("letters", "ok", "no dead letters")
-    last = letters[-1]
     return Check(
         "letters",
         "warn",
-        f"{figures.count(len(letters), 'dead letter')}; the last is {last.topic}@{last.offset}, "
+        f"{figures.count(count, 'dead letter')}; the last is {last.topic}@{last.offset}, "
         f"put aside by the {last.reader}: {last.reason[:120]}",
         "find out who writes them: another program version, or something that is no role",
     )
 
 
-def _skew(reader: RunReader, clock: Clock) -> Check:
-    ahead = reader.view.last_s - clock.now()
-    if reader.view.last_s and ahead > SKEW_WARN_S:
+def _skew(reader: HistoryReader, clock: Clock) -> Check:
+    last_s = reader.history.last_s
+    ahead = last_s - clock.now()
+    if last_s and ahead > SKEW_WARN_S:
         text = f"the newest record is {ahead:.1f} s in our future"
         return Check("clocks", "warn", text, "set the clocks by NTP")
     return Check("clocks", "ok", "no record comes from the future")
 
 
-def _liveness(reader: RunReader, clock: Clock) -> list[Check]:
-    view, now = reader.view, clock.now()
-    if view.phase == "empty":
+def _liveness(reader: HistoryReader, clock: Clock) -> list[Check]:
+    run, now = reader.history, clock.now()
+    if run.phase == "empty":
         return [Check("run", "warn", "no run has been asked for", "start one: `cos2p init`")]
-    if view.phase == "finished":
-        return [Check("run", "ok", f"finished at version {view.version} ({view.end_reason})")]
+    if run.phase == "finished":
+        return [Check("run", "ok", f"finished at version {run.version} ({run.end_reason})")]
     checks = []
-    seen = (("planner", view.planner_last_s), ("aggregator", view.aggregator_last_s))
+    seen = (("planner", run.state.planner_s), ("aggregator", run.state.aggregator_s))
     for role, last_s in seen:
         if last_s is None:
             text = f"the {role} has not said a word"
@@ -302,18 +292,17 @@ def _liveness(reader: RunReader, clock: Clock) -> list[Check]:
         else:
             text = f"last heard {figures.duration(now - last_s)} ago"
             checks.append(Check(role, "ok", text))
-    lost_after = view.config.liveness.lost_after_s
-    states = {k: w.shown_state(now, lost_after) for k, w in view.workers.items()}
-    lost = sorted(k for k, s in states.items() if s == "lost")
+    states = {name: run.state_of(device, now) for name, device in run.devices.items()}
+    lost = [k for k, s in states.items() if s == "lost"]
     alive = sum(s not in ("lost", "left", "unknown") for s in states.values())
     if lost or not alive:
         names = ", ".join(lost[:5]) or "none has come"
         text = f"{alive} of {len(states)} workers alive; lost: {names}"
         checks.append(Check("workers", "warn", text, "look at their logs; restarting is safe"))
-    elif refused := sorted(k for k, s in states.items() if s == "refused"):
-        named = "; ".join(f"{k} ({view.workers[k].refused})" for k in refused[:5])
-        text = f"{len(refused)} of {figures.count(len(states), 'worker')} refused: {named}"
-        checks.append(Check("workers", "warn", text, "they get no plans until this is mended"))
+    elif excluded := [k for k, s in states.items() if s == "excluded"]:
+        named = "; ".join(f"{k} ({run.devices[k].excluded})" for k in excluded[:5])
+        text = f"{len(excluded)} of {figures.count(len(states), 'worker')} excluded: {named}"
+        checks.append(Check("workers", "warn", text, "they get no plans until this is put right"))
     else:
         checks.append(Check("workers", "ok", f"{figures.count(alive, 'worker')} alive"))
     return checks

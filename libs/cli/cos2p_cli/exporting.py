@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cos2p.cost import plain_bytes
 from cos2p.errors import SettingsError
+from cos2p.history.follow import open_history
 from cos2p.settings import BusSettings
 from cos2p_cli import options
 from cos2p_cli.pool import require_torch
-from cos2p_cli.run_reader import RunReader
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,10 @@ async def _run(settings: BusSettings, chosen: ExportOptions) -> None:
     from cos2p_worker.task import load_task
 
     async with options.opened(settings) as bus:
-        reader = RunReader(bus, settings.prefix)
-        await reader.poll()
-        if reader.view.phase == "empty":
+        known = (await open_history(bus, settings.prefix)).history
+        if known.phase == "empty":
             raise SettingsError(f"there is no run under the prefix {settings.prefix!r}")
-        task = load_task(chosen.task or reader.view.task).for_run(reader.view.config)
+        task = load_task(chosen.task or known.task).for_run(known.config)
         wish = Wish(chosen.version, chosen.raw, chosen.memory_bytes)
         done = await export(bus, settings.prefix, wish, chosen.out, task)
     whole = len(task.units)

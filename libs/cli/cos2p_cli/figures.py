@@ -5,7 +5,9 @@ Invariant: pure functions; a size that is printed can be typed back in.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
+from cos2p.cost import plain_bytes
 from cos2p.errors import SettingsError
 
 _FACTORS = {
@@ -51,6 +53,25 @@ def duration(seconds: float | None) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in [0, 1] as ``87.4 %``; a dash where unknown."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def written(value: Any, unit: str) -> str:
+    """A figure's value, as people read one of its unit; a dash where unknown."""
+    if value is None:
+        return "-"
+    match unit:
+        case "bytes":
+            return plain_bytes(value)
+        case "share":
+            return percent(value, 0)
+        case "s":
+            return duration(value)
+        case _:
+            return f"{value:,}" if isinstance(value, int) else _short(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def count(number: int, noun: str) -> str:

@@ -18,14 +18,14 @@ from cos2p.buses.sqlite import RunLock
 from cos2p.clock import Clock
 from cos2p.cost import CostModel
 from cos2p.errors import RunExistsError, RunFailedError, StorageError, TopicMissingError
-from cos2p.mailbox import Mailbox
+from cos2p.history.follow import HistoryReader
+from cos2p.history.read import letters
+from cos2p.history.run import RunHistory
 from cos2p.messages import RunRequested
 from cos2p.settings import BusSettings, WorkerSettings, load_settings
 from cos2p.topics import FLEET
 from cos2p_cli import pool
 from cos2p_cli.fleet import Device
-from cos2p_cli.run_reader import RunReader
-from cos2p_cli.run_view import RunView
 from cos2p_cli.supervisor import Child, Crew
 
 REFRESH_S = 0.25
@@ -34,8 +34,8 @@ LAST_EVALUATION_S = 20.0
 LEAVE_S = 15.0
 """How long the roles may take to leave by themselves after the run has finished."""
 
-Seen = Callable[[RunView, Sequence[str]], None]
-"""Told the view and the crew's notes now and then."""
+Seen = Callable[[RunHistory, Sequence[str]], None]
+"""Called with the run and the crew's notes now and then."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class LocalRun:
         self.spec = spec
         self.crew = crew
         self._bus, self._clock = bus, clock
-        self.reader = RunReader(bus, spec.settings.prefix, judging=True)
+        self.reader = HistoryReader(bus, spec.settings.prefix, history=RunHistory(rows_max=None))
         self.request: RunRequested | None = None
         self.roles: list[Child] = []
 
@@ -123,8 +123,7 @@ class LocalRun:
         )
         child = self.crew.fork("init", "job", pool.initialise, job)
         await self.crew.finished(child)
-        mailbox = Mailbox(self._bus, spec.settings.prefix, FLEET, reader="cli")
-        async for letter in mailbox.stream():
+        async for letter in letters(self._bus, spec.settings.prefix, FLEET):
             if isinstance(letter.message, RunRequested):
                 self.request = letter.message
                 return letter.message
@@ -187,52 +186,56 @@ class LocalRun:
             **given,
         )
 
-    async def follow(self, seen: Seen) -> RunView:
+    async def follow(self, seen: Seen) -> RunHistory:
         """Watch the run to its end.
 
         Raises:
             RunFailedError: it ended short of its target.
             ChildError: a role ended with an error.
         """
-        view = self.reader.view
-        while view.phase != "finished":
+        run = self.reader.history
+        while run.phase != "finished":
             await self.reader.poll()
             self.crew.check()
             self._require_workers()
-            seen(view, self.crew.notes)
+            seen(run, self.crew.notes)
             await self._clock.sleep(REFRESH_S)
         await self._await_last_evaluation(seen)
         await self._leave()
         await self.reader.poll()
-        seen(view, self.crew.notes)
-        if view.end_reason not in ("target", "stopped"):
+        seen(run, self.crew.notes)
+        if run.end_reason not in ("target", "stopped"):
             raise RunFailedError(
-                f"the run ended at version {view.version} of {view.target} "
-                f"({view.end_reason}): {view.end_detail or 'no detail'}"
+                f"the run ended at version {run.version} of {run.target} "
+                f"({run.end_reason}): {run.end_detail or 'no detail'}"
             )
-        return view
+        return run
 
     def _require_workers(self) -> None:
         workers = [c for c in self.roles if c.kind == "worker"]
-        if workers and not any(c.running for c in workers) and self.reader.view.phase == "running":
+        if (
+            workers
+            and not any(c.running for c in workers)
+            and self.reader.history.phase == "running"
+        ):
             raise RunFailedError(
-                f"all {len(workers)} workers have ended at version {self.reader.view.version}: "
+                f"all {len(workers)} workers have ended at version {self.reader.history.version}: "
                 f"see {workers[0].log.parent}"
             )
 
     async def _await_last_evaluation(self, seen: Seen) -> None:
-        view = self.reader.view
+        run = self.reader.history
         end = self._clock.now() + LAST_EVALUATION_S
         while (
             self.spec.evaluate
-            and (not view.accuracy or view.accuracy[-1].version < view.version)
+            and (not run.accuracy or run.accuracy[-1].version < run.version)
             and any(c.running for c in self.roles if c.name == "evaluator")
             and self._clock.now() < end
         ):
             await self._clock.sleep(REFRESH_S)
             await self.reader.poll()
             self.crew.check()
-            seen(view, self.crew.notes)
+            seen(run, self.crew.notes)
 
     async def _leave(self) -> None:
         """Give the roles time to leave: what they still have to say is in the report."""

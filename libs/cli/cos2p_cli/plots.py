@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cos2p.version_row import AccuracyPoint
-from cos2p_cli.run_view import RunView, Span
+from cos2p.history.device import natural
+from cos2p.history.run import RunHistory
+from cos2p.history.state import Span
 
 INK = "#010203"
 """Drawn in this colour, shown in the page's own (`currentColor`)."""
@@ -44,30 +45,32 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def accuracy(view: RunView, alone: float | None = None) -> str:
+def accuracy(run: RunHistory, alone: float | None = None) -> str:
     """Accuracy over versions and over time: average of versions, and raw.
 
     Args:
-        view: the run.
+        run: the run.
         alone: accuracy of the best worker by itself, drawn as a line.
     """
-    points = [p for p in view.accuracy if _judged(p)]
+    points = [p for p in run.accuracy if p.has_accuracy]
     if not points:
         return ""
-    start = _begin_s(view)
+    start = _begin_s(run)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 3.0), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, xs in (
             (left, [float(p.version) for p in points]),
-            (right, [p.at_s - start for p in points]),
+            (right, [p.judged_s - start for p in points]),
         ):
-            for shade, (name, course) in zip(EXIT_SHADES, _exit_courses(view), strict=False):
+            for shade, (name, course) in zip(EXIT_SHADES, _exit_courses(run), strict=False):
                 axes.plot(xs, _percent(course), color=BLUE, lw=1, alpha=shade, label=name)
-            axes.plot(xs, _percent([p.raw for p in points]), color=ORANGE, lw=1, label="raw")
+            axes.plot(
+                xs, _percent([p.raw_accuracy for p in points]), color=ORANGE, lw=1, label="raw"
+            )
             axes.plot(
                 xs,
-                _percent([p.average for p in points]),
+                _percent([p.accuracy for p in points]),
                 color=GREEN,
                 lw=2,
                 label="average of versions",
@@ -82,43 +85,40 @@ def accuracy(view: RunView, alone: float | None = None) -> str:
         return _svg(figure, "Test accuracy over versions and over time")
 
 
-def _exit_courses(view: RunView) -> list[tuple[str, list[float | None]]]:
+def _exit_courses(run: RunHistory) -> list[tuple[str, list[float | None]]]:
     """The accuracy of each exit over the versions judged, deepest first."""
-    rows = [dict(view.exits(point)) for point in view.accuracy if _judged(point)]
+    rows = [dict(run.exits(point)) for point in run.accuracy if point.has_accuracy]
     return [(name, [row.get(name) for row in rows]) for name in reversed(rows[-1])]
 
 
-def _judged(point: AccuracyPoint) -> bool:
-    return point.average is not None or point.raw is not None
-
-
-def staleness(view: RunView) -> str:
+def staleness(run: RunHistory) -> str:
     """How many versions behind the merged updates were."""
-    if not view.staleness:
+    late = run.state.staleness
+    if not late:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN / 2, 2.6), layout="constrained")
         axes = figure.subplots()
-        ticks = range(max(view.staleness) + 1)
-        axes.bar(ticks, [view.staleness[t] for t in ticks], color=BLUE, width=0.7)
+        ticks = range(max(late) + 1)
+        axes.bar(ticks, [late[t] for t in ticks], color=BLUE, width=0.7)
         axes.set(xlabel="versions behind when merged", ylabel="updates")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure, "Histogram of the staleness of merged updates")
 
 
-def coverage_course(view: RunView) -> str:
+def coverage_course(run: RunHistory) -> str:
     """N* planned and merged, and its bound, over the versions."""
-    if not view.versions:
+    if not run.versions:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN / 2, 2.6), layout="constrained")
         axes = figure.subplots()
-        xs = [v.version for v in view.versions]
-        axes.plot(xs, [v.coverage_bound for v in view.versions], color=GREY, lw=1, label="bound")
-        if any(v.coverage_planned for v in view.versions):
-            planned = [v.coverage_planned for v in view.versions]
+        xs = [v.version for v in run.versions]
+        axes.plot(xs, [v.coverage_bound for v in run.versions], color=GREY, lw=1, label="bound")
+        if any(v.coverage_planned for v in run.versions):
+            planned = [v.coverage_planned for v in run.versions]
             axes.plot(xs, planned, color=BLUE, lw=1, label="N* planned")
-        merged = [v.coverage_min for v in view.versions]
+        merged = [v.coverage_min for v in run.versions]
         axes.plot(xs, merged, color=GREEN, lw=1.5, label="N* merged")
         axes.set(xlabel="version", ylabel="merged updates")
         axes.set_ylim(bottom=0)
@@ -127,9 +127,9 @@ def coverage_course(view: RunView) -> str:
         return _svg(figure, "Coverage N* and its bound over the versions")
 
 
-def bound_terms(view: RunView) -> str:
+def bound_terms(run: RunHistory) -> str:
     """What the rate's bound names beside N*, over the versions."""
-    rows = [v for v in view.versions if v.step_norm is not None]
+    rows = [v for v in run.versions if v.step_norm is not None]
     if not rows:
         return ""
     xs = [v.version for v in rows]
@@ -151,13 +151,13 @@ def bound_terms(view: RunView) -> str:
         return _svg(figure, "What the bound names, over the versions")
 
 
-def coverage(view: RunView) -> str:
+def coverage(run: RunHistory) -> str:
     """Merged updates per unit and version."""
-    counts = view.coverage()
-    if not counts.size or view.table is None:
+    counts = run.coverage()
+    if not counts.size or run.table is None:
         return ""
     with matplotlib.rc_context(STYLE):
-        height = min(6.0, 1.6 + 0.035 * len(view.table))
+        height = min(6.0, 1.6 + 0.035 * len(run.table))
         figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(
@@ -165,9 +165,9 @@ def coverage(view: RunView) -> str:
             aspect="auto",
             interpolation="nearest",
             cmap="viridis",
-            extent=(0.5, counts.shape[1] + 0.5, len(view.table) - 0.5, -0.5),
+            extent=(0.5, counts.shape[1] + 0.5, len(run.table) - 0.5, -0.5),
         )
-        _name_blocks(axes, view)
+        _name_blocks(axes, run)
         axes.set_xlabel("version")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
@@ -177,24 +177,26 @@ def coverage(view: RunView) -> str:
         return _svg(figure, "Merged updates of each unit in each version")
 
 
-def timeline(view: RunView) -> str:
+def timeline(run: RunHistory) -> str:
     """What each device did when."""
-    if not view.spans:
+    if not run.state.spans:
         return ""
-    start = _begin_s(view)
-    workers = sorted({s.worker_id for s in view.spans}, key=lambda w: (len(w), w))
+    start = _begin_s(run)
+    workers = sorted({s.worker_id for s in run.state.spans}, key=natural)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 1.0 + 0.32 * len(workers)), layout="constrained")
         axes = figure.subplots()
         for activity, colour in ACTIVITY_COLOURS.items():
             alpha = 0.35 if activity == "idle" else 1.0
             for row, worker in enumerate(workers):
-                chosen = [s for s in view.spans if (s.worker_id, s.activity) == (worker, activity)]
+                chosen = [
+                    s for s in run.state.spans if (s.worker_id, s.activity) == (worker, activity)
+                ]
                 axes.broken_barh(
                     _bars(chosen, start), (row - 0.36, 0.72), color=colour, alpha=alpha
                 )
             axes.plot([], [], color=colour, lw=6, alpha=alpha, label=activity)
-        for version in view.versions:
+        for version in run.versions:
             axes.axvline(version.closed_s - start, color=INK, lw=0.3, alpha=0.3, zorder=0)
         axes.set_yticks(range(len(workers)), workers)
         axes.set_ylim(len(workers) - 0.5, -0.5)
@@ -204,19 +206,19 @@ def timeline(view: RunView) -> str:
         return _svg(figure, "What each device did over time")
 
 
-def _begin_s(view: RunView) -> float:
+def _begin_s(run: RunHistory) -> float:
     """When the first device came, as far as the log tells."""
-    return min((s.start_s for s in view.spans), default=view.started_s or 0.0)
+    return min((s.start_s for s in run.state.spans), default=run.state.started_s or 0.0)
 
 
 def _bars(spans: Sequence[Span], start_s: float) -> list[tuple[float, float]]:
     return [(max(0.0, s.start_s - start_s), s.end_s - max(s.start_s, start_s)) for s in spans]
 
 
-def _name_blocks(axes: Axes, view: RunView) -> None:
+def _name_blocks(axes: Axes, run: RunHistory) -> None:
     """Block names on the axis instead of hundreds of units' names."""
-    assert view.table is not None
-    blocks = view.table.blocks
+    assert run.table is not None
+    blocks = run.table.blocks
     firsts = np.flatnonzero(np.concatenate(([True], blocks[1:] != blocks[:-1])))
     ends = np.concatenate((firsts[1:], [len(blocks)]))
     names = ["stem" if blocks[i] < 0 else f"block {blocks[i]}" for i in firsts]

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.live import Live
 
 from cos2p.clock import Clock
+from cos2p.history.run import RunHistory
 from cos2p_cli import figures
-from cos2p_cli.run_view import RunView
 from cos2p_cli.screen import render
 
 Form = Literal["live", "lines", "none"]
@@ -62,29 +62,29 @@ class RunProgress:
         if self._live is not None:
             self._live.stop()
 
-    def seen(self, view: RunView, notes: Sequence[str]) -> None:
-        """Take the newest view."""
+    def seen(self, run: RunHistory, notes: Sequence[str]) -> None:
+        """Take the newest run."""
         now = self._clock.now()
         if self._live is not None:
             note = "\n".join([*notes, self._note]) if notes else self._note
-            self._live.update(render(view, now, self._console.width, note=note), refresh=True)
+            self._live.update(render(run, now, self._console.width, note=note), refresh=True)
         elif self._form == "lines":
             for note in notes[self._told :]:
                 self._console.print(note)
-            if now >= self._next_line_s and view.version:
+            if now >= self._next_line_s and run.version:
                 self._next_line_s = now + LINE_EVERY_S
-                self._console.print(line(view, now), highlight=False)
+                self._console.print(line(run, now), highlight=False)
         self._told = len(notes)
 
 
-def line(view: RunView, now_s: float) -> str:
+def line(run: RunHistory, now_s: float) -> str:
     """The run in one line."""
-    last = view.accuracy[-1] if view.accuracy else None
-    newest = view.newest
+    last = run.accuracy[-1] if run.accuracy else None
+    newest = run.newest
     return (
-        f"version {view.version}/{view.target}"
-        f"  test accuracy {figures.percent(last.average if last else None)}"
+        f"version {run.version}/{run.target}"
+        f"  test accuracy {figures.percent(last.accuracy if last else None)}"
         f"  N* {newest.coverage_min if newest else '-'}"
-        f"  workers {sum(w.state not in ('left', 'unknown') for w in view.workers.values())}"
-        f"  {figures.duration(view.eta_s(now_s))} to go"
+        f"  workers {sum(d.starts > 0 and not d.left for d in run.devices.values())}"
+        f"  {figures.duration(run.eta_s(now_s))} to go"
     )

@@ -13,15 +13,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cos2p.cost import plain_bytes
-from cos2p.device_tally import DeviceTally
 from cos2p.errors import SettingsError, StorageError
+from cos2p.history.device import DeviceRow
+from cos2p.history.figure import figures_of, value_of
+from cos2p.history.follow import HistoryReader
+from cos2p.history.run import RunHistory
 from cos2p.messages import Outcome
 from cos2p.settings import BusSettings
 from cos2p_cli import figures, options
-from cos2p_cli.audit import Audit, audit_budgets
-from cos2p_cli.run_reader import RunReader
-from cos2p_cli.run_view import RunView
+from cos2p_cli.audit import Audit
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -31,14 +31,14 @@ class ReportInput:
     """What a report shows.
 
     Attributes:
-        view: the run.
+        run: the run, with all rows.
         place: where its log lies, for the footer.
         audit: the check of the devices' budgets.
         alone: accuracy of each worker trained by itself, where that was measured.
         shares: part of the prunable cost that each device may hold, where it is known.
     """
 
-    view: RunView
+    run: RunHistory
     place: str
     audit: Audit | None = None
     alone: Mapping[str, float] | None = None
@@ -57,15 +57,14 @@ def of_run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
 
 async def _of_run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
     async with options.opened(settings) as bus:
-        reader = RunReader(bus, settings.prefix)
-        await reader.poll()
-        if reader.view.phase in ("empty", "requested"):
+        run, audit = RunHistory(rows_max=None), Audit()
+        await HistoryReader(bus, settings.prefix, history=run, taken=audit.take).poll()
+        if run.phase in ("empty", "requested"):
             raise SettingsError(f"no run has started under the prefix {settings.prefix!r}")
-        audit = await audit_budgets(bus, settings.prefix)
     place = f"{settings.bus}, topics {settings.prefix}-*"
-    write(ReportInput(reader.view, place, audit), out)
+    write(ReportInput(run, place, audit), out)
     if as_json:
-        options.print_json({"file": str(out), "run_id": reader.view.run_id})
+        options.print_json({"file": str(out), "run_id": run.run_id})
     else:
         print(out)
 
@@ -100,23 +99,25 @@ def page(given: ReportInput) -> str:
         raise SettingsError(
             f"the report needs {error.name}: install cos2p[demo] (all but the report works without)"
         ) from error
-    view = given.view
+    run = given.run
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text()).render(
-        run_id=view.run_id,
-        task=view.task,
-        begun=_date(view.started_s),
-        elapsed=figures.duration(view.elapsed_s),
-        ending=_ending(view),
+        run_id=run.run_id,
+        task=run.task,
+        begun=_date(run.state.started_s),
+        elapsed=figures.duration(run.elapsed_s),
+        ending=_ending(run),
         cards=_cards(given),
         audit=_audit(given.audit),
         sections=sections,
-        device_heads=DEVICE_HEADS + (["alone"] if given.alone else []),
-        devices=[
-            _device(given, view.telemetry.device(k)) for k in sorted(view.workers, key=_natural)
+        device_heads=[
+            *(f.head for f in DEVICE_FIGURES.values()),
+            "otherwise ended",
+            *(["alone"] if given.alone else []),
         ],
-        throttled=any(d.throttle_s for d in view.telemetry.devices.values()),
-        config=json.dumps(view.config.model_dump(mode="json"), indent=2),
+        devices=[_device(given, device) for device in run.devices.values()],
+        throttled=any(d.throttle_s for d in run.devices.values()),
+        config=json.dumps(run.config.model_dump(mode="json"), indent=2),
         version=metadata.version("cos2p"),
         place=given.place,
     )
@@ -126,28 +127,28 @@ def _sections(given: ReportInput) -> list[dict[str, str]]:
     """The pictures, each with its title and a sentence."""
     from cos2p_cli import plots
 
-    view = given.view
+    run = given.run
     return [
         _section(
             "Accuracy",
-            plots.accuracy(view, _best(given)),
+            plots.accuracy(run, _best(given)),
             "Of the whole model on test data that no device trains on.",
         ),
         _section(
             "Staleness",
-            plots.staleness(view),
+            plots.staleness(run),
             "A late update counts less; beyond the bound it is refused.",
             "first",
         ),
         _section(
             "Coverage N*",
-            plots.coverage_course(view),
-            f"Least merged updates of any unit in {view.config.rounds.coverage_window} versions.",
+            plots.coverage_course(run),
+            f"Least merged updates of any unit in {run.config.rounds.coverage_window} versions.",
             "second",
         ),
         _section(
             "What the bound names",
-            plots.bound_terms(view),
+            plots.bound_terms(run),
             "Means per version. Pruning noise: share of the model's square that a submodel lacked. "
             "Label distance: total variation between the labels that trained a unit and "
             "everybody's. Dispersion: share of the updates' square that is variance about their "
@@ -155,13 +156,13 @@ def _sections(given: ReportInput) -> list[dict[str, str]]:
         ),
         _section(
             "Coverage by unit",
-            plots.coverage(view),
+            plots.coverage(run),
             "How many updates were merged into each unit in each version; a unit that nobody "
             "trained keeps its bytes.",
         ),
         _section(
             "Devices over time",
-            plots.timeline(view),
+            plots.timeline(run),
             "Nobody waits for the slowest: versions close while slow devices still train.",
         ),
     ]
@@ -176,24 +177,24 @@ def _section(title: str, svg: str, text: str, pair: str = "") -> dict[str, str]:
 
 
 def _cards(given: ReportInput) -> list[dict[str, Any]]:
-    view, best = given.view, _best(given)
-    last = view.accuracy[-1] if view.accuracy else None
+    run, best = given.run, _best(given)
+    last = run.accuracy[-1] if run.accuracy else None
     cards: list[dict[str, Any]] = []
     if last is not None:
-        raw = f"; raw {figures.percent(last.raw)}" if last.raw is not None else ""
+        raw = f"; raw {figures.percent(last.raw_accuracy)}" if last.raw_accuracy is not None else ""
         label = f"test accuracy, version {last.version}{raw}"
-        cards.append({"value": figures.percent(last.average), "label": label, "good": True})
-        cards += [{"value": figures.percent(x), "label": name} for name, x in view.exits(last)]
+        cards.append({"value": figures.percent(last.accuracy), "label": label, "good": True})
+        cards += [{"value": figures.percent(x), "label": name} for name, x in run.exits(last)]
     if best is not None:
         label = "best worker alone, same budget and steps"
         cards.append({"value": figures.percent(best), "label": label})
-    newest = view.newest
+    newest = run.newest
     if newest is not None:
         planned = f" ({newest.coverage_planned} planned)" if newest.coverage_planned else ""
         label = f"coverage N*{planned}, of at most {newest.coverage_bound:.1f}"
         cards.append({"value": str(newest.coverage_min), "label": label})
-    merged = view.outcomes[Outcome.ACCEPTED]
-    cards.append({"value": f"{merged}", "label": f"updates merged, of {view.plan_count} plans"})
+    merged = run.outcomes[Outcome.ACCEPTED]
+    cards.append({"value": f"{merged}", "label": f"updates merged, of {run.plan_count} plans"})
     if given.audit is not None and given.audit.plan_count:
         label = "of the prunable cost: the most any device held"
         cards.append({"value": figures.percent(given.audit.share_max, 0), "label": label})
@@ -214,52 +215,33 @@ def _audit(audit: Audit | None) -> dict[str, Any] | None:
     return {"findings": audit.findings, "text": text}
 
 
-DEVICE_HEADS = [
-    "device",
-    "class",
-    "budget",
-    "planned",
-    "measured",
-    "merged",
-    "otherwise ended",
-    "steps",
-    "busy",
-    "down",
-    "up",
-    "last loss",
-]
+DEVICE_FIGURES = {name: f for name, f in figures_of(DeviceRow).items() if f.head}
 
 
-def _device(given: ReportInput, row: DeviceTally) -> dict[str, Any]:
+def _device(given: ReportInput, row: DeviceRow) -> dict[str, Any]:
     share = (given.shares or {}).get(row.worker_id)
     others = ", ".join(
         f"{n} {o.value}" for o, n in sorted(row.outcomes.items()) if o is not Outcome.ACCEPTED and n
     )
-    cells = [
-        row.worker_id,
-        row.device_class if share is None else f"{row.device_class}, {100 * share:.0f} %",
-        plain_bytes(row.memory_bytes),
-        plain_bytes(row.peak_predicted),
-        plain_bytes(row.peak_measured),
-        row.outcomes[Outcome.ACCEPTED],
-        others or "-",
-        f"{row.steps:,}",
-        f"{figures.percent(row.busy_share, 0)} of {figures.duration(row.busy_s + row.idle_s)}",
-        plain_bytes(row.bytes_down),
-        plain_bytes(row.bytes_up),
-        "-" if row.loss_last is None else f"{row.loss_last:.2f}",
-    ]
+    cells = {
+        name: figures.written(value_of(row, name, given.run.state), figure.unit)
+        for name, figure in DEVICE_FIGURES.items()
+    }
+    if share is not None:
+        cells["device_class"] += f", {100 * share:.0f} %"
+    cells["busy_share"] += f" of {figures.duration(row.busy_s + row.idle_s)}"
+    cells["others"] = others or "-"
     if given.alone:
-        cells.append(figures.percent(given.alone.get(row.worker_id)))
-    return {"cells": cells, "over": row.peak_measured > row.memory_bytes > 0}
+        cells["alone"] = figures.percent(given.alone.get(row.worker_id))
+    return {"cells": list(cells.values()), "over": row.over_budget}
 
 
-def _ending(view: RunView) -> str:
-    if view.phase != "finished":
-        return f"at version {view.version} of {view.target}, not finished"
-    reason = {"target": "reached its target"}.get(view.end_reason, view.end_reason)
-    return f"version {view.version}, {reason}" + (
-        f": {view.end_detail}" if view.end_detail and view.end_reason != "target" else ""
+def _ending(run: RunHistory) -> str:
+    if run.phase != "finished":
+        return f"at version {run.version} of {run.target}, not finished"
+    reason = {"target": "reached its target"}.get(run.end_reason, run.end_reason)
+    return f"version {run.version}, {reason}" + (
+        f": {run.end_detail}" if run.end_detail and run.end_reason != "target" else ""
     )
 
 
@@ -267,7 +249,3 @@ def _date(at_s: float | None) -> str:
     if at_s is None:
         return "not started"
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _natural(worker_id: str) -> tuple[int, str]:
-    return len(worker_id), worker_id

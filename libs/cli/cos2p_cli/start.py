@@ -15,14 +15,14 @@ from rich.console import Console
 
 from cos2p.clock import Clock, SystemClock
 from cos2p.errors import RunExistsError, SettingsError
+from cos2p.history.read import run_of
+from cos2p.history.run import RunHistory
 from cos2p.run_config import load_run_config
 from cos2p.settings import BusSettings
 from cos2p_cli import figures, options, pool
 from cos2p_cli.fleet import plain_devices
 from cos2p_cli.local_run import LocalRun, RunSpec, claim, until_interrupted
 from cos2p_cli.progress import RunProgress, form_of, waiting
-from cos2p_cli.run_reader import RunReader
-from cos2p_cli.run_view import RunView
 from cos2p_cli.status import document
 from cos2p_cli.supervisor import Crew
 
@@ -113,11 +113,10 @@ async def _require_same(settings: BusSettings, run_id: str) -> None:
         RunExistsError: it is another one; both are named.
     """
     async with options.opened(settings) as bus:
-        reader = RunReader(bus, settings.prefix)
-        await reader.poll()
-    if reader.view.run_id != run_id:
+        there = await run_of(bus, settings.prefix)
+    if there != run_id:
         raise RunExistsError(
-            f"the prefix {settings.prefix!r} belongs to run {reader.view.run_id}, not to {run_id}: "
+            f"the prefix {settings.prefix!r} belongs to run {there}, not to {run_id}: "
             "take another prefix"
         )
 
@@ -169,21 +168,23 @@ async def _run(spec: RunSpec, chosen: StartOptions) -> None:
             await local.initialise()
         local.start(plain_devices(chosen.workers, chosen.memory_bytes))
         with RunProgress(console, form, clock, "Ctrl-C stops all of the run's processes") as shown:
-            view = await local.follow(shown.seen)
-    _tell(console, spec, view, clock, as_json=chosen.as_json)
+            known = await local.follow(shown.seen)
+    _tell(console, spec, known, clock, as_json=chosen.as_json)
 
 
-def _tell(console: Console, spec: RunSpec, view: RunView, clock: Clock, *, as_json: bool) -> None:
+def _tell(
+    console: Console, spec: RunSpec, known: RunHistory, clock: Clock, *, as_json: bool
+) -> None:
     if as_json:
         options.print_json(
-            {**document(view, clock.now()), "folder": str(spec.folder), "bus": spec.settings.bus}
+            {**document(known, clock.now()), "folder": str(spec.folder), "bus": spec.settings.bus}
         )
         return
-    last = view.accuracy[-1] if view.accuracy else None
-    accuracy = f", test accuracy {figures.percent(last.average)}" if last else ""
+    last = known.accuracy[-1] if known.accuracy else None
+    accuracy = f", test accuracy {figures.percent(last.accuracy)}" if last else ""
     console.print(
-        f"run {view.run_id}: version {view.version} ({view.end_reason}) after "
-        f"{figures.duration(view.elapsed_s)}{accuracy}\n"
+        f"run {known.run_id}: version {known.version} ({known.end_reason}) after "
+        f"{figures.duration(known.elapsed_s)}{accuracy}\n"
         f"report: cos2p report --bus {spec.settings.bus} --prefix {spec.settings.prefix}",
         soft_wrap=True,
         highlight=False,

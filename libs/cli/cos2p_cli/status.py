@@ -2,23 +2,22 @@
 
 import asyncio
 import csv
-import io
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
+from cos2p.history.device import DeviceRow
+from cos2p.history.follow import HistoryReader, open_history
+from cos2p.history.run import RunHistory
+from cos2p.history.version import VersionRow
 from cos2p.messages import Outcome
 from cos2p.settings import BusSettings
-from cos2p.version_row import VersionRow
 from cos2p_cli import options
-from cos2p_cli.run_reader import RunReader
-from cos2p_cli.run_view import RunView, WorkerRow
 
 REFRESH_S = 0.5
 ROWS_MAX = 20
-"""Versions whose telemetry a status tells."""
+"""Versions whose telemetry a status shows."""
 
 
 def show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry: bool = False) -> None:
@@ -33,35 +32,34 @@ def show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry: bool 
 async def _show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry: bool) -> None:
     clock = SystemClock()
     async with options.opened(settings) as bus:
-        if follow and not (as_json or telemetry):
-            await live(bus, settings.prefix, clock)
-            return
-        reader = RunReader(
-            bus, settings.prefix, rows_max=None if telemetry else ROWS_MAX, judging=not telemetry
-        )
-        await reader.poll()
-        while follow and reader.view.phase != "finished":
-            await reader.poll(wait_s=REFRESH_S)
         if telemetry:
-            sys.stdout.write(table(reader.view.versions))
-        elif as_json:
-            options.print_json(document(reader.view, clock.now()))
+            await print_table(bus, settings.prefix, sys.stdout, follow=follow)
+        elif follow and not as_json:
+            await live(bus, settings.prefix, clock)
         else:
-            _print_once(reader, clock)
+            reader = await open_history(bus, settings.prefix)
+            while follow and reader.history.phase != "finished":
+                await reader.poll(wait_s=REFRESH_S)
+            if as_json:
+                options.print_json(document(reader.history, clock.now()))
+            else:
+                _print_once(reader, clock)
 
 
-def _print_once(reader: RunReader, clock: Clock) -> None:
+def _print_once(reader: HistoryReader, clock: Clock) -> None:
     from rich.console import Console
 
     from cos2p_cli.screen import render
 
     console = Console()
-    console.print(render(reader.view, clock.now(), console.width))
-    if reader.unreadable_count:
-        console.print(f"{reader.unreadable_count} records could not be read: `cos2p doctor`")
+    console.print(render(reader.history, clock.now(), console.width))
+    for note in reader.notes:
+        console.print(note, style="dim")
+    if unreadable := reader.tally.unreadable_count:
+        console.print(f"{unreadable} records could not be read: `cos2p doctor`")
 
 
-async def live(bus: Bus, prefix: str, clock: Clock) -> RunView:
+async def live(bus: Bus, prefix: str, clock: Clock) -> RunHistory:
     """The screen, redrawn as the log grows, until the run has finished."""
     from rich.console import Console
     from rich.live import Live
@@ -69,55 +67,41 @@ async def live(bus: Bus, prefix: str, clock: Clock) -> RunView:
     from cos2p_cli.screen import render
 
     console = Console()
-    reader = RunReader(bus, prefix, rows_max=ROWS_MAX, judging=True)
-    note = "Ctrl-C leaves this view; the run goes on"
+    reader = HistoryReader(bus, prefix)
+    leave = "Ctrl-C leaves this view; the run goes on"
     with Live(console=console, auto_refresh=False, transient=False) as screen:
         while True:
             await reader.poll(wait_s=REFRESH_S)
-            over = reader.view.phase == "finished"
+            over = reader.history.phase == "finished"
+            note = "\n".join([*reader.notes, *([] if over else [leave])])
             screen.update(
-                render(reader.view, clock.now(), console.width, note="" if over else note),
-                refresh=True,
+                render(reader.history, clock.now(), console.width, note=note), refresh=True
             )
             if over:
-                return reader.view
+                return reader.history
             await clock.sleep(REFRESH_S / 2)
 
 
-def document(view: RunView, now_s: float) -> dict[str, Any]:
-    """The view as JSON-able values; times are seconds since the epoch, sizes bytes.
+def document(run: RunHistory, now_s: float) -> dict[str, Any]:
+    """The run as JSON-able values; times are seconds since the epoch, sizes bytes.
 
-    `accuracy` is the whole curve, oldest version first; `telemetry` has the newest versions, its
-    names are those of docs/telemetry.md.
+    The names of figures are those of docs/telemetry.md. `accuracy` is the curve, oldest version
+    first; `telemetry` has the newest versions.
     """
-    newest = view.newest
+    state, newest = run.state, run.newest
     return {
-        "run_id": view.run_id,
-        "task": view.task,
-        "phase": view.phase,
-        "version": view.version,
-        "published": view.published,
-        "target": view.target,
-        "started_s": view.started_s,
-        "elapsed_s": view.elapsed_s,
-        "eta_s": view.eta_s(now_s),
-        "epoch": view.epoch,
-        "end": {"reason": view.end_reason, "detail": view.end_detail} if view.end_reason else None,
-        "accuracy": [
-            {
-                "version": point.version,
-                "at_s": point.at_s,
-                "average": point.average,
-                "raw": point.raw,
-                "plain": point.plain,
-                "scaled": point.scaled,
-                "loss": point.loss,
-                "sample_count": point.sample_count,
-                "exits": point.exits,
-                "mean": point.mean,
-            }
-            for point in view.accuracy
-        ],
+        "run_id": run.run_id,
+        "task": run.task,
+        "phase": run.phase,
+        "version": run.version,
+        "published": state.published,
+        "target": run.target,
+        "started_s": state.started_s,
+        "elapsed_s": run.elapsed_s,
+        "eta_s": run.eta_s(now_s),
+        "epoch": state.epoch,
+        "end": {"reason": run.end_reason, "detail": run.end_detail} if run.end_reason else None,
+        "accuracy": [verdict.to_json() for verdict in run.accuracy],
         "coverage": None
         if newest is None
         else {
@@ -127,60 +111,59 @@ def document(view: RunView, now_s: float) -> dict[str, Any]:
             "devices_bound": newest.devices_bound,
         },
         "plans": {
-            "issued": view.plan_count,
-            "outcomes": {o.value: view.outcomes[o] for o in Outcome},
-            "units_left_out": view.telemetry.left_out_count,
+            "issued": run.plan_count,
+            "outcomes": {o.value: run.outcomes[o] for o in Outcome},
+            "units_left_out": state.left_out_count,
+            "open": [row.to_json() for row in state.plans.values() if not row.ended],
         },
-        "staleness": {str(k): v for k, v in sorted(view.staleness.items())},
-        "telemetry": [row.plain() for row in view.versions[-ROWS_MAX:]],
-        "refused_unknown": view.unjudged or None,
-        "workers": [worker(view, view.workers[k], now_s) for k in sorted(view.workers)],
+        "staleness": {str(k): v for k, v in sorted(state.staleness.items())},
+        "telemetry": [row.to_json() for row in run.versions[-ROWS_MAX:]],
+        "workers": [worker(run, device, now_s) for device in run.devices.values()],
     }
 
 
-def worker(view: RunView, row: WorkerRow, now_s: float) -> dict[str, Any]:
-    """One device as JSON-able values."""
-    horizon = view.last_s if view.phase in ("ending", "finished") else now_s
-    tally = row.tally
+def worker(run: RunHistory, device: DeviceRow, now_s: float) -> dict[str, Any]:
+    """One device as JSON-able values: its row, and what it does now."""
+    beat = run.beat_of(device)
     return {
-        "worker_id": row.worker_id,
-        "class": tally.device_class,
-        "state": row.shown_state(horizon, view.config.liveness.lost_after_s),
-        "refused": row.refused or None,
-        "memory_bytes": tally.memory_bytes,
-        "peak_predicted_bytes": tally.peak_predicted,
-        "peak_measured_bytes": tally.peak_measured,
-        "plan_id": row.plan.plan_id if row.plan else None,
-        "staleness": view.staleness_of(row),
-        "units_held_max": tally.units_held_max,
-        "plans": tally.plan_count,
-        "outcomes": {o.value: tally.outcomes[o] for o in Outcome},
-        "steps": tally.steps,
-        "busy_s": tally.busy_s,
-        "idle_s": tally.idle_s,
-        "waiting_s": tally.waiting_s,
-        "throttle_s": tally.throttle_s,
-        "bytes_down": tally.bytes_down,
-        "bytes_up": tally.bytes_up,
-        "loss": tally.loss_last,
-        "samples": tally.sample_count,
-        "starts": row.start_count,
-        "last_seen_s": row.last_seen_s,
+        **device.to_json(run.state),
+        "outcomes": {o.value: device.outcomes[o] for o in Outcome},
+        "state": run.state_of(device, now_s),
+        "staleness": run.staleness_of(device),
+        "steps_done": beat.message.steps_done if beat else 0,
+        "last_seen_s": run.seen_s(device),
     }
 
 
-def table(rows: Sequence[VersionRow]) -> str:
-    """Versions as CSV: a header, a line each; lists are joined by spaces, what is unknown is empty.
+async def print_table(bus: Bus, prefix: str, out: TextIO, *, follow: bool = False) -> None:
+    """Write versions as CSV while the log is read: a header, a line each.
 
-    There is no header without versions.
+    Lists are joined by spaces, what is unknown is empty. There is no header without versions.
     """
-    out = io.StringIO()
-    plain = [row.plain() for row in rows]
-    writer = csv.DictWriter(out, list(plain[0]) if plain else [], lineterminator="\n")
-    if plain:
-        writer.writeheader()
-    for values in plain:
-        writer.writerow(
+    table = _Table(out)
+    history = RunHistory(retired=table.write)
+    # A line is written when its row leaves the history: verdicts may come that long.
+    reader = HistoryReader(bus, prefix, history=history)
+    await reader.poll()
+    while follow and history.phase != "finished":
+        await reader.poll(wait_s=REFRESH_S)
+    for row in history.versions:
+        table.write(row)
+
+
+class _Table:
+    """Rows as CSV."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._writer: csv.DictWriter[str] | None = None
+
+    def write(self, row: VersionRow) -> None:
+        """A line; before the first one the header."""
+        values = row.to_json()
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._out, list(values), lineterminator="\n")
+            self._writer.writeheader()
+        self._writer.writerow(
             {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in values.items()}
         )
-    return out.getvalue()

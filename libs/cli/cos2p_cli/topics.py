@@ -5,18 +5,17 @@ blobs that records refer to, so that no blob is read for them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import contextlib
 from dataclasses import asdict, dataclass
 
-from cos2p import codec
-from cos2p import messages as m
 from cos2p.bus import Bus
 from cos2p.cost import plain_bytes
-from cos2p.errors import MessageError, TopicMismatchError, TopicMissingError
-from cos2p.messages import BlobRef, Message
+from cos2p.errors import TopicMismatchError, TopicMissingError
+from cos2p.history.follow import open_history
+from cos2p.history.run import RunHistory
 from cos2p.run_config import RunConfig
 from cos2p.settings import BusSettings
-from cos2p.topics import CATALOGUE, DECISIONS, FLEET, MODELS, specs
+from cos2p.topics import CATALOGUE, specs
 from cos2p_cli import figures, options
 
 
@@ -59,12 +58,14 @@ async def rows(bus: Bus, prefix: str, partitions: int | None = None) -> list[Top
     Raises:
         BusUnreachableError: no connection.
     """
-    sizes, config = await _sizes(bus, prefix)
-    wanted = partitions or (config or RunConfig()).partitions
+    run = RunHistory()
+    with contextlib.suppress(TopicMissingError):
+        run = (await open_history(bus, prefix)).history
+    wanted, sizes = partitions or run.config.partitions, run.state.byte_counts
     found = []
     for topic in CATALOGUE:
         row = TopicRow(topic.full_name(prefix), wanted if topic.partitioned else 1)
-        row.byte_count = sizes.get(row.name, 0)
+        row.byte_count = sizes.get(row.name, 0) + sizes.get(topic.name, 0)
         try:
             ends = await bus.end_offsets(row.name)
         except TopicMissingError:
@@ -74,53 +75,6 @@ async def rows(bus: Bus, prefix: str, partitions: int | None = None) -> list[Top
         row.first_offset = max((e.first for e in ends.values()), default=0)
         found.append(row)
     return found
-
-
-async def _sizes(bus: Bus, prefix: str) -> tuple[dict[str, int], RunConfig | None]:
-    """Bytes per topic, and the run's settings where there is a run."""
-    sizes: dict[str, int] = {}
-    config = None
-    for topic in (FLEET, DECISIONS, MODELS):
-        name = topic.full_name(prefix)
-        try:
-            async for size, message in _messages(bus, name):
-                sizes[name] = sizes.get(name, 0) + size
-                if isinstance(message, (m.RunRequested, m.RunStarted)):
-                    config = message.config
-                for ref in _blobs(message):
-                    sizes[ref.topic] = sizes.get(ref.topic, 0) + ref.byte_count
-        except TopicMissingError:
-            continue
-    return sizes, config
-
-
-async def _messages(bus: Bus, name: str) -> AsyncIterator[tuple[int, Message | None]]:
-    ends = (await bus.end_offsets(name))[0]
-    offset = ends.first
-    while offset < ends.next:
-        records = await bus.read(name, 0, offset)
-        if not records:
-            return
-        for record in records:
-            offset = record.offset + 1
-            try:
-                yield len(record.value), codec.decode(record)
-            except MessageError:
-                yield len(record.value), None
-
-
-def _blobs(message: Message | None) -> Iterable[BlobRef]:
-    match message:
-        case m.RunRequested() | m.VersionPublished(checkpoint=BlobRef()):
-            assert message.checkpoint is not None
-            # Version 0 is published with the blob that the request names.
-            version = getattr(message, "version", None)
-            return () if version == 0 else (message.checkpoint,)
-        case m.Dispatched() | m.Report(blob=BlobRef()):
-            assert message.blob is not None
-            return (message.blob,)
-        case _:
-            return ()
 
 
 def list_topics(settings: BusSettings, *, as_json: bool) -> None:

@@ -214,15 +214,16 @@ class Cell:
         """The fold of the run's small records."""
         spec, ready = self.spec, self._ready
         fold = Fold(self._start_s)
-        for message, at_s in self._messages():
-            fold.take(message, at_s)
+        for record, message in self._messages():
+            topic = record.topic.removeprefix(f"{PREFIX}-")
+            fold.take(topic, record.offset, record.timestamp_s, message)
         if fold.ended is None or fold.table is None:
             raise RunFailedError(f"{spec.key} did not start: {fold.ended and fold.ended.detail}")
         return CellResult(
             identity=self._identity(),
             config=ready.config.model_dump(mode="json"),
             horizon_s=spec.horizon_s,
-            ended_s=fold.ended_s,
+            ended_s=fold.ended.at_s,
             end_reason=fold.ended.reason,
             end_detail=fold.ended.detail,
             versions=fold.ended.version,
@@ -244,15 +245,15 @@ class Cell:
         out.unlink(missing_ok=True)
         await copy(self.bus, PREFIX, await extent_of(self.bus, PREFIX), out)
 
-    def _messages(self) -> list[tuple[Message, float]]:
+    def _messages(self) -> list[tuple[Record, Message]]:
         """Small records by time; at the same time causes before effects."""
         ranked = [
-            (record.timestamp_s, rank, record.offset, codec.decode(record))
+            (record.timestamp_s, rank, record.offset, record)
             for rank, topic in enumerate((FLEET, DECISIONS, MODELS))
             for record in self._records(topic)
         ]
         ranked.sort(key=lambda row: row[:3])
-        return [(message, at_s) for at_s, _, _, message in ranked]
+        return [(record, codec.decode(record)) for *_, record in ranked]
 
     def _records(self, *topics: Topic) -> Iterator[Record]:
         for topic in topics:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cos2p_experiments.plots import INK, STYLE, WIDTH_IN, styled
-from cos2p_experiments.result import CellResult, DeviceRow
+from cos2p_experiments.result import CellDevice, CellResult
 
 WORK_COLOURS = {"train": "#009e73", "fetch": "#56b4e9", "upload": "#e69f00"}
 IDLE_COLOUR = "#e4e4e8"
@@ -84,12 +84,12 @@ def _work(axes: Axes, cell: CellResult, end: float) -> None:
             bars = [
                 (s.start_s, s.end_s - s.start_s)
                 for s in cell.segments
-                if (s.worker_id, s.kind) == (worker, kind) and s.start_s < end
+                if (s.worker_id, s.activity) == (worker, kind) and s.start_s < end
             ]
             axes.broken_barh(bars, (row - 0.4, 0.8), color=colour, lw=0)
     for closed in cell.rounds:
-        if closed.virtual_s < end:
-            axes.axvline(closed.virtual_s, color=INK, lw=0.5, alpha=0.6)
+        if closed.closed_s < end:
+            axes.axvline(closed.closed_s, color=INK, lw=0.5, alpha=0.6)
     axes.set_title(f"{_name(cell)}: busy {100 * cell.busy_share:.0f} % of the whole run")
     axes.set_ylim(len(devices) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -97,7 +97,7 @@ def _work(axes: Axes, cell: CellResult, end: float) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _class_ticks(devices: Sequence[DeviceRow]) -> tuple[list[float], list[str]]:
+def _class_ticks(devices: Sequence[CellDevice]) -> tuple[list[float], list[str]]:
     """A tick in the middle of each run of devices of one class."""
     places: list[list[int]] = []
     for i, device in enumerate(devices):
@@ -110,7 +110,7 @@ def _class_ticks(devices: Sequence[DeviceRow]) -> tuple[list[float], list[str]]:
 
 def _slowest_s(cell: CellResult) -> float:
     """Length of the longest stretch of training."""
-    return max((s.end_s - s.start_s for s in cell.segments if s.kind == "train"), default=0.0)
+    return max((s.end_s - s.start_s for s in cell.segments if s.activity == "train"), default=0.0)
 
 
 def _name(cell: CellResult) -> str:

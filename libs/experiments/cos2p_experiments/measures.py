@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from cos2p.messages import Outcome
 from cos2p_experiments import statistics
-from cos2p_experiments.result import CellResult, CurvePoint, DeviceRow
+from cos2p_experiments.result import CellDevice, CellResult, CurvePoint
 
 Axis = Literal["time", "bytes"]
 Form = Literal["published", "raw", "exits", "plain", "scaled"]
@@ -75,7 +76,7 @@ def spent_at(cell: CellResult, virtual_s: float) -> float | None:
 def outdated_s(cell: CellResult, at_s: float) -> float:
     """For how long the version that a moment is judged by had not been the newest any more."""
     judged = max((p.version for p in cell.curve if p.virtual_s <= at_s), default=-1)
-    newer = [r.virtual_s for r in cell.rounds if r.version > judged and r.virtual_s <= at_s]
+    newer = [r.closed_s for r in cell.rounds if r.version > judged and r.closed_s <= at_s]
     return at_s - min(newer) if newer else 0.0
 
 
@@ -91,35 +92,35 @@ def time_to(cell: CellResult, target: float, end_s: float) -> float | None:
 
 
 def memory_ratio(
-    ours: CellResult, theirs: CellResult, limited: Mapping[str, DeviceRow]
+    ours: CellResult, theirs: CellResult, limited: Mapping[str, CellDevice]
 ) -> float | None:
     """Mean over the limited devices that trained in both of the measured peaks' ratio."""
-    peaks = {d.worker_id: d.measured_peak for d in _trained(theirs, limited)}
+    peaks = {d.worker_id: d.peak_measured_bytes for d in _trained(theirs, limited)}
     found = [d for d in _trained(ours, limited) if d.worker_id in peaks]
-    ratios = [d.measured_peak / peaks[d.worker_id] for d in found]
+    ratios = [d.peak_measured_bytes / peaks[d.worker_id] for d in found]
     return float(np.mean(ratios)) if ratios else None
 
 
 def device_count(cell: CellResult) -> int:
     """Devices that trained at all."""
-    return sum(d.measured_peak > 0 for d in cell.devices)
+    return sum(d.peak_measured_bytes > 0 for d in cell.devices)
 
 
-def memory_peak(cell: CellResult, limited: Mapping[str, DeviceRow]) -> float | None:
+def memory_peak(cell: CellResult, limited: Mapping[str, CellDevice]) -> float | None:
     """Mean over the limited devices of the measured peak in bytes; None where none trained."""
-    peaks = [d.measured_peak for d in _trained(cell, limited)]
+    peaks = [d.peak_measured_bytes for d in _trained(cell, limited)]
     return float(np.mean(peaks)) if peaks else None
 
 
-def memory_share(cell: CellResult, limited: Mapping[str, DeviceRow]) -> float | None:
+def memory_share(cell: CellResult, limited: Mapping[str, CellDevice]) -> float | None:
     """Mean over the limited devices of measured peak / budget; None where none trained."""
     found = _trained(cell, limited)
-    shares = [d.measured_peak / limited[d.worker_id].memory_bytes for d in found]
+    shares = [d.peak_measured_bytes / limited[d.worker_id].memory_bytes for d in found]
     return float(np.mean(shares)) if shares else None
 
 
-def _trained(cell: CellResult, limited: Mapping[str, DeviceRow]) -> list[DeviceRow]:
-    return [d for d in cell.devices if d.worker_id in limited and d.measured_peak]
+def _trained(cell: CellResult, limited: Mapping[str, CellDevice]) -> list[CellDevice]:
+    return [d for d in cell.devices if d.worker_id in limited and d.peak_measured_bytes]
 
 
 def coverage(cell: CellResult) -> list[int]:
@@ -139,7 +140,7 @@ def _window(cell: CellResult) -> int:
 
 def outcome_count(cell: CellResult, *names: str) -> int:
     """Plans of all devices that ended in one of these outcomes."""
-    return sum(d.outcomes.get(n, 0) for d in cell.devices for n in names)
+    return sum(d.outcomes[Outcome(n)] for d in cell.devices for n in names)
 
 
 def plan_count(cell: CellResult) -> int:

@@ -144,8 +144,8 @@ def _class_peaks(study: Study, setting: str, policy: str) -> Mapping[str, tuple[
     trained: dict[str, list[tuple[int, int]]] = {}
     for cell in study.of(setting, policy).values():
         for device in cell.devices:
-            if device.measured_peak:
-                peaks = (device.predicted_peak, device.measured_peak)
+            if device.peak_measured_bytes:
+                peaks = (device.peak_predicted_bytes, device.peak_measured_bytes)
                 trained.setdefault(device.device_class, []).append(peaks)
     means = {name: np.mean(peaks, axis=0) for name, peaks in trained.items()}
     return {name: (float(forecast), float(found)) for name, (forecast, found) in means.items()}

@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from cos2p_experiments.result import CellResult, RoundRow
+from cos2p.history.version import VersionRow
+from cos2p_experiments.result import CellResult
 from cos2p_experiments.statistics import CONFIDENCE
 
 PROMISED = -0.5
@@ -152,7 +153,7 @@ def fit_rate(points: Sequence[Point]) -> RateFit | None:
     return RateFit(product["product"], apart["n_star"], apart["steps"])
 
 
-def _noise(rounds: Sequence[RoundRow]) -> float | None:
+def _noise(rounds: Sequence[VersionRow]) -> float | None:
     """Sum over versions of dispersion / (N* - 1), over that of |D|^2."""
     told = [
         (r.dispersion / (r.coverage_min - 1), r.delta_square - r.dispersion)

@@ -6,13 +6,17 @@ payload bytes; the file is written whole or not at all, so its presence says tha
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
 from cos2p.errors import SettingsError
+from cos2p.history.curve import Verdict
+from cos2p.history.device import DeviceRow
+from cos2p.history.state import Span
+from cos2p.history.version import VersionRow, row_fields
 from cos2p.run_config import plain_validation
 
 RESULT_FILE = "result.json"
@@ -61,118 +65,38 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
-    """One evaluated version, and what had been spent when it was published.
+class CurvePoint(Verdict):
+    """The verdict on one version, and what had been spent when it was published.
 
     Attributes:
+        virtual_s: when it was published.
         bytes_up: of updates that had been sent.
         bytes_down: of submodels that had been fetched.
         device_s: seconds that devices had been busy, summed over them, of plans that had ended.
-        accuracy: of the published model (average of versions); None for a task without classes.
-        raw_accuracy: of the raw version.
-        loss: mean, of the published model.
-        exit_accuracies: of each inner exit, shallow first.
-        mean_accuracy: of the mean of all exits' probabilities, the final head among them.
-        plain_accuracy: of the published model with its units unscaled (evaluation.scaling).
-        scaled_accuracy: the same with its units scaled by survival.
     """
 
-    version: int
-    virtual_s: float
-    bytes_up: int
-    bytes_down: int
-    device_s: float
-    accuracy: float | None
-    raw_accuracy: float | None
-    loss: float
-    exit_accuracies: tuple[float, ...] = ()
-    mean_accuracy: float | None = None
-    plain_accuracy: float | None = None
-    scaled_accuracy: float | None = None
+    virtual_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    device_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class RoundRow:
-    """One closed version; all but `virtual_s` are as in `cos2p.version_row.VersionRow`.
+@dataclass
+class CellDevice(DeviceRow):
+    """One device over the whole run; idle_s is the rest: busy_s + idle_s is the run's length.
 
     Attributes:
-        virtual_s: when it was closed.
-        staleness: how many of its updates were 0, 1, 2, ... versions late.
-    """
-
-    version: int
-    virtual_s: float
-    reason: str
-    update_count: int
-    waited_s: float
-    coverage_min: int
-    coverage_planned: int
-    coverage_bound: float
-    staleness: tuple[int, ...]
-    staleness_mean: float
-    devices_bound: int = 0
-    coverage_low: int = 0
-    coverage_gini: float = 0.0
-    steps_min: int = 0
-    steps_mean: float = 0.0
-    steps_max: int = 0
-    learning_rate: float = 0.0
-    staleness_max: int = 0
-    label_distance_mean: float | None = None
-    label_distance_max: float | None = None
-    step_norm: float | None = None
-    model_norm: float | None = None
-    delta_square: float | None = None
-    dispersion: float | None = None
-    gradient_proxy: float | None = None
-    pruning_noise_mean: float | None = None
-    pruning_noise_max: float | None = None
-
-
-@dataclass(frozen=True)
-class DeviceRow:
-    """One device over the whole run.
-
-    Attributes:
-        memory_bytes: what training may use.
         budget: r, the fraction of the prunable cost that it may hold.
-        predicted_peak: largest forecast of its plans, bytes.
-        measured_peak: largest peak of live tensor bytes that its training reached.
-        busy_s: fetching, training and sending; plans that came to nothing are in it.
-        idle_s: the rest: busy_s + idle_s is the run's length.
-        fetch_s: of busy_s, of plans reported; so are train_s, upload_s, bytes_up and bytes_down.
-        outcomes: plans by outcome.
-        label_counts: samples per label; None for a task without classes.
+        lost_s: seconds of plans that came to nothing, part of busy_s.
     """
 
-    worker_id: str
-    device_class: str
-    memory_bytes: int
-    budget: float
-    flops_per_s: float
-    bytes_per_s: float
-    sample_count: int
-    predicted_peak: int
-    measured_peak: int
-    busy_s: float
-    idle_s: float
-    fetch_s: float
-    train_s: float
-    upload_s: float
-    bytes_up: int
-    bytes_down: int
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-    label_counts: tuple[int, ...] | None = None
+    budget: float = 0.0
+    lost_s: float = 0.0
 
-
-@dataclass(frozen=True)
-class Segment:
-    """One stretch of a device's work, for a Gantt chart."""
-
-    worker_id: str
-    start_s: float
-    end_s: float
-    kind: Literal["fetch", "train", "upload"]
+    @property
+    def busy_s(self) -> float:
+        """Fetching, training and sending; plans that came to nothing are in it."""
+        return self.fetch_s + self.train_s + self.upload_s + self.lost_s
 
 
 @dataclass(frozen=True)
@@ -190,6 +114,33 @@ class CoverageMap:
     prunable: tuple[bool, ...]
     edges_s: tuple[float, ...]
     counts: tuple[tuple[int, ...], ...]
+
+
+def _round_fields(plain: Any) -> Any:
+    """The fields of a version's row; the archive's results name its time otherwise."""
+    return row_fields({"closed_s": plain.get("virtual_s"), **plain})
+
+
+def _device_fields(plain: Any) -> Any:
+    """The fields of a device; the archive's results name some of them otherwise."""
+    if "predicted_peak" not in plain:
+        return plain
+    row = dict(plain)
+    row["peak_predicted_bytes"] = row.pop("predicted_peak")
+    row["peak_measured_bytes"] = row.pop("measured_peak")
+    row["labels"] = [{"offset": 0, "counts": row.pop("label_counts", None)}]
+    row["lost_s"] = row.pop("busy_s") - (row["fetch_s"] + row["train_s"] + row["upload_s"])
+    return row
+
+
+def _span_fields(plain: Any) -> Any:
+    """The fields of a span; likewise."""
+    return {"activity": plain.get("kind"), **plain}
+
+
+Round = Annotated[VersionRow, BeforeValidator(_round_fields), PlainSerializer(VersionRow.to_json)]
+Device = Annotated[CellDevice, BeforeValidator(_device_fields)]
+Segment = Annotated[Span, BeforeValidator(_span_fields)]
 
 
 @dataclass(frozen=True)
@@ -219,8 +170,8 @@ class CellResult:
     versions: int
     parameters: int
     curve: tuple[CurvePoint, ...]
-    rounds: tuple[RoundRow, ...]
-    devices: tuple[DeviceRow, ...]
+    rounds: tuple[Round, ...]
+    devices: tuple[Device, ...]
     segments: tuple[Segment, ...]
     coverage: CoverageMap
     effort: Effort = Effort()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from cos2p_experiments import measures
-from cos2p_experiments.result import CellResult, DeviceRow
+from cos2p_experiments.result import CellDevice, CellResult
 from cos2p_experiments.study import Study
 
 CEILING = "fedavg-ideal"
@@ -71,9 +71,9 @@ def ceiling(study: Study, setting: str) -> str | None:
     )
 
 
-def devices(study: Study, setting: str) -> Mapping[str, DeviceRow]:
+def devices(study: Study, setting: str) -> Mapping[str, CellDevice]:
     """The fleet by worker id; memory and share as they are where a policy ignores memory."""
-    fleet: dict[str, DeviceRow] = {}
+    fleet: dict[str, CellDevice] = {}
     for cell in study.cells:
         if cell.identity.setting == setting:
             for device in cell.devices:
@@ -83,7 +83,7 @@ def devices(study: Study, setting: str) -> Mapping[str, DeviceRow]:
     return fleet
 
 
-def limited(study: Study, setting: str) -> Mapping[str, DeviceRow]:
+def limited(study: Study, setting: str) -> Mapping[str, CellDevice]:
     """The devices that can't hold the full model."""
     return {w: d for w, d in devices(study, setting).items() if d.budget < 1}
 

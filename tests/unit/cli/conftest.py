@@ -1,5 +1,7 @@
 """A small made-up run as messages, for the folds and the screens."""
 
+from collections import Counter
+
 import pytest
 
 from cos2p import codec
@@ -229,7 +231,9 @@ class LoggedRun:
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        self.bus = MemoryBus(SystemClock())
+        self.clock = SystemClock()
+        self.bus = MemoryBus(self.clock)
+        self.ends: Counter[str] = Counter()
 
     async def create(self) -> None:
         await self.bus.create_topics(specs(self.PREFIX, self.script.config.partitions))
@@ -240,8 +244,16 @@ class LoggedRun:
         await self.bus.create_topics([x for x in wanted if x.name != name])
 
     async def tell(self, *messages: m.Message) -> None:
+        """Append messages; a decision is made now, and has handled all of the fleet so far."""
         for message in messages:
             topic = next(t for t in CATALOGUE if type(message) in t.messages)
+            if isinstance(message, m.Decision):
+                update = {"at_s": self.clock.now(), "fleet_offset": self.ends["fleet"]}
+                message = message.model_copy(update=update)
+            elif isinstance(message, m.Made):
+                update = {"decisions_offset": self.ends["decisions"]}
+                message = message.model_copy(update=update)
+            self.ends[topic.name] += 1
             await self.bus.append(topic.full_name(self.PREFIX), 0, [codec.encode(message)])
 
     async def whole(self) -> None:

@@ -2,17 +2,23 @@
 
 from typing import Any
 
+from fed import TOPIC_OF, Fed
+
 from cos2p import messages as m
 from cos2p.cost import CostModel
-from cos2p_cli.audit import Audit, audit
+from cos2p.history.read import Letter
+from cos2p_cli.audit import Audit
 
 
 def audited(
     script: Any, *plans: m.PlanIssued, memory: int, models: list[m.Message] | None = None
 ) -> Audit:
-    fleet: list[m.Message] = [script.hello("w0", memory=memory)]
     sent = models if models is not None else [script.dispatched(p.plan) for p in plans]
-    return audit(fleet, [*script.started(), *plans], sent)
+    found, run = Audit(), Fed()
+    for message in [script.hello("w0", memory=memory), *script.started(), *plans, *sent]:
+        run.apply(message, 1.0)
+        found.take(Letter(TOPIC_OF[type(message)], 0, 1.0, message, b""), run)
+    return found
 
 
 def test_plans_within_the_budget_pass(script: Any) -> None:
@@ -51,7 +57,7 @@ def test_a_dispatch_of_other_units_than_planned_is_found(script: Any) -> None:
 
     found = audited(script, plan, memory=10**6, models=[script.dispatched(other)])
 
-    assert "as nobody planned it" in found.findings[0]
+    assert "otherwise than it was planned" in found.findings[0]
 
 
 def test_a_plan_for_a_worker_that_never_said_hello_is_found(script: Any) -> None:

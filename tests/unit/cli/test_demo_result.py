@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fed import Fed
 from rich.console import Console
 
 from cos2p_cli.audit import Audit
 from cos2p_cli.demo_result import Alone, DemoResult, program, to_document, to_text
 from cos2p_cli.fleet import demo_devices
-from cos2p_cli.run_view import RunView
 
 
 def result(script: Any, *, bus: str = "sqlite:runs/demo", prefix: str = "cos2p") -> DemoResult:
-    view = RunView()
+    view = Fed()
     devices = demo_devices(8)
     words = [script.requested(), *script.started()]
     for device in devices:
@@ -29,7 +29,7 @@ def result(script: Any, *, bus: str = "sqlite:runs/demo", prefix: str = "cos2p")
     for message in words:
         view.apply(message, 100.0)
     return DemoResult(
-        view=view,
+        run=view,
         audit=Audit(plan_count=8, dispatch_count=8, parameters=1000, parameters_max=560),
         devices=devices,
         alone=[Alone(d.worker_id, (40 + d.index) / 100, 5) for d in devices],
@@ -96,7 +96,7 @@ def test_the_document_holds_what_the_text_shows(script: Any) -> None:
     assert [0.6, 0.6, 0.45, 0.45, 0.3, 0.3, 0.15, 0.15] == [
         w["budget_share"] for w in found["workers"]
     ]
-    assert 0.942 == found["accuracy"][-1]["average"]
+    assert 0.942 == found["accuracy"][-1]["accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cos2p import messages as m
 from cos2p.bus import NewRecord, TopicSpec
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
@@ -77,19 +78,21 @@ def test_silent_roles_of_a_running_run_are_named(logged: Any) -> None:
     assert "warn" == found["workers"].level
 
 
-def test_a_device_that_the_planner_refuses_is_named_with_the_reason(logged: Any) -> None:
+def test_a_device_that_gets_no_plans_is_named_with_the_reason(logged: Any) -> None:
     async def body() -> None:
         s = logged.script
         await logged.create()
-        await logged.tell(s.requested(), *s.started(), s.opened(), s.hello("w0"))
-        await logged.tell(s.hello("w1", memory=10))
+        await logged.tell(s.requested(), *s.started(), s.opened(), s.hello("w0"), s.hello("w1"))
+        stamp = {"run_id": "r1", "epoch": 1, "fleet_offset": 0, "at_s": 0.0}
+        excluded = stamp | {"worker_id": "w1", "reason": "it has no samples"}
+        await logged.tell(m.DeviceExcluded.model_validate(excluded))
 
     asyncio.run(body())
 
     workers = checked(logged.bus)["workers"]
 
     assert "warn" == workers.level
-    assert "1 of 2 workers refused: w1 (its memory: a budget of 10 B" in workers.text
+    assert "1 of 2 workers excluded: w1 (it has no samples)" == workers.text
 
 
 def test_the_doctor_writes_nothing_unless_asked(logged: Any) -> None:

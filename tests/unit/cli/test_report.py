@@ -4,14 +4,14 @@ import re
 from typing import Any
 
 import pytest
+from fed import Fed
 
 from cos2p_cli.audit import Audit
 from cos2p_cli.report import ReportInput, page
-from cos2p_cli.run_view import RunView
 
 
-def view_of(script: Any, worker: str = "w0") -> RunView:
-    view = RunView()
+def view_of(script: Any, worker: str = "w0") -> Fed:
+    view = Fed(rows_max=None)
     at = 100.0
     words = [script.requested(), *script.started(), script.hello(worker)]
     for n in range(1, 5):
@@ -55,7 +55,7 @@ def test_ink_is_the_page_s_own_so_that_dark_pages_can_be_read(script: Any) -> No
 
 def test_text_from_the_log_is_escaped(script: Any) -> None:
     view = view_of(script)
-    view.task = "<script>alert(1)</script>"
+    view.state.task = "<script>alert(1)</script>"
 
     assert "<script>" not in page(ReportInput(view, "sqlite:x"))
 
@@ -79,7 +79,7 @@ def test_the_comparison_is_there_only_where_it_was_measured(
 
 
 def test_a_run_that_has_only_begun_has_a_page(script: Any) -> None:
-    view = RunView()
+    view = Fed(rows_max=None)
     for message in script.started():
         view.apply(message, 1.0)
 

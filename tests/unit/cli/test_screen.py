@@ -4,13 +4,14 @@ import io
 from typing import Any
 
 import pytest
+from fed import Fed
 from rich.console import Console
 
-from cos2p_cli.run_view import RunView
-from cos2p_cli.screen import REFUSED_MAX, render
+from cos2p import messages as m
+from cos2p_cli.screen import EXCLUDED_MAX, render
 
 
-def shown(view: RunView, width: int, now_s: float = 110.0) -> str:
+def shown(view: Fed, width: int, now_s: float = 110.0) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(render(view, now_s, width))
     out = console.file
@@ -18,8 +19,13 @@ def shown(view: RunView, width: int, now_s: float = 110.0) -> str:
     return out.getvalue()
 
 
-def running(script: Any) -> RunView:
-    view = RunView()
+def excluded(worker_id: str, reason: str) -> m.DeviceExcluded:
+    stamp = {"run_id": "r1", "epoch": 1, "fleet_offset": 0, "at_s": 0.0}
+    return m.DeviceExcluded.model_validate(stamp | {"worker_id": worker_id, "reason": reason})
+
+
+def running(script: Any) -> Fed:
+    view = Fed()
     words = [script.requested(), *script.started()]
     for i in range(12):
         words += [
@@ -70,37 +76,31 @@ def test_a_run_that_stopped_early_says_why(script: Any) -> None:
 
 
 def test_an_empty_log_is_no_error() -> None:
-    assert "waiting for a run" in shown(RunView(), 80)
+    assert "waiting for a run" in shown(Fed(), 80)
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_a_refused_device_is_shown_with_the_whole_reason(script: Any, width: int) -> None:
+def test_an_excluded_device_is_shown_with_the_whole_reason(script: Any, width: int) -> None:
     view = running(script)
     reason = (
         "its memory: a budget of 10 B is below the smallest submodel; 1 kB (1024 bytes) would do"
     )
-    view.refuse({"worker-2": reason})
+    view.apply(excluded("worker-2", reason), 100.0)
 
     lines = shown(view, width).splitlines()
 
     row = next(line for line in lines if line.startswith("worker-2 "))
-    assert ["worker-2", "small", "refused"] == row.split()[:3]
-    assert f"worker-2 is refused: {reason}" in " ".join(" ".join(lines).split())
+    assert ["worker-2", "small", "excluded"] == row.split()[:3]
+    assert f"worker-2 is excluded: {reason}" in " ".join(" ".join(lines).split())
     assert max(len(line) for line in lines) <= width
 
 
-def test_of_many_refused_devices_the_first_are_shown_and_the_others_counted(script: Any) -> None:
+def test_of_many_excluded_devices_the_first_are_shown_and_the_others_counted(script: Any) -> None:
     view = running(script)
-    view.refuse({f"worker-{i}": "it has no samples" for i in range(12)})
+    for i in range(12):
+        view.apply(excluded(f"worker-{i}", "it has no samples"), 100.0)
 
     text = shown(view, 80)
 
-    assert REFUSED_MAX == text.count("is refused: it has no samples")
-    assert f"and {12 - REFUSED_MAX} more devices are refused: cos2p status --json" in text
-
-
-def test_where_nobody_could_be_judged_it_says_so(script: Any) -> None:
-    view = running(script)
-    view.unjudged = "the decision log ends p1 (accepted), which is not open"
-
-    assert "which devices are refused is unknown: the decision log ends p1" in shown(view, 200)
+    assert EXCLUDED_MAX == text.count("is excluded: it has no samples")
+    assert f"and {12 - EXCLUDED_MAX} more devices are excluded: cos2p status --json" in text

@@ -45,8 +45,7 @@ class DeadBus(MemoryBus):
 def monitor_of(writer: Writer, now: float | None = None) -> Monitor:
     clock = SetClock(writer.now if now is None else now)
     monitor = Monitor("planner", "1.2.3", "t", clock)
-    for at_s, message in writer.log:
-        monitor.saw(message, at_s)
+    monitor.shows(writer.folded())
     return monitor
 
 

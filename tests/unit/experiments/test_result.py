@@ -1,30 +1,58 @@
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cos2p.errors import SettingsError
+from cos2p.history.device import Announced
+from cos2p.history.state import Span
+from cos2p.history.version import VersionRow
+from cos2p.messages import Outcome
 from cos2p_experiments.result import (
     RESULT_FILE,
+    CellDevice,
     CellResult,
     CoverageMap,
     CurvePoint,
-    DeviceRow,
     Identity,
-    RoundRow,
-    Segment,
     read_result,
     write_result,
 )
 
 
 def point(version: int, virtual_s: float, accuracy: float | None) -> CurvePoint:
-    return CurvePoint(version, virtual_s, 100, 200, 3.0, accuracy, accuracy, 0.5)
+    return CurvePoint(
+        version,
+        virtual_s=virtual_s,
+        bytes_up=100,
+        bytes_down=200,
+        device_s=3.0,
+        accuracy=accuracy,
+        raw_accuracy=accuracy,
+        loss=0.5,
+    )
 
 
-def device(busy_s: float, idle_s: float) -> DeviceRow:
-    return DeviceRow(
+def row(version: int, closed_s: float, n_star: int) -> VersionRow:
+    """A version of three updates."""
+    return VersionRow(
+        version,
+        closed_s,
+        reason="count",
+        waited_s=closed_s / version,
+        update_count=3,
+        coverage_planned=n_star,
+        coverage_min=n_star,
+        coverage_bound=2.5,
+        staleness=(0, 0, 1),
+        staleness_mean=1 / 3,
+    )
+
+
+def device(busy_s: float, idle_s: float) -> CellDevice:
+    return CellDevice(
         worker_id="worker-0",
         device_class="nano",
         memory_bytes=1000,
@@ -32,17 +60,14 @@ def device(busy_s: float, idle_s: float) -> DeviceRow:
         flops_per_s=1e6,
         bytes_per_s=1e6,
         sample_count=10,
-        predicted_peak=900,
-        measured_peak=800,
-        busy_s=busy_s,
+        peak_predicted_bytes=900,
+        peak_measured_bytes=800,
         idle_s=idle_s,
-        fetch_s=0.1,
         train_s=busy_s,
-        upload_s=0.1,
         bytes_up=100,
         bytes_down=200,
-        outcomes={"accepted": 2},
-        label_counts=(4, 6),
+        outcomes=Counter({Outcome.ACCEPTED: 2}),
+        labels=[Announced(0, (4, 6))],
     )
 
 
@@ -58,9 +83,9 @@ RESULT = CellResult(
     versions=2,
     parameters=1000,
     curve=(point(1, 10.0, 0.4), point(2, 20.0, 0.6), point(3, 30.0, 0.5)),
-    rounds=(RoundRow(1, 9.0, "count", 3, 9.0, 1, 1, 2.5, (0, 0, 1), 1 / 3),),
+    rounds=(row(1, 9.0, 1),),
     devices=(device(30.0, 30.0), device(60.0, 0.0)),
-    segments=(Segment("worker-0", 0.0, 1.0, "fetch"),),
+    segments=(Span("worker-0", "fetch", 0.0, 1.0),),
     coverage=CoverageMap(
         ("stem", "block0.head.0"), (False, True), (0.0, 30.0, 60.0), ((1, 2),) * 2
     ),

@@ -15,9 +15,9 @@ from cos2p.errors import (
     SettingsError,
     StorageError,
 )
+from cos2p.history.run import RunHistory
 from cos2p_cli.containers.engine import Found
 from cos2p_cli.containers.specs import CLASS
-from cos2p_cli.run_view import RunView
 
 DEATHS_MAX = 3
 """So many in a row are no accident."""
@@ -30,24 +30,24 @@ _ERRORS: Mapping[int, type[Cos2pError]] = {
 }
 
 
-def awaited(view: RunView, found: Sequence[Found]) -> list[str]:
+def awaited(run: RunHistory, found: Sequence[Found]) -> list[str]:
     """Names of the containers that are not ready yet."""
-    return [f.name for f in found if f.role != "init" and not _is_ready(view, f)]
+    return [f.name for f in found if f.role != "init" and not _is_ready(run, f)]
 
 
-def _is_ready(view: RunView, found: Found) -> bool:
+def _is_ready(run: RunHistory, found: Found) -> bool:
     if found.status != "running":
         return False
     since_s = found.started_s - CLOCKS_S
     match found.role:
         case "planner":
-            return (view.planner_last_s or 0.0) >= since_s
+            return (run.state.planner_s or 0.0) >= since_s
         case "aggregator":
             # One that took a run up again has nothing to say until the next version.
-            return view.aggregator_last_s is not None
+            return run.state.aggregator_s is not None
         case "worker":
-            row = view.workers.get(found.name)
-            return row is not None and row.last_seen_s >= since_s and row.state != "left"
+            device = run.devices.get(found.name)
+            return device is not None and run.seen_s(device) >= since_s and not device.left
         case _:
             return True
 

@@ -22,6 +22,8 @@ from cos2p.errors import (
     SettingsError,
     TopicMissingError,
 )
+from cos2p.history.follow import HistoryReader
+from cos2p.history.run import RunHistory
 from cos2p.run_config import load_run_config
 from cos2p_cli import figures
 from cos2p_cli.containers import specs
@@ -31,8 +33,6 @@ from cos2p_cli.containers.engine import Engine, Found, Kind
 from cos2p_cli.containers.readiness import awaited, dying, few, last_words, why_dead
 from cos2p_cli.containers.specs import ContainerSpec, Site
 from cos2p_cli.containers.tell import Tell
-from cos2p_cli.run_reader import RunReader
-from cos2p_cli.run_view import RunView
 
 LOOK_S = 1.0
 DEFAULT_TASK = "digits"
@@ -82,7 +82,7 @@ class UpResult:
     """How it stands in the end."""
 
     site: Site
-    view: RunView
+    run: RunHistory
     changes: tuple[Change, ...]
 
     def plain(self) -> dict[str, Any]:
@@ -92,8 +92,8 @@ class UpResult:
             "run_id": self.site.run_id,
             "bus": self.site.bus,
             "prefix": self.site.run_id,
-            "phase": self.view.phase,
-            "version": self.view.version,
+            "phase": self.run.phase,
+            "version": self.run.version,
             "parts": self.site.parts,
             "containers": [
                 {
@@ -110,18 +110,18 @@ class UpResult:
 
     def next_steps(self) -> list[str]:
         """What people run next."""
-        view, where = self.view, f"--bus {self.site.bus} --prefix {self.site.run_id}"
+        run, where = self.run, f"--bus {self.site.bus} --prefix {self.site.run_id}"
         name = "" if self.site.name == UpOptions.name else f" --name {self.site.name}"
-        if view.phase == "finished":
+        if run.phase == "finished":
             return [
-                f"run {view.run_id} has ended at version {view.version} ({view.end_reason}): a new "
+                f"run {run.run_id} has ended at version {run.version} ({run.end_reason}): a new "
                 "one needs another --run-id",
                 f"  cos2p status {where}",
                 f"  cos2p down{name}",
             ]
         workers = sum(c.spec is not None and c.spec.role == "worker" for c in self.changes)
         return [
-            f"run {view.run_id} is under way with {figures.count(workers, 'worker')}. Next:",
+            f"run {run.run_id} is under way with {figures.count(workers, 'worker')}. Next:",
             f"  cos2p status {where} --follow",
             f"  cos2p up{name} --workers CLASS=COUNT     # scale",
             f"  cos2p down{name}                         # its log stays",
@@ -160,18 +160,18 @@ class Up:
         await self._apply([specs.kafka(site)], [f for f in found if f.role == "kafka"], images)
         bus = self._open_log(site.bus, site.run_id)
         try:
-            reader = RunReader(bus, site.run_id)
+            reader = HistoryReader(bus, site.run_id)
             await self._kafka_answers(site, reader)
             await self._begin(site, reader, run_file)
-            if reader.view.phase == "finished":
-                return UpResult(site, reader.view, tuple(self._done))
-            shards = reader.view.config.merge.shards
+            if reader.history.phase == "finished":
+                return UpResult(site, reader.history, tuple(self._done))
+            shards = reader.history.config.merge.shards
             aggregators = [specs.aggregator(site, shard) for shard in range(shards)]
             wanted = [specs.planner(site), *aggregators, specs.evaluator(site), *workers]
             others = [f for f in await self._found() if f.role not in ("kafka", "init")]
             await self._apply(wanted, others, images)
             await self._ready(site, reader)
-            return UpResult(site, reader.view, tuple(self._done))
+            return UpResult(site, reader.history, tuple(self._done))
         finally:
             await bus.close()
 
@@ -278,7 +278,7 @@ class Up:
         await self._off(self._engine.stop, name, None)
         await self._off(self._engine.remove, "container", name)
 
-    async def _kafka_answers(self, site: Site, reader: RunReader) -> None:
+    async def _kafka_answers(self, site: Site, reader: HistoryReader) -> None:
         """Wait for the broker; the reader then knows the run, if there is one."""
         while True:
             self._tell.waits(f"waiting for Kafka at {site.bus}")
@@ -289,22 +289,21 @@ class Up:
             except BusUnreachableError as error:
                 await self._look(site, [f"{site.name}-kafka"], error)
 
-    async def _begin(self, site: Site, reader: RunReader, run_file: str) -> None:
+    async def _begin(self, site: Site, reader: HistoryReader, run_file: str) -> None:
         """Ask for the run, unless this prefix holds it."""
-        view = reader.view
-        if view.run_id:
-            if view.run_id != site.run_id:
+        run = reader.history
+        if run.run_id:
+            if run.run_id != site.run_id:
                 raise RunExistsError(
-                    f"the prefix {site.run_id!r} belongs to run {view.run_id}: take another "
-                    "--run-id"
+                    f"the prefix {site.run_id!r} belongs to run {run.run_id}: take another --run-id"
                 )
-            if self._chosen.task not in (None, view.task):
+            if self._chosen.task not in (None, run.task):
                 raise RunExistsError(
-                    f"run {view.run_id} trains {view.task}, not {self._chosen.task}: "
+                    f"run {run.run_id} trains {run.task}, not {self._chosen.task}: "
                     "take another --run-id for a new run"
                 )
             if run_file:
-                self._tell.did(f"run {view.run_id} is there: its settings stay as they are")
+                self._tell.did(f"run {run.run_id} is there: its settings stay as they are")
             return
         spec = specs.init(site, self._chosen.task or DEFAULT_TASK, run_file)
         await self._off(self._engine.remove, "container", spec.name)
@@ -316,7 +315,7 @@ class Up:
         finally:
             await self._off(self._engine.remove, "container", spec.name)
         await reader.poll()
-        self._tell.did(f"asked     for run {site.run_id} ({reader.view.task})")
+        self._tell.did(f"asked     for run {site.run_id} ({reader.history.task})")
 
     async def _ended_well(self, name: str) -> None:
         while True:
@@ -330,14 +329,14 @@ class Up:
                 return
             await self._patience([name])
 
-    async def _ready(self, site: Site, reader: RunReader) -> None:
+    async def _ready(self, site: Site, reader: HistoryReader) -> None:
         """Wait until all have spoken, or the run has ended."""
         while True:
             await reader.poll()
-            if reader.view.phase == "finished":
+            if reader.history.phase == "finished":
                 return
             found = [f for f in await self._found() if f.role not in ("kafka", "init")]
-            missing = awaited(reader.view, found)
+            missing = awaited(reader.history, found)
             if not missing:
                 return
             self._tell.waits(f"waiting for {few(missing)}")

@@ -7,6 +7,9 @@ Prometheus's rules (base units, counters end in _total).
 from dataclasses import dataclass
 from typing import Literal
 
+from cos2p.history.device import DeviceRow
+from cos2p.history.figure import figures_of
+
 Kind = Literal["gauge", "counter", "histogram"]
 
 
@@ -125,9 +128,14 @@ DEVICE_PEAK = Metric(
     "Largest peak of training memory: predicted by the planner, measured by the device.",
     (*DEVICE, "kind"),
 )
-DEVICE_MEMORY = Metric(
-    "cos2p_device_memory_bytes", "gauge", "What training on the device may use.", DEVICE
-)
+DEVICE_FIGURES = {
+    name: Metric(
+        f"cos2p_device_{name}", "gauge", f"{figure.about[0].upper()}{figure.about[1:]}.", DEVICE
+    )
+    for name, figure in figures_of(DeviceRow).items()
+    if figure.metric
+}
+"""Figures of a device's row that are shown as they are."""
 
 OF_SERVICES = (INFO, BLOCKED, BUS_BYTES, BUS_RECORDS, BUS_ERRORS, REFUSED)
 OF_RUNS = (
@@ -151,6 +159,6 @@ OF_DEVICES = (
     DEVICE_PLANS,
     DEVICE_SECONDS,
     DEVICE_PEAK,
-    DEVICE_MEMORY,
+    *DEVICE_FIGURES.values(),
 )
 METRICS = (*OF_SERVICES, *OF_RUNS, *OF_DEVICES)

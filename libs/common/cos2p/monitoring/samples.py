@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cos2p.device_tally import DeviceTally
+from cos2p.history.device import DeviceRow
+from cos2p.history.figure import value_of
+from cos2p.history.run import RunHistory
+from cos2p.history.version import VersionRow
 from cos2p.monitoring import metrics as of
 from cos2p.monitoring.metrics import Metric
-from cos2p.telemetry import Telemetry
 from cos2p.units import UnitTable
-from cos2p.version_row import VersionRow
 
 STALENESS_BOUNDS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Upper bounds of the histogram's buckets, in versions."""
@@ -37,43 +38,53 @@ class Sample:
     buckets: tuple[tuple[str, float], ...] = ()
 
 
-def run_samples(telemetry: Telemetry, run_id: str, now: float) -> Iterator[Sample]:
-    """What the fold of a run's log says, of the run and of its devices.
+def run_samples(run: RunHistory, now: float) -> Iterator[Sample]:
+    """What a run's history shows, of the run and of its devices.
 
     Args:
-        telemetry: the fold.
-        run_id: the run's name.
+        run: the history.
         now: the time of the bus's records, seconds.
     """
-    if telemetry.table is None:
+    if run.table is None:
         return
-    yield Sample(of.PLANS_OPEN, telemetry.plans_open)
-    yield Sample(of.COVERAGE_FLOOR, telemetry.config.plans.coverage_floor)
-    yield Sample(of.LEFT_OUT, telemetry.left_out_count)
-    yield from (Sample(of.ROUNDS, n, (why,)) for why, n in sorted(telemetry.reasons.items()))
-    yield _staleness(telemetry)
-    yield from _accuracies(telemetry)
-    if rows := telemetry.rows:
-        yield from _newest(rows[-1], run_id)
-        window = rows[-telemetry.config.rounds.coverage_window :]
-        yield from _blocks(window, telemetry.table)
-    for _, device in sorted(telemetry.devices.items()):
-        yield from _device(device, now)
+    yield from _stall(run, now)
+    yield Sample(of.PLANS_OPEN, run.plans_open)
+    yield Sample(of.COVERAGE_FLOOR, run.config.plans.coverage_floor)
+    yield Sample(of.LEFT_OUT, run.state.left_out_count)
+    yield from (Sample(of.ROUNDS, n, (why,)) for why, n in sorted(run.state.reasons.items()))
+    yield _staleness(run)
+    yield from _accuracies(run)
+    if rows := run.versions:
+        yield from _newest(rows[-1], run.run_id)
+        yield from _blocks(rows[-run.config.rounds.coverage_window :], run.table)
+    for device in run.devices.values():
+        yield from _device(run, device, now)
 
 
-def _staleness(telemetry: Telemetry) -> Sample:
-    late = telemetry.staleness
+def _stall(run: RunHistory, now: float) -> Iterator[Sample]:
+    if run.phase == "running":
+        since_s = run.newest.closed_s if run.newest else run.state.started_s or now
+        yield Sample(of.STALL, max(0.0, now - since_s) / run.config.liveness.patience_s)
+
+
+def _staleness(run: RunHistory) -> Sample:
+    late = run.state.staleness
     within = [sum(n for tau, n in late.items() if tau <= most) for most in STALENESS_BOUNDS]
     bounds = [f"{bound:.1f}" for bound in STALENESS_BOUNDS]
     buckets = (*zip(bounds, within, strict=True), ("+Inf", late.total()))
     return Sample(of.STALENESS, sum(tau * n for tau, n in late.items()), buckets=buckets)
 
 
-def _accuracies(telemetry: Telemetry) -> Iterator[Sample]:
-    if not telemetry.accuracy:
+def _accuracies(run: RunHistory) -> Iterator[Sample]:
+    if not run.accuracy:
         return
-    newest = telemetry.accuracy[-1]
-    for name, value in (("average", newest.average), ("raw", newest.raw), ("mean", newest.mean)):
+    newest = run.accuracy[-1]
+    found = {
+        "average": newest.accuracy,
+        "raw": newest.raw_accuracy,
+        "mean": newest.mean_accuracy,
+    }
+    for name, value in found.items():
         if value is not None:
             yield Sample(of.ACCURACY, value, (name,))
 
@@ -95,10 +106,10 @@ def _blocks(window: Sequence[VersionRow], table: UnitTable) -> Iterator[Sample]:
             yield Sample(of.COVERAGE_BLOCK, int(of_block.min()), (str(block),))
 
 
-def _device(device: DeviceTally, now: float) -> Iterator[Sample]:
+def _device(run: RunHistory, device: DeviceRow, now: float) -> Iterator[Sample]:
     who = (device.worker_id, device.device_class)
-    yield Sample(of.DEVICE_THERE, float(device.presence.at(now)), who)
-    since = device.presence.begun_s if device.merged_s is None else device.merged_s
+    yield Sample(of.DEVICE_THERE, float(run.is_there(device, now)), who)
+    since = device.came_s if device.merged_s is None else device.merged_s
     if since is not None:
         yield Sample(of.DEVICE_USELESS, max(0.0, now - since), who)
     for outcome, count in sorted(device.outcomes.items()):
@@ -110,8 +121,9 @@ def _device(device: DeviceTally, now: float) -> Iterator[Sample]:
         "idle": device.idle_s,
     }
     yield from (Sample(of.DEVICE_SECONDS, value, (*who, name)) for name, value in spent.items())
-    for kind, peak in (("predicted", device.peak_predicted), ("measured", device.peak_measured)):
+    peaks = {"predicted": device.peak_predicted_bytes, "measured": device.peak_measured_bytes}
+    for kind, peak in peaks.items():
         if peak:
             yield Sample(of.DEVICE_PEAK, peak, (*who, kind))
-    if device.memory_bytes:
-        yield Sample(of.DEVICE_MEMORY, device.memory_bytes, who)
+    for name, metric in of.DEVICE_FIGURES.items():
+        yield Sample(metric, value_of(device, name, run.state), who)

@@ -1,13 +1,14 @@
-"""What a role tells its surroundings while it works; a role that nobody watches tells nobody.
+"""What a role reports to its surroundings while it works; without a watch it goes nowhere.
 
-Invariant: telling changes nothing of what a role does, and never raises.
+Invariant: reporting changes nothing of what a role does, and never raises.
 """
 
+from cos2p.history.run import RunHistory
 from cos2p.messages import Message
 
 
 class Watch:
-    """Hears what a role tells; this one forgets it."""
+    """Takes what a role reports; this one forgets it."""
 
     def blocked(self, cause: str, text: str) -> None:
         """The role can't make progress for this cause, for now.
@@ -20,8 +21,11 @@ class Watch:
     def freed(self, cause: str) -> None:
         """That cause is gone."""
 
+    def shows(self, history: RunHistory) -> None:
+        """The role keeps this history of its run, and feeds it as it reads and appends."""
+
     def saw(self, message: Message, at_s: float) -> None:
-        """The role has read or appended a message of its run, appended at `at_s`."""
+        """Nothing: until the planner shares its history."""
 
     def refused(self, topic: str) -> None:
         """The role has refused a record of this topic (its name without prefix)."""

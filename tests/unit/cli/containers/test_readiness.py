@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
+from fed import Fed
 
 from cos2p.errors import BudgetError, BusError, RunFailedError, SettingsError
 from cos2p_cli.containers.engine import Found
 from cos2p_cli.containers.readiness import awaited, dying, last_words, why_dead
 from cos2p_cli.containers.specs import CLASS, MEMORY, ROLE
-from cos2p_cli.run_view import RunView
 
 
 def found(name: str, role: str, **state: Any) -> Found:
@@ -23,8 +23,8 @@ RING = [
 ]
 
 
-def heard(script: Any, at_s: float) -> RunView:
-    view = RunView()
+def heard(script: Any, at_s: float) -> Fed:
+    view = Fed()
     s = script
     for message in [s.requested(), *s.started(), s.opened(), s.hello("w0")]:
         view.apply(message, at_s)
@@ -32,7 +32,7 @@ def heard(script: Any, at_s: float) -> RunView:
 
 
 def test_who_has_said_nothing_is_waited_for() -> None:
-    assert ["p", "a", "w0"] == awaited(RunView(), RING)
+    assert ["p", "a", "w0"] == awaited(Fed(), RING)
 
 
 def test_a_ring_whose_roles_have_spoken_is_ready(script: Any) -> None:

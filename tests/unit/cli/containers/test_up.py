@@ -19,7 +19,7 @@ def test_a_ring_comes_up_from_nothing_kafka_first_and_workers_last(ring: Any) ->
     result = go(ring)
 
     assert ALL == ring.engine.started
-    assert "running" == result.view.phase
+    assert "running" == result.run.phase
     assert "r1-init" not in ring.engine.there
 
 

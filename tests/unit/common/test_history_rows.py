@@ -1,19 +1,14 @@
 """The fold: a run small enough to work every quantity out by hand."""
 
-import re
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hand_run import CONFIG, CORE0, CORE1, COSTS, HEAD0, HEAD1, HEAD2, REF, Timed, Writer
+from hand_run import CONFIG, CORE0, CORE1, HEAD0, HEAD1, HEAD2, REF, Writer
 
 from cos2p import messages as m
-from cos2p.device_tally import DeviceTally
 from cos2p.messages import Outcome
 from cos2p.run_config import RoundConfig
-from cos2p.version_row import VersionRow
 
 
 @pytest.fixture
@@ -42,7 +37,7 @@ def test_steps_and_staleness_are_those_of_the_updates_merged(writer: Writer) -> 
     assert (2, 5.0, 10) == (row.steps_min, row.steps_mean, row.steps_max)
     assert ((1, 0, 2), 2) == (row.staleness, row.staleness_max)
     assert pytest.approx(4 / 3) == row.staleness_mean
-    assert {0: 1, 2: 2} == dict(writer.folded().staleness)
+    assert {0: 1, 2: 2} == dict(writer.folded().state.staleness)
 
 
 def test_a_version_without_updates_has_a_row_too(writer: Writer) -> None:
@@ -77,27 +72,10 @@ def test_coverage_is_counted_over_the_window_of_versions(writer: Writer) -> None
     assert [1, 1, 0, 1, 0, 0] == row.counts.tolist()
 
 
-def test_the_devices_bound_is_the_floor_of_what_the_devices_there_afford(writer: Writer) -> None:
-    """0.8 and 0.6 are there; a third has left, a fourth has been silent for more than 10 s."""
-    for worker, share in (("silent", 1.0), ("gone", 1.0)):
-        writer.hello(worker, None, memory=COSTS.memory_for_fraction(share))
-    writer.say(m.Goodbye, worker_id="gone", incarnation=1)
-    writer.now += 10
-    for worker, share in (("a", 0.8), ("b", 0.6)):
-        writer.hello(worker, None, memory=COSTS.memory_for_fraction(share))
-    writer.close(1)
+def test_the_devices_bound_is_what_the_planner_says(writer: Writer) -> None:
+    writer.close(1, devices_bound=3)
 
-    assert 1 == writer.row().devices_bound
-
-
-def test_a_device_that_comes_back_counts_again(writer: Writer) -> None:
-    writer.hello("a", None, memory=COSTS.memory_for_fraction(1))
-    writer.now += 60
-    writer.close(1)
-    writer.hello("a", None, memory=COSTS.memory_for_fraction(1), incarnation=2)
-    writer.close(2)
-
-    assert [0, 1] == [r.devices_bound for r in writer.folded().rows]
+    assert 3 == writer.row().devices_bound
 
 
 def test_the_label_distance_is_that_of_the_units_trained_in_the_window(writer: Writer) -> None:
@@ -138,15 +116,26 @@ def test_where_nobody_tells_labels_there_is_no_distance(writer: Writer) -> None:
     assert (None, None) == (writer.row().label_distance_mean, writer.row().label_distance_max)
 
 
-def test_the_labels_are_those_of_the_incarnation_that_trained(writer: Writer) -> None:
-    """The fleet may be read ahead of the decisions on it. Everybody: (4, 12), by the newest."""
-    writer.hello("a", (8, 0))
+def test_the_labels_are_those_announced_last_before_the_version_closed(writer: Writer) -> None:
+    """Everybody: (8, 0) and (0, 8); device a trained the unit alone."""
+    writer.hello("a", (4, 4))
     writer.hello("b", (0, 8))
-    writer.hello("a", (4, 4), incarnation=2)
+    writer.hello("a", (8, 0), incarnation=2)
     writer.admit(writer.plan("p", "a", (CORE0, HEAD0)))
     writer.close(1)
+    writer.hello("a", (4, 4), incarnation=3)
 
-    assert pytest.approx(3 / 4) == writer.row().label_distance_max
+    assert pytest.approx(1 / 2) == writer.row().label_distance_max
+
+
+def test_a_device_that_came_after_the_version_closed_is_not_counted(writer: Writer) -> None:
+    """The fleet may be read ahead of the decisions on it."""
+    writer.hello("a", (8, 0))
+    writer.admit(writer.plan("p", "a", (CORE0, HEAD0)))
+    writer.close(1)
+    writer.hello("b", (0, 8))
+
+    assert 0.0 == writer.row().label_distance_max
 
 
 def test_pruning_noise_is_what_each_submodel_lacked_of_its_base_version(writer: Writer) -> None:
@@ -238,21 +227,26 @@ def test_units_left_out_are_counted(writer: Writer) -> None:
 def test_a_verdict_finds_its_row_whichever_comes_first(writer: Writer, *, early: bool) -> None:
     verdict = {"accuracy": 0.8, "raw_accuracy": 0.7, "plain_accuracy": 0.6, "mean_accuracy": 0.9}
     verdict["scaled_accuracy"] = 0.65
-    told = {"evaluator_id": "e", "version": 1, "sample_count": 9, "loss": 1.0} | verdict
+    given = {"evaluator_id": "e", "version": 1, "sample_count": 9, "loss": 1.0} | verdict
     if early:
-        writer.say(m.Evaluated, exit_accuracies=(0.5, 0.6), **told)
+        writer.say(m.Evaluated, exit_accuracies=(0.5, 0.6), **given)
     writer.close(1)
     if not early:
-        writer.say(m.Evaluated, exit_accuracies=(0.5, 0.6), **told)
+        writer.say(m.Evaluated, exit_accuracies=(0.5, 0.6), **given)
 
-    row = writer.row()
+    found = writer.row().verdict
 
-    assert (0.8, 0.7, 0.9) == (row.accuracy, row.raw_accuracy, row.mean_accuracy)
-    assert 0.6 == row.plain_accuracy
-    assert 0.65 == row.scaled_accuracy
-    assert (0.5, 0.6) == row.exit_accuracies
+    assert found is not None
+    assert (0.8, 0.7, 0.9) == (
+        found.accuracy,
+        found.raw_accuracy,
+        found.mean_accuracy,
+    )
+    assert 0.6 == found.plain_accuracy
+    assert 0.65 == found.scaled_accuracy
+    assert (0.5, 0.6) == found.exit_accuracies
     points = writer.folded().accuracy
-    assert [(1, 0.8, 0.6)] == [(p.version, p.average, p.plain) for p in points]
+    assert [(1, 0.8, 0.6)] == [(p.version, p.accuracy, p.plain_accuracy) for p in points]
 
 
 def test_decisions_of_a_replaced_planner_leave_no_trace(writer: Writer) -> None:
@@ -268,44 +262,11 @@ def test_decisions_of_a_replaced_planner_leave_no_trace(writer: Writer) -> None:
     writer.admit(plan, staleness=1)
     writer.close(1, update_count=1)
 
-    telemetry = writer.folded()
+    run = writer.folded()
 
-    assert [(1, 1, (0, 1))] == [(r.version, r.update_count, r.staleness) for r in telemetry.rows]
-    assert ["a"] == list(telemetry.devices)
-    assert [1, 1, 1, 0, 0, 0] == telemetry.rows[0].counts.tolist()
-
-
-def test_the_fleet_read_ahead_and_the_aggregator_behind_give_the_same_rows(
-    writer: Writer,
-) -> None:
-    writer.publish(0)
-    writer.hello("a", (3, 1), memory=COSTS.memory_for_fraction(1))
-    writer.hello("b", (1, 1), memory=COSTS.memory_for_fraction(0.5))
-    for version in (1, 2, 3):
-        if version < 3:
-            writer.say(m.Heartbeat, worker_id="b", incarnation=1, state="idle")
-        writer.say(m.Heartbeat, worker_id="a", incarnation=1, state="idle")
-        plan = writer.plan(f"p{version}", "a", (CORE0, HEAD0), base_version=version - 1)
-        writer.dispatched(plan)
-        writer.admit(plan)
-        writer.close(version)
-        writer.publish(version, step_norm=version, delta_square=version)
-        writer.say(m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0)
-    for worker in "ab":
-        writer.say(m.Goodbye, worker_id=worker, incarnation=1)
-    usual = writer.folded()
-
-    def topic(timed: Timed) -> int:
-        made = (m.VersionPublished, m.Dispatched)
-        return 1 if isinstance(timed[1], m.Decision) else 2 * isinstance(timed[1], made)
-
-    writer.log.sort(key=topic)
-    apart = writer.folded()
-
-    assert usual.rows == apart.rows
-    assert [1, 1, 1] == [r.devices_bound for r in apart.rows]
-    assert 3 == apart.devices["a"].waiting_s
-    assert usual.devices["a"].waiting_s == apart.devices["a"].waiting_s
+    assert [(1, 1, (0, 1))] == [(r.version, r.update_count, r.staleness) for r in run.versions]
+    assert ["a"] == list(run.devices)
+    assert [1, 1, 1, 0, 0, 0] == run.versions[0].counts.tolist()
 
 
 def test_only_the_newest_rows_are_kept_where_that_is_asked(writer: Writer) -> None:
@@ -313,7 +274,7 @@ def test_only_the_newest_rows_are_kept_where_that_is_asked(writer: Writer) -> No
         writer.close(version)
         writer.publish(version)
 
-    assert [4, 5] == [r.version for r in writer.folded(rows_max=2).rows]
+    assert [4, 5] == [r.version for r in writer.folded(rows_max=2).versions]
 
 
 def test_a_device_is_told_by_seconds_bytes_peaks_and_outcomes(writer: Writer) -> None:
@@ -347,8 +308,8 @@ def test_a_device_is_told_by_seconds_bytes_peaks_and_outcomes(writer: Writer) ->
     device = writer.folded().devices["a"]
 
     assert (5_000, 6_000, 9_000) == (
-        device.peak_predicted,
-        device.peak_measured,
+        device.peak_predicted_bytes,
+        device.peak_measured_bytes,
         device.memory_bytes,
     )
     assert (9.5, 6.0, 2.0) == (device.busy_s, device.idle_s, device.waiting_s)
@@ -363,19 +324,10 @@ def test_a_device_is_told_by_seconds_bytes_peaks_and_outcomes(writer: Writer) ->
     )
 
 
-def test_a_row_as_plain_values_says_all_but_the_counts(writer: Writer) -> None:
+def test_a_row_in_json_has_all_figures_but_the_counts(writer: Writer) -> None:
     writer.close(1)
 
-    plain = writer.row().plain()
+    plain = writer.row().to_json()
 
     assert "counts" not in plain
-    assert (1, None, ()) == (plain["version"], plain["step_norm"], plain["exit_accuracies"])
-
-
-def test_the_page_explains_every_name() -> None:
-    page = (Path(__file__).parents[3] / "docs/telemetry.md").read_text()
-    named = set(re.findall(r"`([a-z_]+)`", page))
-    row = {f.name for f in fields(VersionRow)} - {"counts"}
-    device = {f.name for f in fields(DeviceTally)} - {"worker_id", "presence"}
-
-    assert set() == (row | device) - named
+    assert (1, None, None) == (plain["version"], plain["step_norm"], plain["exit_accuracies"])

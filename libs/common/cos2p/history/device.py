@@ -1,0 +1,205 @@
+"""One device over a run: what it announced, what it did, and how its plans ended.
+
+Invariants: sums and maxima of what the log says, no judgement; what comes from `fleet` does not
+depend on the decisions read so far, and the other way round; a device that only a decision names
+has a row all the same.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cos2p import messages as m
+from cos2p.history.figure import Figure, derived, json_of
+from cos2p.messages import Outcome
+
+if TYPE_CHECKING:
+    from cos2p.history.state import HistoryState
+
+Labels = tuple[int, ...] | None
+ENDS = "UpdateAdmitted, UpdateRefused, PlanCancelled"
+
+
+def natural(worker_id: str) -> tuple[str | int, ...]:
+    """The key of the one order in which devices are listed: numbers in names count as numbers."""
+    return tuple(int(p) if p.isdigit() else p for p in re.split(r"(\d+)", worker_id))
+
+
+@dataclass(frozen=True)
+class Announced:
+    """The samples per label that a device announced.
+
+    Attributes:
+        offset: of its Hello in `fleet`.
+        counts: None where the device keeps them to itself.
+    """
+
+    offset: int
+    counts: Labels
+
+
+@dataclass
+class DeviceRow:
+    """One device; docs/telemetry.md has each figure.
+
+    Attributes:
+        labels: what it announced, oldest first: the last that the newest version counts, and later.
+        heard_s: when its newest `fleet` record was appended; None before the first.
+        settled_s: when it last began or reported: heartbeats from before say nothing of it now.
+        left: it said goodbye, and has not come back.
+    """
+
+    worker_id: Annotated[str, Figure("its name")]
+    device_class: Annotated[str, Figure("its class", "", "Hello", "class")] = "?"
+    incarnation: Annotated[int, Figure("rises with every start", "", "Hello")] = 0
+    starts: Annotated[int, Figure("starts that were seen", "count", "Hello")] = 0
+    came_s: Annotated[float | None, Figure("when it was first heard", "s", "fleet")] = None
+    memory_bytes: Annotated[
+        int, Figure("what training may use", "bytes", "Hello", "budget", metric=True)
+    ] = 0
+    flops_per_s: Annotated[float, Figure("measured training speed", "1/s", "Hello")] = 0.0
+    bytes_per_s: Annotated[float, Figure("bandwidth to the bus", "bytes/s", "Hello")] = 0.0
+    sample_count: Annotated[int, Figure("samples that it has", "count", "Hello")] = 0
+    plan_count: Annotated[int, Figure("plans issued to it", "count", "PlanIssued")] = 0
+    plan_id: Annotated[str | None, Figure("its open plan", "", "PlanIssued")] = None
+    excluded: Annotated[
+        str | None, Figure("why it gets no plans", "", "DeviceExcluded, DeviceAdmitted")
+    ] = None
+    units_held_max: Annotated[int, Figure("most units of a plan", "count", "PlanIssued")] = 0
+    peak_predicted_bytes: Annotated[
+        int, Figure("largest forecast of its plans", "bytes", "PlanIssued", "planned")
+    ] = 0
+    peak_measured_bytes: Annotated[
+        int, Figure("largest measured peak of its training", "bytes", "Report", "measured")
+    ] = 0
+    outcomes: Annotated[
+        Counter[Outcome], Figure("ends of its plans, and surplus reports", "count", ENDS)
+    ] = field(default_factory=Counter)
+    steps: Annotated[int, Figure("local steps done", "steps", "Report", "steps")] = 0
+    fetch_s: Annotated[float, Figure("fetching weights", "s", "Report")] = 0.0
+    train_s: Annotated[float, Figure("training", "s", "Report")] = 0.0
+    upload_s: Annotated[float, Figure("sending deltas", "s", "Report")] = 0.0
+    throttle_s: Annotated[
+        float, Figure("part of train_s slept to play a slower device", "s", "Report")
+    ] = 0.0
+    idle_s: Annotated[
+        float, Figure("between plans, until the weights were there", "s", "Report")
+    ] = 0.0
+    waiting_s: Annotated[
+        float,
+        Figure("of it: from a plan's issue to its last Dispatched", "s", "PlanIssued, Dispatched"),
+    ] = 0.0
+    bytes_down: Annotated[int, Figure("weights fetched", "bytes", "Report", "down")] = 0
+    bytes_up: Annotated[int, Figure("deltas sent", "bytes", "Report", "up")] = 0
+    loss_last: Annotated[
+        float | None, Figure("of its newest report that has one", "", "Report", "last loss")
+    ] = None
+    staleness_last: Annotated[
+        int | None, Figure("of its newest update merged", "versions", "UpdateAdmitted")
+    ] = None
+    merged_s: Annotated[
+        float | None, Figure("when its newest update was admitted", "s", "UpdateAdmitted")
+    ] = None
+    labels: list[Announced] = field(default_factory=list)
+    heard_s: float | None = None
+    settled_s: float = 0.0
+    left: bool = False
+
+    @property
+    @derived(Figure("samples per label; null where it keeps them to itself", "count", "Hello"))
+    def label_counts(self) -> Labels:
+        """What it announced last."""
+        return self.labels[-1].counts if self.labels else None
+
+    @property
+    @derived(Figure("fetching, training and sending", "s", "Report"))
+    def busy_s(self) -> float:
+        """Seconds in which it worked."""
+        return self.fetch_s + self.train_s + self.upload_s
+
+    @property
+    @derived(Figure("of the time reported, the part in which it worked", "share", "Report", "busy"))
+    def busy_share(self) -> float:
+        """Share of the reported time in which it worked, in [0, 1]."""
+        total = self.busy_s + self.idle_s
+        return self.busy_s / total if total else 0.0
+
+    @property
+    def merged_count(self) -> int:
+        """Its updates that were merged."""
+        return self.outcomes[Outcome.ACCEPTED]
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether its training took more than it may."""
+        return self.peak_measured_bytes > self.memory_bytes > 0
+
+    def labels_at(self, fleet_offset: int) -> Labels:
+        """What it had announced before this record of `fleet`."""
+        known = (a.counts for a in reversed(self.labels) if a.offset < fleet_offset)
+        return next(known, None)
+
+    def to_json(self, run: "HistoryState") -> dict[str, Any]:
+        """The row's one JSON form."""
+        return json_of(self, run)
+
+    # ------------------------------------------------------------ what `fleet` says of it
+
+    def heard(self, at_s: float) -> None:
+        """It said something."""
+        self.came_s = at_s if self.came_s is None else self.came_s
+        self.heard_s = max(at_s, self.heard_s or 0.0)
+
+    def greet(self, hello: m.Hello, offset: int, at_s: float) -> None:
+        """It said what it is."""
+        self.heard(at_s)
+        profile = hello.profile
+        self.device_class, self.memory_bytes = profile.device_class, profile.memory_bytes
+        self.flops_per_s, self.bytes_per_s = profile.flops_per_s, profile.bytes_per_s
+        self.sample_count = hello.sample_count
+        if not self.labels or self.labels[-1].counts != hello.label_counts:
+            self.labels.append(Announced(offset, hello.label_counts))
+        if hello.incarnation > self.incarnation:
+            self.starts += 1
+            self.incarnation, self.settled_s, self.left = hello.incarnation, at_s, False
+
+    def report(self, report: m.Report, at_s: float) -> None:
+        """It said what came of a plan."""
+        self.heard(at_s)
+        self.settled_s, self.left = at_s, False
+        self.fetch_s += report.fetch_s
+        self.train_s += report.train_s
+        self.upload_s += report.upload_s
+        self.throttle_s += report.throttle_s
+        self.idle_s += report.idle_s
+        self.bytes_down += report.bytes_down
+        self.bytes_up += report.bytes_up
+        self.steps += report.steps_done
+        self.peak_measured_bytes = max(self.peak_measured_bytes, report.peak_bytes)
+        self.loss_last = report.loss_last if report.loss_last is not None else self.loss_last
+
+    def leave(self, at_s: float) -> None:
+        """It said goodbye."""
+        self.heard(at_s)
+        self.left = True
+
+    # ------------------------------------------------------------ what was decided on it
+
+    def plan(self, plan: m.Plan) -> None:
+        """It was asked for something."""
+        self.plan_id = plan.plan_id
+        self.plan_count += 1
+        self.units_held_max = max(self.units_held_max, len(plan.trained) + len(plan.frozen))
+        self.peak_predicted_bytes = max(self.peak_predicted_bytes, plan.peak_bytes)
+
+    def end(self, plan_id: str, outcome: Outcome) -> None:
+        """A plan of its has ended, or a report came too much (DUPLICATE)."""
+        self.outcomes[outcome] += 1
+        if outcome is not Outcome.DUPLICATE and self.plan_id == plan_id:
+            self.plan_id = None
+
+    def forget_labels_before(self, fleet_offset: int) -> None:
+        """Keep only what versions from here on can count."""
+        old = [a for a in self.labels if a.offset < fleet_offset]
+        self.labels = old[-1:] + self.labels[len(old) :]

@@ -1,0 +1,80 @@
+"""What a figure is: declared once, at the field that holds it, with its meaning, unit and source.
+
+Invariants: whatever shows a run (JSON, CSV, tables, metrics, docs/telemetry.md) takes its figures
+from these declarations, so that a new one is one field; a field without one is not shown.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any, Literal, TypeVar, cast, get_type_hints
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Unit = Literal["", "bytes", "s", "share", "count", "versions", "steps", "1/s", "bytes/s"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """The declaration.
+
+    Attributes:
+        about: what it is, as a phrase.
+        unit: how it is written; "share" lies in [0, 1].
+        source: the messages that it is made of.
+        head: title of its column in tables of devices; empty where it has none.
+        metric: shown as a gauge of each device, `cos2p_device_NAME`.
+    """
+
+    about: str
+    unit: Unit = ""
+    source: str = ""
+    head: str = ""
+    metric: bool = False
+
+
+def derived(figure: Figure) -> Callable[[F], F]:
+    """Declare a figure that a method works out; it may ask for the whole run's state."""
+
+    def mark(method: F) -> F:
+        method.figure = figure  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def figures_of(kind: type) -> dict[str, Figure]:
+    """A row's figures by name: its fields' in order, then those worked out."""
+    return _figures(cast(Hashable, kind))
+
+
+@cache
+def _figures(kind: Any) -> dict[str, Figure]:
+    hints = get_type_hints(kind, include_extras=True)
+    found = {
+        field.name: note
+        for field in dataclasses.fields(kind)
+        for note in getattr(hints[field.name], "__metadata__", ())
+        if isinstance(note, Figure)
+    }
+    for base in reversed(kind.__mro__):
+        for name, member in vars(base).items():
+            figure = getattr(getattr(member, "fget", member), "figure", None)
+            if isinstance(figure, Figure):
+                found[name] = figure
+    return found
+
+
+def value_of(row: Any, name: str, run: Any = None) -> Any:
+    """A figure's value; `run` is the state of the whole run, for those that ask for it."""
+    value = getattr(row, name)
+    return value(run) if callable(value) else value
+
+
+def json_of(row: Any, run: Any = None) -> dict[str, Any]:
+    """All figures of a row as JSON-able values, by name."""
+    return {name: _plain(value_of(row, name, run)) for name in figures_of(type(row))}
+
+
+def _plain(value: Any) -> Any:
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value

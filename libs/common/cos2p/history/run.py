@@ -1,0 +1,345 @@
+"""The fold that knows a run: feed it `fleet`, `decisions` and `models`, then read it.
+
+It serves status, the live screen, the report, metrics, experiments and the audit. Which message
+gives what stands at the figures themselves and in docs/telemetry.md.
+
+Invariants: no clock and no bus in here. Decisions that the epoch fence refuses leave no trace but
+their bytes. A decision's time is its own (`at_s`), other records' is their timestamp. Each topic
+comes in its order, a decision after the `fleet` records that it has handled, and what the
+aggregator made after the decisions that it obeys; however the topics are interleaved apart from
+that, the state is the same. Heartbeats are soft: they are not part of the state.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from cos2p import messages as m
+from cos2p.history import version as of_version
+from cos2p.history.curve import Verdict
+from cos2p.history.device import DeviceRow, natural
+from cos2p.history.now import Beat, RunNow
+from cos2p.history.plan import PlanRow
+from cos2p.history.state import Activity, HistoryState, Span
+from cos2p.history.version import Merged, Surroundings, VersionRow
+from cos2p.messages import Message, Outcome
+from cos2p.snapshots import Position, tail_of
+
+ROWS_MAX = 64
+"""Versions of which a bounded history keeps the rows."""
+
+
+def _nothing(row: VersionRow) -> None:
+    """Where nobody asks for the rows that leave."""
+
+
+class RunHistory(RunNow):
+    """The fold. Feed it with `take` and `beat`; `RunNow` has what is asked of it.
+
+    Args:
+        rows_max: rows of this many of the newest versions are kept, and a thinned curve. None keeps
+            all rows, all verdicts, and what each device did when.
+        retired: called with each row that leaves, oldest first.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows_max: int | None = ROWS_MAX,
+        retired: Callable[[VersionRow], None] = _nothing,
+    ) -> None:
+        super().__init__(HistoryState())
+        self._rows_max, self._retired = rows_max, retired
+        self._positions: dict[str, Position] = {}
+        self._newest_values: dict[str, bytes | memoryview] = {}
+
+    @classmethod
+    def from_state(
+        cls,
+        state: HistoryState,
+        positions: Mapping[str, Position],
+        *,
+        rows_max: int | None = ROWS_MAX,
+    ) -> "RunHistory":
+        """The history whose `state` and `positions` these were."""
+        history = cls(rows_max=rows_max)
+        history.state = state
+        history._positions = dict(positions)
+        if state.units is not None:
+            history.table = state.units.table()
+        return history
+
+    @property
+    def positions(self) -> dict[str, Position]:
+        """How far each topic is folded, by its name without prefix."""
+        tails = {name: tail_of(value) for name, value in self._newest_values.items()}
+        return {
+            name: Position(p.offset, tails.get(name, p.tail)) for name, p in self._positions.items()
+        }
+
+    def offset(self, topic: str) -> int:
+        """The next record of a topic to take."""
+        position = self._positions.get(topic)
+        return 0 if position is None else position.offset
+
+    # ------------------------------------------------------------ the fold
+
+    def take(
+        self,
+        topic: str,
+        offset: int,
+        at_s: float,
+        message: Message,
+        value: bytes | memoryview = b"",
+    ) -> bool:
+        """Take the next record of a topic.
+
+        Args:
+            topic: `fleet`, `decisions` or `models`.
+            offset: of the record; one that was taken already is passed over.
+            at_s: its timestamp, seconds since the epoch.
+            message: what it holds.
+            value: its bytes, by which a position knows it again.
+
+        Returns:
+            Whether it counts: False for a decision that the fence refuses, too.
+        """
+        if offset < self.offset(topic):
+            return False
+        self._positions[topic] = Position(offset + 1)
+        self._newest_values.pop(topic, None)
+        if value:
+            self._newest_values[topic] = value
+        state = self.state
+        state.run_id = state.run_id or message.run_id
+        self._weigh(topic, message, len(value))
+        if isinstance(message, m.Decision):
+            if not self._admits(message):
+                return False
+            state.last_s = max(state.last_s, message.at_s)
+            state.planner_s = max(state.planner_s or 0.0, message.at_s)
+            self._decided(message, offset)
+            return True
+        state.last_s = max(state.last_s, at_s)
+        if isinstance(message, m.Made):
+            state.aggregator_s = max(state.aggregator_s or 0.0, at_s)
+            self._made(message, at_s)
+        else:
+            self._said(message, offset, at_s)
+        return True
+
+    def beat(self, message: Message, at_s: float) -> None:
+        """Take a heartbeat, appended at `at_s`: it says what goes on now, and leaves no trace."""
+        if isinstance(message, m.Heartbeat):
+            self.beats[message.worker_id] = Beat(message, at_s)
+
+    def _admits(self, decision: m.Decision) -> bool:
+        """The epoch fence (`cos2p.fence`), on an epoch that is part of the state."""
+        if isinstance(decision, m.EpochStarted):
+            if decision.epoch <= self.state.epoch:
+                return False
+            self.state.epoch = decision.epoch
+            return True
+        return decision.epoch == self.state.epoch > 0
+
+    def _weigh(self, topic: str, message: Message, size: int) -> None:
+        """Count bytes: of the record, and of the blob that it names first."""
+        blob = getattr(message, "checkpoint", None) or getattr(message, "blob", None)
+        names = isinstance(message, (m.RunRequested, m.Made, m.Report))
+        # Version 0 is published with the blob that the request names.
+        if isinstance(blob, m.BlobRef) and names and getattr(message, "version", None) != 0:
+            self._count_bytes(blob.topic, blob.byte_count)
+        self._count_bytes(topic, size)
+
+    def _count_bytes(self, topic: str, count: int) -> None:
+        counts = self.state.byte_counts
+        if topic in counts:
+            counts[topic] += count
+        else:  # in order of names, whichever topic is read first
+            self.state.byte_counts = dict(sorted({**counts, topic: count}.items()))
+
+    def _device(self, worker_id: str) -> DeviceRow:
+        found = self.state.devices.get(worker_id)
+        if found is None:
+            found = DeviceRow(worker_id)
+            rows = {**self.state.devices, worker_id: found}
+            self.state.devices = {name: rows[name] for name in sorted(rows, key=natural)}
+        return found
+
+    # ------------------------------------------------------------ the fleet
+
+    def _said(self, message: Message, offset: int, at_s: float) -> None:
+        state = self.state
+        match message:
+            case m.RunRequested() if not state.requested:
+                state.requested = True
+                if state.started_s is None:
+                    self._adopt(message)
+            case m.Hello():
+                self._device(message.worker_id).greet(message, offset, at_s)
+            case m.Report():
+                self._device(message.worker_id).report(message, at_s)
+                if self._rows_max is None:
+                    state.spans += spans_of(message, at_s)
+            case m.Goodbye():
+                self._device(message.worker_id).leave(at_s)
+            case m.Evaluated():
+                self._judged(Verdict.of(message, at_s))
+            case _:
+                pass
+
+    def _judged(self, verdict: Verdict) -> None:
+        state, version = self.state, verdict.version
+        state.curve.take(verdict, thinned=self._rows_max is not None)
+        if version in state.rows:
+            state.rows[version] = replace(state.rows[version], verdict=verdict)
+        elif version > self.version:
+            state.early[version] = verdict
+
+    # ------------------------------------------------------------ decisions
+
+    def _adopt(self, begun: m.RunRequested | m.RunStarted) -> None:
+        state = self.state
+        state.task, state.config, state.units = begun.task, begun.config, begun.units
+        self.table = begun.units.table()
+
+    def _decided(self, decision: m.Decision, offset: int) -> None:
+        state = self.state
+        match decision:
+            case m.RunStarted():
+                state.started_s = decision.at_s
+                self._adopt(decision)
+            case m.PlanIssued():
+                plan = decision.plan
+                self._device(plan.worker_id).plan(plan)
+                state.plans[plan.plan_id] = PlanRow(plan, offset, decision.at_s)
+            case m.UpdateAdmitted():
+                self._admit(decision)
+            case m.UpdateRefused() | m.PlanCancelled():
+                self._end(decision.plan_id, decision.worker_id, Outcome(decision.outcome))
+            case m.RoundClosed():
+                self._close(decision)
+            case m.DeviceExcluded():
+                self._device(decision.worker_id).excluded = decision.reason
+            case m.DeviceAdmitted():
+                self._device(decision.worker_id).excluded = None
+            case m.RunEnded():
+                state.end = decision
+            case _:
+                pass
+
+    def _end(self, plan_id: str, worker_id: str, outcome: Outcome) -> m.Plan | None:
+        """Note how a plan ended; the plan where it was open."""
+        self._device(worker_id).end(plan_id, outcome)
+        row = self.state.plans.get(plan_id)
+        if row is None or row.ended or outcome is Outcome.DUPLICATE:
+            return None
+        row.ended = True
+        if row.offset < self.state.obeyed:
+            del self.state.plans[plan_id]
+        return row.plan
+
+    def _admit(self, admitted: m.UpdateAdmitted) -> None:
+        device = self._device(admitted.worker_id)
+        device.staleness_last, device.merged_s = admitted.staleness, admitted.at_s
+        self.state.staleness[admitted.staleness] += 1
+        plan = self._end(admitted.plan_id, admitted.worker_id, Outcome.ACCEPTED)
+        if plan is not None and self.table is not None:
+            self.state.open.append(Merged.of(admitted, plan, len(self.table)))
+
+    def _close(self, closed: m.RoundClosed) -> None:
+        state, due = self.state, closed.fleet_offset
+        updates, state.open = state.open, []
+        state.reasons[closed.reason] += 1
+        if self.table is None:
+            return
+        state.window = [*state.window, updates][-state.config.rounds.coverage_window :]
+        devices = state.devices
+        around = Surroundings(
+            self.table,
+            state.window,
+            [d.labels_at(due) for d in devices.values()],
+            lambda worker_id: devices[worker_id].labels_at(due),
+        )
+        row = of_version.row_of(closed, around)
+        row = replace(row, verdict=state.early.pop(row.version, None))
+        state.rows[row.version], state.unpublished[row.version] = row, updates
+        for device in devices.values():
+            device.forget_labels_before(due)
+        while self._rows_max is not None and len(state.rows) > self._rows_max:
+            oldest = next(iter(state.rows))
+            self._retired(state.rows.pop(oldest))
+            state.unpublished.pop(oldest, None)
+
+    # ------------------------------------------------------------ what the aggregator made
+
+    def _made(self, message: m.Made, at_s: float) -> None:
+        match message:
+            case m.Dispatched():
+                self._dispatched(message, at_s)
+            case m.VersionPublished():
+                self._published(message)
+            case m.RunFinished():
+                self.state.finished = True
+            case _:
+                pass
+
+    def _dispatched(self, message: m.Dispatched, at_s: float) -> None:
+        row = self.state.plans.get(message.plan.plan_id)
+        if row is None or message.shard in row.shards:
+            return
+        row.shards.add(message.shard)
+        if len(row.shards) == message.shard_count:
+            self._device(row.worker_id).waiting_s += max(0.0, at_s - row.issued_s)
+
+    def _published(self, message: m.VersionPublished) -> None:
+        state, version = self.state, message.version
+        state.published = max(state.published, version)
+        if version <= state.whole:
+            return  # written again with its checkpoint
+        parts = state.parts.setdefault(version, {})
+        parts.setdefault(message.shard, message)
+        if len(parts) < message.shard_count or self.table is None:
+            return
+        whole = [part for _, part in sorted(state.parts.pop(version).items())]
+        state.whole = version
+        self._let_plans_go(min(p.decisions_offset for p in whole))
+        state.left_out_count += sum(len(p.left_out) for p in whole)
+        oldest = version - state.config.rounds.staleness_max - 1
+        state.squares = {v: s for v, s in state.squares.items() if v >= oldest}
+        state.squares[version] = of_version.unit_squares(whole, self.table)
+        updates = state.unpublished.pop(version, None)
+        if updates is not None:
+            step_square = sum(p.step_norm**2 for p in whole)
+            state.rows[version] = of_version.completed(
+                state.rows[version],
+                whole,
+                of_version.noises_of(updates, state.squares),
+                step_square / state.config.merge.server_lr**2,
+                of_version.path_of(updates),
+            )
+
+    def _let_plans_go(self, obeyed: int) -> None:
+        """Drop rows of plans that have ended and that every shard has passed."""
+        state = self.state
+        state.obeyed = max(state.obeyed, obeyed)
+        state.plans = {
+            name: row
+            for name, row in state.plans.items()
+            if not row.ended or row.offset >= state.obeyed
+        }
+
+
+def spans_of(report: m.Report, at_s: float) -> list[Span]:
+    """What a device did before a report appended at `at_s`: back to back, the last first."""
+    stretches: tuple[tuple[Activity, float], ...] = (
+        ("upload", report.upload_s),
+        ("train", report.train_s),
+        ("fetch", report.fetch_s),
+        ("idle", report.idle_s),
+    )
+    found, end = [], at_s
+    for activity, seconds in stretches:
+        if seconds > 0:
+            found.append(Span(report.worker_id, activity, end - seconds, end))
+        end -= seconds
+    return found

@@ -1,0 +1,360 @@
+"""One version as a row, and how it is made of the updates in it.
+
+Invariants: a row is a value, its functions are pure; what is not known yet, or can't be read from
+the log, is None. Formulas are those of `bound.py`; docs/telemetry.md has each figure.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cos2p import bound
+from cos2p import messages as m
+from cos2p.history.curve import Verdict
+from cos2p.history.device import Labels
+from cos2p.history.figure import Figure, figures_of, json_of
+from cos2p.state_codec import Bytes, Counts16
+from cos2p.units import UnitTable
+
+CLOSED, MERGED, MADE = "RoundClosed", "UpdateAdmitted", "VersionPublished"
+USED = f"PlanIssued, {MERGED}"
+LABELS = f"Hello, {USED}"
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """One closed version; docs/telemetry.md has each figure.
+
+    Its updates are those admitted to it; the window is the run's rounds.coverage_window versions,
+    of which it is the last.
+
+    Attributes:
+        verdict: the evaluator's; its figures are among the row's in JSON.
+        counts: its updates per unit, shape (units,).
+    """
+
+    version: Annotated[int, Figure("its number", "", CLOSED)]
+    closed_s: Annotated[float, Figure("when the planner closed it", "s", CLOSED)]
+    reason: Annotated[str, Figure("why it closed: count, deadline, all or group", "", CLOSED)]
+    waited_s: Annotated[float, Figure("since the version before", "s", CLOSED)]
+    update_count: Annotated[int, Figure("K, its updates", "count", CLOSED)]
+    coverage_planned: Annotated[
+        int,
+        Figure("N* planned: least number of devices that hold any prunable unit", "count", CLOSED),
+    ] = 0
+    coverage_min: Annotated[
+        int,
+        Figure("N* merged: least updates of any prunable unit in the window", "count", CLOSED),
+    ] = 0
+    coverage_bound: Annotated[
+        float,
+        Figure(
+            "fluid bound: the window's updates times their mean share of the prunable cost",
+            "count",
+            CLOSED,
+        ),
+    ] = 0.0
+    devices_bound: Annotated[
+        int,
+        Figure(
+            "floor(sum r_i) over the devices that can train, r_i the fraction of the prunable cost "
+            "that memory (less `plans.memory_margin`) affords",
+            "count",
+            CLOSED,
+        ),
+    ] = 0
+    coverage_low: Annotated[
+        int,
+        Figure("5 % quantile over prunable units of the updates in the window", "count", USED),
+    ] = 0
+    coverage_gini: Annotated[
+        float, Figure("Gini coefficient of the same: 0 even, towards 1 uneven", "", USED)
+    ] = 0.0
+    steps_min: Annotated[int, Figure("E: least local steps done", "steps", MERGED)] = 0
+    steps_mean: Annotated[float, Figure("E: mean", "steps", MERGED)] = 0.0
+    steps_max: Annotated[int, Figure("E: most", "steps", MERGED)] = 0
+    learning_rate: Annotated[float, Figure("mean over the updates' plans", "", USED)] = 0.0
+    staleness: Annotated[
+        tuple[int, ...], Figure("how many updates had tau = 0, 1, 2, ...", "count", MERGED)
+    ] = ()
+    staleness_mean: Annotated[float, Figure("over the updates", "versions", MERGED)] = 0.0
+    staleness_max: Annotated[int, Figure("over the updates", "versions", MERGED)] = 0
+    label_distance_mean: Annotated[
+        float | None,
+        Figure(
+            "over prunable units: total variation, 1/2 sum_c of the difference, between the unit's "
+            "label mix (updates in the window that trained it, each device's label shares weighted "
+            "by a_i) and that of all devices; units that no such update trained are left out",
+            "share",
+            LABELS,
+        ),
+    ] = None
+    label_distance_max: Annotated[float | None, Figure("the largest", "share", LABELS)] = None
+    labels_withheld: Annotated[
+        int,
+        Figure(
+            "devices of the window's updates that keep their labels to themselves: left out of "
+            "both figures above",
+            "count",
+            "Hello",
+        ),
+    ] = 0
+    left_out_count: Annotated[
+        int | None, Figure("units of its updates that failed the aggregator's checks", "", MADE)
+    ] = None
+    step_norm: Annotated[
+        float | None, Figure("L2 norm of the change from the version before", "", MADE)
+    ] = None
+    model_norm: Annotated[float | None, Figure("L2 norm of the raw weights", "", MADE)] = None
+    delta_square: Annotated[
+        float | None,
+        Figure("sum over merged units of sum_i a_i s_i^2 |delta_iu|^2 / sum_i a_i", "", MADE),
+    ] = None
+    dispersion: Annotated[
+        float | None,
+        Figure("`delta_square` - |D|^2: the updates' variance about their mean", "", MADE),
+    ] = None
+    gradient_proxy: Annotated[
+        float | None,
+        Figure(
+            "|D|^2 / (lr E)^2, lr E the mean of lr_i s_i E_i weighted by a_i",
+            "",
+            f"{MADE}, {USED}",
+        ),
+    ] = None
+    pruning_noise_mean: Annotated[
+        float | None,
+        Figure(
+            "over the updates: sum over the units neither trained nor frozen of |w_u|^2 / |w|^2, "
+            "in the update's base version",
+            "share",
+            f"{MADE}.unit_norms, PlanIssued",
+        ),
+    ] = None
+    pruning_noise_max: Annotated[float | None, Figure("the largest", "share", MADE)] = None
+    verdict: Verdict | None = None
+    counts: Counts16 = field(
+        default_factory=lambda: np.zeros(0, np.int16), compare=False, repr=False
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """The row's one JSON form: its figures and its verdict's, null where not known."""
+        empty = dict.fromkeys(figures_of(Verdict))
+        return {**empty, **(self.verdict.to_json() if self.verdict else {}), **json_of(self)}
+
+
+def row_fields(plain: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the row that `to_json` gave this document of."""
+    own = {f.name for f in fields(VersionRow)} - {"verdict", "counts"}
+    row = {k: v for k, v in plain.items() if k in own}
+    if plain.get("judged_s") is not None:
+        row["verdict"] = {f.name: plain[f.name] for f in fields(Verdict) if f.name in plain}
+    return row
+
+
+@dataclass(frozen=True)
+class Merged:
+    """An update admitted, as far as rows need it.
+
+    Attributes:
+        worker_id: whose.
+        base_version: what it was trained from.
+        trained: its units as packed bits.
+        present: its units and the frozen ones, likewise.
+        steps: local steps done.
+        learning_rate: of its plan.
+        path: learning rate times the local steps that the delta stands for as it is merged: with
+            normalisation by steps a delta of 5 steps may count as one of 10.
+        weight: in the merge.
+        staleness: versions late.
+    """
+
+    worker_id: str
+    base_version: int
+    trained: Bytes
+    present: Bytes
+    steps: int
+    learning_rate: float
+    path: float
+    weight: float
+    staleness: int
+
+    @classmethod
+    def of(cls, admitted: m.UpdateAdmitted, plan: m.Plan, units: int) -> "Merged":
+        """The update of a plan on a model of this many units."""
+        return cls(
+            worker_id=plan.worker_id,
+            base_version=plan.base_version,
+            trained=_packed(plan.trained, units),
+            present=_packed((*plan.trained, *plan.frozen), units),
+            steps=admitted.steps_done,
+            learning_rate=plan.learning_rate,
+            path=plan.learning_rate * admitted.scale * admitted.steps_done,
+            weight=admitted.weight,
+            staleness=admitted.staleness,
+        )
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a row needs next to its version's updates.
+
+    Attributes:
+        table: the model's units.
+        window: updates of each of the window's versions, oldest first, its own the last.
+        everyone: labels of each device that had come by then.
+        labels_of: of a device, by name.
+    """
+
+    table: UnitTable
+    window: Sequence[Sequence[Merged]]
+    everyone: Sequence[Labels]
+    labels_of: Callable[[str], Labels]
+
+
+def row_of(closed: m.RoundClosed, around: Surroundings) -> VersionRow:
+    """The row of a version as it is closed: all that the aggregator has no part in."""
+    updates, prunable = around.window[-1], around.table.prunable
+    window = [u for version in around.window for u in version]
+    covered = counts_of(window, len(prunable))[prunable]
+    labels = [around.labels_of(u.worker_id) for u in window]
+    distances = label_distances(window, labels, prunable, around.everyone)
+    steps = [u.steps for u in updates] or [0]
+    late = np.array([u.staleness for u in updates], np.int64)
+    withheld = {u.worker_id for u, of in zip(window, labels, strict=True) if not _known(of)}
+    return VersionRow(
+        version=closed.version,
+        closed_s=closed.at_s,
+        reason=closed.reason,
+        waited_s=closed.waited_s,
+        update_count=closed.update_count,
+        coverage_planned=closed.coverage_planned,
+        coverage_min=closed.coverage_min,
+        coverage_bound=closed.coverage_bound,
+        devices_bound=closed.devices_bound,
+        coverage_low=bound.low_coverage(covered),
+        coverage_gini=bound.gini(covered),
+        steps_min=min(steps),
+        steps_mean=float(np.mean(steps)),
+        steps_max=max(steps),
+        learning_rate=_mean([u.learning_rate for u in updates]) or 0.0,
+        staleness=tuple(np.bincount(late).tolist()),
+        staleness_mean=_mean(late) or 0.0,
+        staleness_max=int(late.max(initial=0)),
+        label_distance_mean=_mean(distances),
+        label_distance_max=max(distances, default=None),
+        labels_withheld=len(withheld),
+        counts=counts_of(updates, len(prunable)).astype(np.int16),
+    )
+
+
+def completed(
+    row: VersionRow,
+    parts: Sequence[m.VersionPublished],
+    noises: Sequence[float],
+    mean_square: float,
+    path: float,
+) -> VersionRow:
+    """The row with what the aggregator made of the version.
+
+    Args:
+        row: of the version as it was closed.
+        parts: what each shard published.
+        noises: pruning noise of each of its updates, as far as it is known.
+        mean_square: |D|^2 over all shards.
+        path: lr * E, see `path_of`.
+    """
+    delta_square = sum(p.delta_square for p in parts)
+    return replace(
+        row,
+        left_out_count=sum(len(p.left_out) for p in parts),
+        step_norm=sum(p.step_norm**2 for p in parts) ** 0.5,
+        model_norm=sum(p.model_norm**2 for p in parts) ** 0.5,
+        delta_square=delta_square,
+        dispersion=bound.dispersion(delta_square, mean_square),
+        gradient_proxy=bound.gradient_proxy(mean_square, path),
+        pruning_noise_mean=_mean(noises),
+        pruning_noise_max=max(noises, default=None),
+    )
+
+
+def path_of(updates: Sequence[Merged]) -> float:
+    """Learning rate * E: mean over the updates, weighted as the merge weighs them."""
+    total = sum(u.weight for u in updates)
+    return sum(u.weight * u.path for u in updates) / total if total else 0.0
+
+
+def noises_of(updates: Sequence[Merged], squares: dict[int, bound.Floats]) -> list[float]:
+    """Pruning noise of the updates whose base version's norms are known."""
+    known = [(u, squares[u.base_version]) for u in updates if u.base_version in squares]
+    found = [bound.pruning_noise(_mask(u.present, len(of)), of) for u, of in known]
+    return [noise for noise in found if noise is not None]
+
+
+def unit_squares(parts: Sequence[m.VersionPublished], table: UnitTable) -> bound.Floats:
+    """Squared norm of each unit's weights; 0 everywhere where a shard gives no norms."""
+    squares = np.zeros(len(table))
+    for part in parts:
+        owned = list(table.owned_by(part.shard, part.shard_count))
+        norms = np.frombuffer(part.unit_norms, "<f4").astype(np.float64)
+        if len(norms) != len(owned):
+            return np.zeros(len(table))
+        squares[owned] = norms**2
+    return squares
+
+
+def counts_of(updates: Sequence[Merged], units: int) -> bound.Counts:
+    """How many of the updates trained each unit, shape (units,)."""
+    counts = np.zeros(units, np.int64)
+    for update in updates:
+        counts += _mask(update.trained, units)
+    return counts
+
+
+def label_distances(
+    updates: Sequence[Merged],
+    labels: Sequence[Labels],
+    prunable: bound.Mask,
+    everyone: Sequence[Labels],
+) -> list[float]:
+    """Of each prunable unit that an update with labels has trained; see `bound.label_distances`."""
+    telling = [(u, of) for u, of in zip(updates, labels, strict=True) if _known(of)]
+    known = [of for of in everyone if _known(of)]
+    if not telling or not known:
+        return []
+    classes = max(len(of or ()) for of in [*known, *(of for _, of in telling)])
+    units = len(prunable)
+    distances = bound.label_distances(
+        np.array([_mask(u.trained, units)[prunable] for u, _ in telling]),
+        np.array([u.weight for u, _ in telling]),
+        np.array([_padded(of, classes) for _, of in telling]),
+        np.sum([_padded(of, classes) for of in known], axis=0),
+    )
+    return [float(d) for d in distances if not np.isnan(d)]
+
+
+def _packed(units: Sequence[int], count: int) -> Bytes:
+    mask = np.zeros(count, np.bool_)
+    mask[[u for u in units if u < count]] = True
+    return np.packbits(mask)
+
+
+def _mask(packed: Bytes, count: int) -> bound.Mask:
+    return np.unpackbits(packed, count=count).astype(np.bool_)
+
+
+def _known(labels: Labels) -> bool:
+    return labels is not None and sum(labels) > 0
+
+
+def _padded(labels: Labels, classes: int) -> bound.Floats:
+    counts = np.zeros(classes)
+    counts[: len(labels or ())] = labels or ()
+    return counts
+
+
+def _mean(values: Sequence[float] | NDArray[np.int64]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
