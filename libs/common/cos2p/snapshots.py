@@ -112,19 +112,31 @@ async def snapshots_of(bus: Bus, prefix: str, of: Fold, skipped: Skipped) -> lis
     return [snapshot for snapshot in whole if snapshot is not None]
 
 
-async def newest_snapshot(
+async def fitting_snapshots(
     bus: Bus, prefix: str, of: Fold, run_id: str, skipped: Skipped
-) -> tuple[Snapshot | None, int]:
-    """The newest snapshot that fits the run and its log, and the number for the next one."""
-    found = await snapshots_of(bus, prefix, of, skipped)
-    number = max((s.number for s in found), default=-1) + 1
-    for snapshot in found:
+) -> AsyncIterator[Snapshot]:
+    """The snapshots of a fold that fit the run and its log, newest first."""
+    for snapshot in await snapshots_of(bus, prefix, of, skipped):
         fault = f"it is of run {snapshot.run_id}" if snapshot.run_id != run_id else ""
         fault = fault or await _misfit(bus, prefix, snapshot.positions)
-        if not fault:
-            return snapshot, number
-        skipped(snapshot.number, fault)
-    return None, number
+        if fault:
+            skipped(snapshot.number, fault)
+        else:
+            yield snapshot
+
+
+async def newest_snapshot(
+    bus: Bus, prefix: str, of: Fold, run_id: str, skipped: Skipped
+) -> Snapshot | None:
+    """The newest snapshot that fits the run and its log; None where there is none."""
+    async for snapshot in fitting_snapshots(bus, prefix, of, run_id, skipped):
+        return snapshot
+    return None
+
+
+async def next_number(bus: Bus, prefix: str) -> int:
+    """The number of the next snapshot: above all that are there, whether they count or not."""
+    return max([part.number + 1 async for part in _parts(bus, prefix)], default=0)
 
 
 async def _parts(bus: Bus, prefix: str) -> AsyncIterator[SnapshotPart]:

@@ -50,8 +50,7 @@ class WatchedLog(MemoryBus):
             record = Record("", 0, i, 0.0, new.key, bytes(new.value), new.headers)
             part = codec.decode(record)
             assert isinstance(part, SnapshotPart)
-            if part.of == "planner":
-                parts.setdefault((part.number, part.digest), {})[part.part] = part
+            parts.setdefault((part.number, part.digest), {})[part.part] = part
         whole = (whole_snapshot(found, lambda number, reason: None) for found in parts.values())
         return [snapshot for snapshot in whole if snapshot is not None]
 

@@ -1,28 +1,29 @@
-"""Whether snapshots are what they claim to be: the fold of the log up to their offsets.
+"""Whether snapshots are what they claim to be: the folds of the log up to their offsets.
 
 Invariants: the bus is only read; the log is folded once, as a starting planner folds it, however
 many snapshots there are; where it can't be folded the reason is given, and nothing is claimed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cos2p import messages as m
 from cos2p.bus import Bus
 from cos2p.errors import DivergedError
 from cos2p.fence import EpochFence
-from cos2p.mailbox import Check, Mailbox
-from cos2p.snapshots import Snapshot
+from cos2p.history.run import RunHistory
+from cos2p.history.state import HistoryState
+from cos2p.mailbox import Check, Letter, Mailbox
+from cos2p.snapshots import Fold, Snapshot
 from cos2p.state_codec import StateError, pack, unpack
 from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
 from cos2p_planner.canonical import Tape, Tapes
 from cos2p_planner.fold import PlannerFold, PlannerState
+from cos2p_planner.take_over import CheckerFactory, show
 
 TOPICS = (FLEET, DECISIONS, MODELS)
 SIGNED = "its records are signed: set COS2P_KEYS_FILE to the register of keys"
-HEADLESS = (
-    "the log's start has left it (retention): this one is what the later ones are folded from"
-)
+HEADLESS = "retention took the start of the log: later ones are folded from this one"
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,52 @@ class Comparison:
     """What became of one snapshot.
 
     Attributes:
+        of: whose state it is.
         number: of the snapshot.
         compared: it equals the fold of the log.
         reason: why it was not compared; empty where it was.
     """
 
+    of: Fold
     number: int
     compared: bool
     reason: str = ""
 
 
+class _Folds:
+    """Both folds of one log."""
+
+    def __init__(self) -> None:
+        self.known, self.history = PlannerFold(), RunHistory()
+
+    def begin_with(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot, of whichever fold it is.
+
+        Raises:
+            StateError: it can't be read.
+        """
+        if snapshot.of == "planner":
+            self.known = PlannerFold(unpack(PlannerState, snapshot.state))
+        else:
+            state = unpack(HistoryState, snapshot.state)
+            self.history = RunHistory.from_state(state, snapshot.positions)
+
+    def take(self, topic: Topic, letter: Letter) -> None:
+        """Take the next record."""
+        self.known.take(topic, letter.offset, letter.message, letter.timestamp_s)
+        show(self.history, topic, letter)
+
+    def packed(self, of: Fold) -> bytes:
+        """What a snapshot would hold now."""
+        if of == "planner":
+            return pack(PlannerState, self.known.state)
+        return pack(HistoryState, self.history.state)
+
+
 async def compare_snapshots(
-    bus: Bus,
-    prefix: str,
-    snapshots: Sequence[Snapshot],
-    checker: Callable[[dict[str, int]], Check] | None = None,
+    bus: Bus, prefix: str, snapshots: Sequence[Snapshot], checker: CheckerFactory | None = None
 ) -> list[Comparison]:
-    """Fold the log up to each snapshot of a planner, and compare.
+    """Fold the log up to each snapshot, and compare.
 
     Args:
         bus: where the log is.
@@ -59,69 +89,71 @@ async def compare_snapshots(
 
     Raises:
         DivergedError: a snapshot differs from the fold.
+        StateError: a snapshot can't be read by this program.
         What the bus raises.
     """
-    ordered = sorted(snapshots, key=lambda s: s.number)
-    if not ordered:
-        return []
+    ordered = sorted(snapshots, key=lambda s: (s.number, s.of))
     if checker is None and any(_is_signed(s) for s in ordered):
-        return [Comparison(s.number, False, SIGNED) for s in ordered]
+        return [Comparison(s.of, s.number, False, SIGNED) for s in ordered]
     found: list[Comparison] = []
-    known, offsets = PlannerFold(), dict.fromkeys(TOPICS, 0)
-    if await _has_lost_its_start(bus, prefix):
-        first, *ordered = ordered
-        known = PlannerFold(unpack(PlannerState, first.state))
-        offsets = {topic: first.positions[topic.name].offset for topic in TOPICS}
-        found.append(Comparison(first.number, False, HEADLESS))
-    run_id = snapshots[0].run_id
-    tapes = _tapes(bus, prefix, run_id, known, offsets, checker)
+    folds, offsets = _Folds(), dict.fromkeys(TOPICS, 0)
+    if ordered and await _has_lost_its_start(bus, prefix):
+        oldest = ordered[0]
+        for snapshot in [s for s in ordered if s.number == oldest.number]:
+            folds.begin_with(snapshot)
+            found.append(Comparison(snapshot.of, snapshot.number, False, HEADLESS))
+        ordered = ordered[len(found) :]
+        offsets = {topic: oldest.positions[topic.name].offset for topic in TOPICS}
+    tapes = _tapes(bus, prefix, folds.known, offsets, checker)
     for snapshot in ordered:
-        await _fold_to(tapes, known, snapshot)
-        if pack(PlannerState, known.state) != snapshot.state:
+        await _fold_to(tapes, folds, snapshot)
+        if folds.packed(snapshot.of) != snapshot.state:
             raise DivergedError(
-                f"snapshot {snapshot.number} of run {run_id} differs from the fold of the log up "
-                "to its offsets: it, or the log, was changed, or another program version wrote it; "
-                "a planner started without snapshots (delete the topic) goes on from the log"
+                f"snapshot {snapshot.number} of the {snapshot.of} of run {snapshot.run_id} differs "
+                "from the fold of the log up to its offsets: it or the log was changed, or another "
+                "program version wrote it. A start without snapshots folds the log: empty the topic"
             )
-        found.append(Comparison(snapshot.number, True))
+        found.append(Comparison(snapshot.of, snapshot.number, True))
     return found
 
 
-async def _fold_to(tapes: Tapes, known: PlannerFold, snapshot: Snapshot) -> None:
+async def _fold_to(tapes: Tapes, folds: _Folds, snapshot: Snapshot) -> None:
     ends = {name: position.offset for name, position in snapshot.positions.items()}
     tapes.models.stop_at(ends[MODELS.name])
     tapes.decisions.stop_at(ends[DECISIONS.name])
     tapes.fleet.stop_at(ends[FLEET.name])
     async for topic, letter in tapes.decided():
-        known.take(topic, letter.offset, letter.message, letter.timestamp_s)
+        folds.take(topic, letter)
     async for letter in tapes.said():
-        known.take(FLEET, letter.offset, letter.message, letter.timestamp_s)
+        folds.take(FLEET, letter)
 
 
 def _tapes(
     bus: Bus,
     prefix: str,
-    run_id: str,
     known: PlannerFold,
     offsets: dict[Topic, int],
-    checker: Callable[[dict[str, int]], Check] | None,
+    checker: CheckerFactory | None,
 ) -> Tapes:
-    def tape(topic: Topic) -> Tape:
-        check: Check = _accepted if checker is None else checker(known.sequences)
-        return Tape(
-            Mailbox(
-                bus,
-                prefix,
-                topic,
-                reader="replay",
-                run_id=run_id,
-                offset=offsets[topic],
-                check=check if topic is FLEET else _accepted,
-                bury_from=None,
-            )
+    def tape(topic: Topic, check: Check) -> Tape:
+        mailbox = Mailbox(
+            bus,
+            prefix,
+            topic,
+            reader="replay",
+            offset=offsets[topic],
+            check=check,
+            bury_from=None,
         )
+        return Tape(mailbox)
 
-    return Tapes(tape(FLEET), tape(DECISIONS), tape(MODELS), EpochFence(known.epoch))
+    check = _accepted if checker is None else checker(known.sequences)
+    return Tapes(
+        tape(FLEET, check),
+        tape(DECISIONS, _accepted),
+        tape(MODELS, _accepted),
+        EpochFence(known.epoch),
+    )
 
 
 def _accepted(record: object, message: m.Message) -> None:
@@ -130,7 +162,7 @@ def _accepted(record: object, message: m.Message) -> None:
 
 def _is_signed(snapshot: Snapshot) -> bool:
     try:
-        return bool(unpack(PlannerState, snapshot.state).sequences)
+        return snapshot.of == "planner" and bool(unpack(PlannerState, snapshot.state).sequences)
     except StateError:
         return False
 

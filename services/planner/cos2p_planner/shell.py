@@ -6,6 +6,7 @@ polled on a timer, so a report is decided as soon as the bus shows it.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from cos2p.run_request import require_run
 from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
 from cos2p_planner.refusals import Refusals
 from cos2p_planner.snapshotting import RECORDS_MIN, Snapshots
-from cos2p_planner.take_over import CheckerFactory, Place, TakenOver, take_over
+from cos2p_planner.take_over import CheckerFactory, Place, TakenOver, show, take_over
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class _Session:
     """One planner at work on one run."""
 
     def __init__(self, place: Place, taken: TakenOver, run_id: str, snapshot_records: int) -> None:
-        self._place, self._core = place, taken.core
+        self._place, self._core, self._history = place, taken.core, taken.history
         self._log = place.log.bind(run_id=run_id)
         self._reads = {
             FLEET: taken.tapes.fleet.mailbox,
@@ -136,6 +137,8 @@ class _Session:
             MODELS: taken.tapes.models.mailbox,
             DECISIONS: taken.tapes.decisions.mailbox,
         }
+        self._made: deque[Letter] = deque()
+        """Records of `models` whose decisions were not read back yet."""
         self._outbox = Outbox(place.bus, place.prefix, DECISIONS)
         self._snapshots = Snapshots(
             place.bus, place.prefix, place.clock, taken.snapshot_number, snapshot_records
@@ -187,8 +190,7 @@ class _Session:
         if topic is not HEARTBEATS:
             self._snapshots.folded(len(letters))
         for letter in letters:
-            if topic is not DECISIONS:  # seen when they are appended
-                self._place.watch.saw(letter.message, letter.timestamp_s)
+            self._show(topic, letter)
             if topic is FLEET:
                 self._pending += self._core.handle(letter.offset, letter.message, now)
                 if isinstance(letter.message, m.Report):  # or K updates might come to be K + 1
@@ -200,6 +202,18 @@ class _Session:
             elif isinstance(letter.message, m.EpochStarted):
                 self._check_epoch(letter.message)
 
+    def _show(self, topic: Topic, letter: Letter) -> None:
+        """Feed the history, which needs decisions before what the aggregator made of them."""
+        if topic is HEARTBEATS:
+            self._history.beat(letter.message, letter.timestamp_s)
+        elif topic is MODELS:
+            self._made.append(letter)
+        else:
+            show(self._history, topic, letter)
+        obeyed = self._history.offset(DECISIONS.name)
+        while self._made and _obeys(self._made[0]) <= obeyed:
+            show(self._history, MODELS, self._made.popleft())
+
     async def _snapshot(self) -> None:
         """Write a snapshot where one is due and what is known is what the log has."""
         offsets = {topic: self._folded[topic] for topic in (FLEET, DECISIONS, MODELS)}
@@ -208,8 +222,8 @@ class _Session:
         whole = self._folded[DECISIONS] >= self._appended
         # A poll that is under way has moved the signers' numbers on.
         still = self._reads[FLEET].offset == self._folded[FLEET]
-        if self._snapshots.is_due and whole and still:
-            await self._snapshots.take(self._run_id, self._core.known, offsets)
+        if self._snapshots.is_due and whole and still and not self._made:
+            await self._snapshots.take(self._run_id, self._core.known, self._history, offsets)
 
     def _check_epoch(self, started: m.EpochStarted) -> None:
         if started.epoch > self._core.epoch:
@@ -227,7 +241,6 @@ class _Session:
         self._appended = offsets[-1] + 1 if offsets else self._appended
         for decision in decisions:
             self._tell(decision)
-            self._place.watch.saw(decision, now)
         for event, fields in self._core.notices:
             self._log.warning(event, **fields)
         self._core.notices.clear()
@@ -277,3 +290,9 @@ class _Session:
                 log.info("run_ended", version=decision.version, reason=decision.reason)
             case _:
                 pass
+
+
+def _obeys(made: Letter) -> int:
+    """The decision after the one that a record of `models` carries out."""
+    assert isinstance(made.message, m.Made)
+    return made.message.decisions_offset

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import OffsetExpiredError
+from cos2p.history.run import RunHistory
+from cos2p.history.state import HistoryState
 from cos2p.snapshots import Position, Snapshot, tail_of, write_snapshot
 from cos2p.state_codec import pack
 from cos2p.topics import Topic
@@ -52,12 +54,15 @@ class Snapshots:
         enough = self._record_count >= self._records_min
         return enough and not busy and self._clock.now() >= self._rest_until_s
 
-    async def take(self, run_id: str, known: PlannerFold, offsets: Mapping[Topic, int]) -> None:
-        """Pack the state now, and begin to write it.
+    async def take(
+        self, run_id: str, known: PlannerFold, history: RunHistory, offsets: Mapping[Topic, int]
+    ) -> None:
+        """Pack both states now, and begin to write them.
 
         Args:
             run_id: the run.
-            known: the fold.
+            known: what the planner knows.
+            history: what people see; it has read as far.
             offsets: the next record of each topic to fold.
 
         Raises:
@@ -65,12 +70,16 @@ class Snapshots:
         """
         await self.finish()
         began_s = self._clock.now()
-        state = pack(PlannerState, known.state)
+        planner, seen = pack(PlannerState, known.state), pack(HistoryState, history.state)
         positions = {topic.name: await self._position(topic, at) for topic, at in offsets.items()}
-        snapshot = Snapshot("planner", self._number, run_id, positions, state)
-        self._number += 1
-        self._record_count = 0
-        self._writing = asyncio.ensure_future(write_snapshot(self._bus, self._prefix, snapshot))
+        number, self._number, self._record_count = self._number, self._number + 1, 0
+        self._writing = asyncio.ensure_future(
+            self._write(
+                # The planner's comes last: where it is whole, the other is.
+                Snapshot("history", number, run_id, positions, seen),
+                Snapshot("planner", number, run_id, positions, planner),
+            )
+        )
         spent_s = self._clock.now() - began_s
         self._rest_until_s = self._clock.now() + spent_s / COST_SHARE
 
@@ -90,6 +99,10 @@ class Snapshots:
         if writing is not None:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
+
+    async def _write(self, *snapshots: Snapshot) -> None:
+        for snapshot in snapshots:
+            await write_snapshot(self._bus, self._prefix, snapshot)
 
     async def _position(self, topic: Topic, offset: int) -> Position:
         if not offset:

@@ -13,10 +13,12 @@ from cos2p.bus import Bus, Record
 from cos2p.clock import Clock
 from cos2p.errors import FencedError
 from cos2p.fence import EpochFence
+from cos2p.history.run import RunHistory
+from cos2p.history.state import HistoryState
 from cos2p.logs import Log
 from cos2p.mailbox import Check, Letter, Mailbox, Outbox, Refusal
 from cos2p.monitoring.watch import Watch
-from cos2p.snapshots import Position, newest_snapshot
+from cos2p.snapshots import Position, fitting_snapshots, next_number, snapshots_of
 from cos2p.state_codec import StateError, unpack
 from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
 from cos2p_planner.canonical import Tape, Tapes
@@ -74,17 +76,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a fold begins.
+    """Where the folds begin.
 
     Attributes:
-        state: what is known there.
+        state: what the planner knows there.
+        history: what people see of the run there.
         positions: how far each topic was folded, by its name.
-        number: of the next snapshot.
+        snapshot: number of the snapshot; None for the log's start.
     """
 
     state: PlannerState = field(default_factory=PlannerState)
+    history: RunHistory = field(default_factory=RunHistory)
     positions: Mapping[str, Position] = field(default_factory=dict)
-    number: int = 0
+    snapshot: int | None = None
 
     def offset(self, topic: Topic) -> int:
         """The first record of a topic to fold."""
@@ -98,6 +102,7 @@ class TakenOver:
 
     Attributes:
         core: as of the end of the log.
+        history: as of there, too.
         pending: decisions on records that no planner had answered, to be appended.
         tapes: of the three topics, at their ends.
         heartbeats: at the end of its topic.
@@ -106,6 +111,7 @@ class TakenOver:
     """
 
     core: PlannerCore
+    history: RunHistory
     pending: list[m.Decision]
     tapes: Tapes
     heartbeats: Mailbox
@@ -132,7 +138,8 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         await tapes.extend()
         async for topic, letter in tapes.decided():
             record_count += 1
-            _take(place, core, topic, letter)
+            core.restore(topic, letter.offset, letter.message, letter.timestamp_s)
+            show(start.history, topic, letter)
             message = letter.message
             if isinstance(message, m.EpochStarted) and message.planner_id == name:
                 core.epoch = message.epoch
@@ -147,12 +154,12 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         planner_id=name,
         version=core.ledger.version,
         plans_open=len(core.ledger.open),
-        snapshot=start.number - 1 if start.positions else None,
+        snapshot=start.snapshot,
         records=record_count,
     )
     pending: list[m.Decision] = []
     async for letter in tapes.said():
-        place.watch.saw(letter.message, letter.timestamp_s)
+        show(start.history, FLEET, letter)
         pending += core.handle(letter.offset, letter.message, letter.timestamp_s)
     end = await place.read(HEARTBEATS, run_id).end()
     heartbeats = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
@@ -160,30 +167,40 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
     while heartbeats.offset < end and (letters := await heartbeats.poll()):
         for letter in letters:
             core.handle_heartbeat(letter.message, letter.timestamp_s)
+            start.history.beat(letter.message, letter.timestamp_s)
     core.resume(place.clock.now())
-    return TakenOver(core, pending, tapes, heartbeats, start.number, record_count)
+    place.watch.shows(start.history)
+    number = await next_number(place.bus, place.prefix)
+    return TakenOver(core, start.history, pending, tapes, heartbeats, number, record_count)
 
 
-def _take(place: Place, core: PlannerCore, topic: Topic, letter: Letter) -> None:
-    place.watch.saw(letter.message, letter.timestamp_s)
-    core.restore(topic, letter.offset, letter.message, letter.timestamp_s)
+def show(history: RunHistory, topic: Topic, letter: Letter) -> None:
+    """Feed the history the next record of a topic."""
+    history.take(topic.name, letter.offset, letter.timestamp_s, letter.message, letter.value)
 
 
 async def _start(place: Place, run_id: str) -> Start:
-    """The newest snapshot of this run that fits its log; else the log's start."""
+    """The newest snapshots of both folds at one point of the log; else the log's start."""
 
     def skipped(number: int, reason: str) -> None:
-        place.log.warning("snapshot_skipped", of="planner", number=number, reason=reason)
+        place.log.warning("snapshot_skipped", number=number, reason=reason)
 
-    found, number = await newest_snapshot(place.bus, place.prefix, "planner", run_id, skipped)
-    if found is None:
-        return Start(number=number)
-    try:
-        state = unpack(PlannerState, found.state)
-    except StateError as error:
-        skipped(found.number, str(error))
-        return Start(number=number)
-    return Start(state, found.positions, number)
+    bus, prefix = place.bus, place.prefix
+    shown = {s.number: s for s in await snapshots_of(bus, prefix, "history", skipped)}
+    async for snapshot in fitting_snapshots(bus, prefix, "planner", run_id, skipped):
+        history = shown.get(snapshot.number)
+        if history is None or history.positions != snapshot.positions:
+            skipped(snapshot.number, "the history's snapshot of this number does not count")
+            continue
+        try:
+            state = unpack(PlannerState, snapshot.state)
+            seen = unpack(HistoryState, history.state)
+        except StateError as error:
+            skipped(snapshot.number, str(error))
+            continue
+        positions = snapshot.positions
+        return Start(state, RunHistory.from_state(seen, positions), positions, snapshot.number)
+    return Start()
 
 
 async def _tapes(place: Place, run_id: str, start: Start, known: PlannerFold) -> Tapes:

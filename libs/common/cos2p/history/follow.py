@@ -109,9 +109,7 @@ class HistoryReader:
         return True
 
     async def _restore(self, run_id: str) -> None:
-        snapshot, _ = await newest_snapshot(
-            self._bus, self._prefix, "history", run_id, self._skipped
-        )
+        snapshot = await newest_snapshot(self._bus, self._prefix, "history", run_id, self._skipped)
         if snapshot is None:
             return
         try:

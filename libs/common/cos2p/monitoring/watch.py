@@ -4,7 +4,6 @@ Invariant: reporting changes nothing of what a role does, and never raises.
 """
 
 from cos2p.history.run import RunHistory
-from cos2p.messages import Message
 
 
 class Watch:
@@ -23,9 +22,6 @@ class Watch:
 
     def shows(self, history: RunHistory) -> None:
         """The role keeps this history of its run, and feeds it as it reads and appends."""
-
-    def saw(self, message: Message, at_s: float) -> None:
-        """Nothing: until the planner shares its history."""
 
     def refused(self, topic: str) -> None:
         """The role has refused a record of this topic (its name without prefix)."""
