@@ -185,13 +185,23 @@ class SegmentFolder:
         Args:
             numbers: that no row pointed into.
             unused: asks again. A writer may have added its row and left since `numbers`.
+
+        Raises:
+            StorageError: one can't be removed.
         """
-        locked = {n: fd for n in numbers if (fd := self._locked(n)) is not None}
+        locked: dict[int, int] = {}
         try:
+            for number in numbers:
+                if (fd := self._locked(number)) is not None:
+                    locked[number] = fd
             gone = sorted(locked.keys() & set(unused())) if locked else []
             for number in gone:
                 self._path(number).unlink(missing_ok=True)
             return gone
+        except OSError as error:
+            raise StorageError(
+                f"can't remove {error.filename}: {error.strerror}; let us write to its folder"
+            ) from error
         finally:
             for fd in locked.values():
                 os.close(fd)
