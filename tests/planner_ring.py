@@ -12,6 +12,7 @@ from cos2p.bus import Record
 from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock, SystemClock
 from cos2p.errors import SignatureError
+from cos2p.history.run import RunHistory
 from cos2p.logs import Log
 from cos2p.mailbox import Mailbox, Outbox
 from cos2p.monitoring.watch import Watch
@@ -47,7 +48,7 @@ class Hearer(Watch):
     def __init__(self) -> None:
         self.hindrances: list[str] = []
         self.free_count = 0
-        self.heard: list[m.Message] = []
+        self.history: RunHistory | None = None
         self.refused_count = 0
         self.has_refused = asyncio.Event()
 
@@ -61,8 +62,8 @@ class Hearer(Watch):
     def freed(self, cause: str) -> None:
         self.free_count += 1
 
-    def saw(self, message: m.Message, at_s: float) -> None:
-        self.heard.append(message)
+    def shows(self, history: RunHistory) -> None:
+        self.history = history
 
 
 class Ring:
@@ -143,6 +144,12 @@ class Ring:
     def count(self, kind: type[Any]) -> int:
         """Decisions of a kind that were seen."""
         return sum(isinstance(d, kind) for d in self.seen)
+
+    async def shown(self, fits: Callable[[RunHistory], bool]) -> None:
+        """Until the planner has read back what it has decided."""
+        async with asyncio.timeout(20):
+            while self.watch.history is None or not fits(self.watch.history):
+                await self.bus.read("t-fleet", 0, 1 << 30, wait_s=0.02)
 
     async def until(self, kind: type[Any], count: int = 1) -> Any:
         """The count-th decision of a kind."""

@@ -273,14 +273,22 @@ def replay(
     ] = None,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, max=64, metavar="S", help="In so many parts: the bytes stay the same."),
+        typer.Option(min=1, max=64, metavar="S", help="In S parts: the bytes stay the same."),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="COS2P_KEYS_FILE",
+            metavar="FILE",
+            help="The site's register of keys: needed to compare snapshots of a signed run.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make all versions anew from the log and compare; or ask what if."""
+    """Rebuild all versions and snapshots from the log and compare; or ask what if."""
     from cos2p_cli.replaying import ReplayOptions, run
 
-    chosen = ReplayOptions(until, tuple(without or ()), staleness, shards, as_json)
+    chosen = ReplayOptions(until, tuple(without or ()), staleness, shards, keys, as_json)
     run(settings_of(bus, prefix), chosen)
 
 
@@ -375,6 +383,19 @@ def stop(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a run to end after its newest version."""
-    from cos2p_cli.stop import stop as ask
+    from cos2p_cli.requests import stop as ask
 
     ask(settings_of(bus, prefix), reason=reason, as_json=as_json)
+
+
+@app.command(epilog="Example: cos2p admit orin-3 --bus kafka://broker:9092")
+def admit(
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="The device's name.")],
+    bus: BusOption = None,
+    prefix: PrefixOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a device plans again whose updates failed checks, once the cause is repaired."""
+    from cos2p_cli.requests import admit as ask
+
+    ask(settings_of(bus, prefix), worker, as_json=as_json)

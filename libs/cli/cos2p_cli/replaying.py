@@ -6,7 +6,8 @@ Invariant: with what-if options nothing is compared but everything is told besid
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -15,9 +16,12 @@ from rich.text import Text
 from cos2p.bus import Bus
 from cos2p.errors import SettingsError
 from cos2p.settings import BusSettings
+from cos2p.snapshots import FOLDS, Fold, Snapshot, snapshots_of
 from cos2p_aggregator.replay import ReplayResult, VersionReplay
 from cos2p_aggregator.replay import replay as make_anew
 from cos2p_cli import figures, options
+from cos2p_planner.compare import Comparison, compare_snapshots
+from cos2p_planner.signed import checker_of
 
 ROWS_MAX = 12
 """Versions shown of a what-if; the first and the last are among them."""
@@ -31,7 +35,13 @@ class ReplayOptions:
     without: Sequence[str] = ()
     staleness: str | None = None
     shards: int | None = None
+    keys_file: Path | None = None
     as_json: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run as it was is rebuilt to its end: then its snapshots are compared, too."""
+        return self.until is None and not self.without and self.staleness is None
 
 
 def run(settings: BusSettings, chosen: ReplayOptions) -> None:
@@ -57,16 +67,19 @@ async def _run(settings: BusSettings, chosen: ReplayOptions) -> None:
                 shards=chosen.shards,
             )
             actual = await _beside(bus, settings.prefix, result, chosen)
+            compared = await _snapshots(bus, settings.prefix, chosen) if chosen.is_whole else []
     if not result.versions:
         raise SettingsError("this run has no version yet: nothing to replay")
     if chosen.as_json:
         result.check()
         document = result.to_json()
+        document["snapshots"] = [asdict(c) for c in compared]
         if actual is not None:
             document["run"] = actual.to_json()
         options.print_json(document)
         return
     _print(console, result, actual)
+    _print_snapshots(console, compared)
     result.check()
 
 
@@ -83,6 +96,35 @@ async def _beside(
     if not result.what_if:
         return None
     return await make_anew(bus, prefix, until=chosen.until, shards=chosen.shards)
+
+
+async def _snapshots(bus: Bus, prefix: str, chosen: ReplayOptions) -> list[Comparison]:
+    """Compare the run's snapshots with the fold of its log.
+
+    Raises:
+        DivergedError: one differs.
+    """
+    found: list[Snapshot] = []
+    skipped: list[Comparison] = []
+    for of in FOLDS:
+
+        def skip(number: int, reason: str, of: Fold = of) -> None:
+            skipped.append(Comparison(of, number, False, reason))
+
+        found += await snapshots_of(bus, prefix, of, skip)
+    checker = checker_of(chosen.keys_file, lambda reason: None)
+    return [*skipped, *await compare_snapshots(bus, prefix, found, checker)]
+
+
+def _print_snapshots(console: Console, compared: Sequence[Comparison]) -> None:
+    equal = sum(c.compared for c in compared)
+    if equal:
+        text = f"{figures.count(equal, 'snapshot')} compared: all equal the fold of the log"
+        console.print(text, style="green", highlight=False, soft_wrap=True)
+    for c in compared:
+        if not c.compared:
+            text = f"snapshot {c.number} of the {c.of} was not compared: {c.reason}"
+            console.print(text, highlight=False, soft_wrap=True)
 
 
 def _print(console: Console, result: ReplayResult, actual: ReplayResult | None) -> None:

@@ -26,6 +26,7 @@ FORMAT = 1
 """Of the envelope below; a state's own form is checked when it is unpacked."""
 
 Fold = Literal["planner", "history"]
+FOLDS: tuple[Fold, ...] = ("planner", "history")
 Skipped = Callable[[int, str], None]
 """Called with a snapshot's number and the reason for which it does not count."""
 

@@ -4,18 +4,16 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import Cos2pError
 from cos2p.logs import Log
 from cos2p.monitoring.watch import Watch
-from cos2p.open_bus import signing_packages
 from cos2p.service import fail, run_service
 from cos2p.settings import PlannerSettings, load_settings
 from cos2p_planner.shell import run_planner
-from cos2p_planner.take_over import CheckerFactory
+from cos2p_planner.signed import checker_of
 
 EXAMPLE = """example:
   cos2p-planner --bus kafka://broker:9092 --prefix digits
@@ -51,21 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             planner_id=settings.planner_id,
             run_id=settings.run_id,
             watch=watch,
-            checker=_checker(settings.keys_file, log),
+            checker=checker_of(
+                settings.keys_file, lambda text: log.warning("register_kept", reason=text)
+            ),
         )
 
     return run_service("planner", settings, body)
-
-
-def _checker(keys_file: Path | None, log: Log) -> CheckerFactory | None:
-    """What every record of `fleet` must pass, where the settings name a register of keys."""
-    if keys_file is None:
-        return None
-    with signing_packages("COS2P_KEYS_FILE"):
-        from cos2p.signing.keys import Register
-        from cos2p.signing.verifier import Verifier
-    register = Register(keys_file, lambda text: log.warning("register_kept", reason=text))
-    return lambda sequences: Verifier(register.find, sequences)
 
 
 if __name__ == "__main__":

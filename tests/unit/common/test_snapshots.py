@@ -15,6 +15,7 @@ from cos2p.snapshots import (
     Position,
     Snapshot,
     newest_snapshot,
+    next_number,
     parts_of,
     snapshots_of,
     tail_of,
@@ -51,8 +52,7 @@ class Log:
         await self.bus.append(TOPIC, 0, [codec.encode(found[i]) for i in parts])
 
     async def newest(self) -> Snapshot | None:
-        found, _ = await newest_snapshot(self.bus, "t", "planner", "r", self.note)
-        return found
+        return await newest_snapshot(self.bus, "t", "planner", "r", self.note)
 
     def note(self, number: int, reason: str) -> None:
         self.skipped[number] = reason
@@ -85,7 +85,7 @@ def test_the_newest_snapshot_is_found_with_its_state_and_positions() -> None:
 
 def test_without_a_snapshot_there_is_none_and_the_next_has_number_0() -> None:
     async def body(log: Log) -> tuple[Snapshot | None, int]:
-        return await newest_snapshot(log.bus, "t", "planner", "r", log.note)
+        return await log.newest(), await next_number(log.bus, "t")
 
     assert (None, 0) == on_a_log(body)
 
@@ -100,7 +100,7 @@ def test_a_log_without_the_topic_has_no_snapshot() -> None:
 def test_the_next_number_is_above_those_that_do_not_count() -> None:
     async def body(log: Log) -> int:
         await log.write(7, run_id="other")
-        return (await newest_snapshot(log.bus, "t", "planner", "r", log.note))[1]
+        return await next_number(log.bus, "t")
 
     assert 8 == on_a_log(body)
 

@@ -83,7 +83,7 @@ def test_the_snapshots_of_a_run_equal_the_fold_of_its_log(new_stage: New) -> Non
 
         compared = await compare_snapshots(ring.bus, "t", found)
 
-        assert [Comparison(s.number, True) for s in reversed(found)] == compared
+        assert [Comparison(s.of, s.number, True) for s in reversed(found)] == compared
         assert found
 
     play(new_stage, body)
@@ -135,8 +135,8 @@ def test_a_state_that_this_program_can_t_read_is_passed_over(new_stage: New) -> 
     async def body(ring: Ring) -> None:
         newest = (await written(ring))[0]
         for number in (newest.number + 1, newest.number + 2):
-            other = Snapshot("planner", number, "run-1", newest.positions, b"\x80")
-            await ring.write(other)
+            for of in ("history", "planner"):
+                await ring.write(Snapshot(of, number, "run-1", newest.positions, b"\x80"))
         await work(ring, 1)
 
     ring = play(new_stage, body)
