@@ -46,7 +46,7 @@ class Golden:
 GOLDEN = (
     Golden("semi-async", "calm", 4, "nothing goes wrong, one shard"),
     Golden("synchronous-shards", "barrier", 1, "a barrier, several shards"),
-    Golden("kills", "lossy", 1, "every role is killed; planners start from snapshots"),
+    Golden("kills", "lossy", 5, "every role is killed; planners start from snapshots"),
 )
 
 
