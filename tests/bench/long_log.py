@@ -8,7 +8,7 @@ one. What would lie in `submodels` is not written: retention would have taken it
 import asyncio
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from blake3 import blake3
 from cos2p import codec
 from cos2p import messages as m
 from cos2p.blobs import BLOB_HEADER, CHUNK_HEADER
-from cos2p.bus import Bus, NewRecord
+from cos2p.bus import Buffer, Bus, NewRecord
 from cos2p.messages import BlobRef
 from cos2p.payload import header_of, parts
 from cos2p.run_config import RunConfig
@@ -37,12 +37,17 @@ from cos2p.units import STEM, Unit, UnitTable, unit_digest
 from cos2p_aggregator.effects import Checkpoint
 from cos2p_aggregator.store import ModelStore
 from cos2p_planner.core import PlannerCore
+from cos2p_planner.fold import PlannerFold
 
 RUN = "long"
 DEVICES = 16
 CHECKPOINT_EVERY = 100
 VERSION_S = 2.16
 """Seconds of a version: 20,000 of them are 12 hours."""
+
+
+Taken = Callable[[Topic, int, float, m.Message, Buffer], None]
+"""Called with a record's topic, offset, time, message and value."""
 
 
 class SetClock:
@@ -128,10 +133,17 @@ class LongRun:
         bus: an empty bus on `clock`.
         clock: set as the run goes on.
         prefix: of the topics' names.
+        taken: called with each record of the small topics.
     """
 
-    def __init__(self, bus: Bus, clock: SetClock, prefix: str) -> None:
-        self._bus, self._clock, self._prefix = bus, clock, prefix
+    def __init__(
+        self,
+        bus: Bus,
+        clock: SetClock,
+        prefix: str,
+        taken: Taken = lambda topic, offset, at_s, message, value: None,
+    ) -> None:
+        self._bus, self._clock, self._prefix, self._taken = bus, clock, prefix, taken
         self._table = table()
         self._planner = PlannerCore(RUN, 1, updates_topic=UPDATES.full_name(prefix))
         self._spools = {
@@ -140,11 +152,23 @@ class LongRun:
         }
         self._queue: list[tuple[float, int, m.Plan]] = []
         self._order = itertools.count()
-        self._deltas: dict[tuple[int, ...], bytes] = {}
         self._publish: dict[str, Any] = {}
+        self._issued_at: dict[str, int] = {}
 
-    async def write(self, versions: int) -> Made:
-        """Write the log of this many versions."""
+    @property
+    def known(self) -> PlannerFold:
+        """What the planner knows."""
+        return self._planner.known
+
+    async def write(
+        self, versions: int, flushed: Callable[[int], Awaitable[None]] | None = None
+    ) -> Made:
+        """Write the log of this many versions.
+
+        Args:
+            versions: how many.
+            flushed: called with the newest version whenever records have been appended.
+        """
         settings = config(versions * 10)
         values = [np.zeros(n, np.float32) for n in self._table.sizes]
         request = await request_run(
@@ -165,6 +189,8 @@ class LongRun:
             self._say(self._report(plan))
             if not ledger.accepted_count % 200:
                 await self._flush()
+                if flushed is not None:
+                    await flushed(ledger.version)
         await self._flush()
         return Made(ledger.version, ledger.plan_count)
 
@@ -228,17 +254,23 @@ class LongRun:
             blob_id=blob_id,
         )
 
+    def _put(self, topic: Topic, message: m.Message) -> int:
+        record = codec.encode(message)
+        offset = self._spools[topic].put(record)
+        self._taken(topic, offset, self._clock.now(), message, record.value)
+        return offset
+
     def _say(self, message: m.Message) -> None:
-        offset = self._spools[FLEET].put(codec.encode(message))
+        offset = self._put(FLEET, message)
         now = self._clock.now()
         made = self._planner.handle(offset, message, now)
         self._decide(made + self._planner.advance(now))
 
     def _decide(self, decisions: list[m.Decision]) -> None:
         for decision in decisions:
-            offset = self._spools[DECISIONS].put(codec.encode(decision))
+            offset = self._put(DECISIONS, decision)
             for made in self._obey(decision, offset + 1):
-                self._spools[MODELS].put(codec.encode(made))
+                self._put(MODELS, made)
                 self._planner.handle_model(made, self._clock.now())
         self._planner.notices.clear()
 
@@ -262,6 +294,7 @@ class LongRun:
                 plan = decision.plan
                 late_s = VERSION_S * DEVICES / 4 * (0.5 + 1.0 / (1 + plan.seed % 7))
                 due_s = self._clock.now() + late_s
+                self._issued_at[plan.plan_id] = after - 1
                 heapq.heappush(self._queue, (due_s, next(self._order), plan))
                 yield m.Dispatched.model_validate(
                     stamp
@@ -270,9 +303,13 @@ class LongRun:
                 )
             case m.RoundClosed():
                 shares = np.ones(len(self._table), "<f4").tobytes()
-                body = {"version": decision.version, "unit_shares": shares}
+                body: dict[str, Any] = {"version": decision.version, "unit_shares": shares}
                 if not decision.version % CHECKPOINT_EVERY:
+                    open_now = self._planner.ledger.open
+                    at = {p: o for p, o in self._issued_at.items() if p in open_now}
+                    self._issued_at = at
                     body["checkpoint"] = self._checkpoint(decision.version)
+                    body["open_plans"] = tuple(sorted(at.values()))
                 yield m.VersionPublished.model_validate(
                     stamp | self._publish | body | {"merged_count": decision.update_count}
                 )
