@@ -50,7 +50,7 @@ class DeviceRow:
         left: it said goodbye, and has not come back.
     """
 
-    worker_id: Annotated[str, Figure("its name")]
+    worker_id: Annotated[str, Figure("its name", head="device")]
     device_class: Annotated[str, Figure("its class", "", "Hello", "class")] = "?"
     incarnation: Annotated[int, Figure("rises with every start", "", "Hello")] = 0
     starts: Annotated[int, Figure("starts that were seen", "count", "Hello")] = 0
@@ -126,6 +126,7 @@ class DeviceRow:
         return self.busy_s / total if total else 0.0
 
     @property
+    @derived(Figure("its updates merged", "count", "UpdateAdmitted", "merged"))
     def merged_count(self) -> int:
         """Its updates that were merged."""
         return self.outcomes[Outcome.ACCEPTED]
