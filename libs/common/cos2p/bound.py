@@ -8,6 +8,8 @@ Invariants: pure functions, no state; shapes are (units,), (updates, units) and 
 None where the given data says nothing, never a guess.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ def low_coverage(counts: Counts) -> int:
     """
     if not counts.size:
         return 0
-    return int(np.quantile(counts, LOW_SHARE, method="inverted_cdf"))
+    return int(np.sort(counts)[max(0, math.ceil(LOW_SHARE * len(counts)) - 1)])
 
 
 def gini(counts: Counts) -> float:

@@ -37,6 +37,15 @@ def test_it_shows_accuracy_staleness_coverage_devices_and_settings(script: Any) 
         assert expected in text
 
 
+def test_a_device_has_a_row_of_its_figures(script: Any) -> None:
+    text = page(ReportInput(view_of(script), "sqlite:x"))
+
+    (row,) = re.findall(r"<tr><td.*w0.*</tr>", text)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", row)
+    assert ["w0", "small", "10 kB", "7 kB", "6.5 kB"] == cells[:5]
+    assert "4" in cells
+
+
 def test_nothing_is_loaded_from_elsewhere(script: Any) -> None:
     text = page(ReportInput(view_of(script), "sqlite:x"))
 

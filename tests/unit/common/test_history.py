@@ -289,3 +289,12 @@ def test_an_excluded_device_is_shown_as_such_once_it_has_no_plan(writer: Writer)
         idle.devices["a"].excluded,
         admitted.devices["a"].excluded,
     )
+
+
+def test_a_devices_share_is_that_of_the_updates_merged(writer: Writer) -> None:
+    for i, worker in enumerate("aab"):
+        writer.admit(writer.plan(f"p{i}", worker, (CORE0, HEAD0)))
+    run = writer.folded()
+
+    shares = [device.to_json(run.state)["merged_share"] for device in run.devices.values()]
+    assert [pytest.approx(2 / 3), pytest.approx(1 / 3)] == shares

@@ -1,4 +1,5 @@
 import json
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +145,27 @@ def test_tasks_without_classes_reach_no_accuracy() -> None:
 
 def test_the_busy_share_is_over_all_devices() -> None:
     assert 0.75 == RESULT.busy_share
+
+
+def test_results_in_the_archive_are_read_though_they_name_some_figures_otherwise(
+    tmp_path: Path,
+) -> None:
+    archive = Path(__file__).parents[3] / "experiments/results/main.tar.xz"
+    with tarfile.open(archive) as files:
+        member = next(f for f in files if f.name.endswith(RESULT_FILE))
+        old = files.extractfile(member)
+        assert old is not None
+        text = old.read()
+    (tmp_path / RESULT_FILE).write_bytes(text)
+    plain = json.loads(text)
+
+    found = read_result(tmp_path)
+
+    device, told = found.devices[0], plain["devices"][0]
+    assert (told["measured_peak"], told["label_counts"]) == (
+        device.peak_measured_bytes,
+        list(device.label_counts or ()),
+    )
+    assert pytest.approx(told["busy_s"]) == device.busy_s
+    assert plain["rounds"][-1]["virtual_s"] == found.rounds[-1].closed_s
+    assert plain["segments"][0]["kind"] == found.segments[0].activity

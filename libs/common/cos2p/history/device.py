@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from cos2p.history.state import HistoryState
 
 Labels = tuple[int, ...] | None
-ENDS = "UpdateAdmitted, UpdateRefused, PlanCancelled"
+MERGED = "UpdateAdmitted"
+ENDS = f"{MERGED}, UpdateRefused, PlanCancelled"
 
 
 def natural(worker_id: str) -> tuple[str | int, ...]:
@@ -50,7 +51,7 @@ class DeviceRow:
         left: it said goodbye, and has not come back.
     """
 
-    worker_id: Annotated[str, Figure("its name")]
+    worker_id: Annotated[str, Figure("its name", head="device")]
     device_class: Annotated[str, Figure("its class", "", "Hello", "class")] = "?"
     incarnation: Annotated[int, Figure("rises with every start", "", "Hello")] = 0
     starts: Annotated[int, Figure("starts that were seen", "count", "Hello")] = 0
@@ -96,10 +97,10 @@ class DeviceRow:
         float | None, Figure("of its newest report that has one", "", "Report", "last loss")
     ] = None
     staleness_last: Annotated[
-        int | None, Figure("of its newest update merged", "versions", "UpdateAdmitted")
+        int | None, Figure("of its newest update merged", "versions", MERGED)
     ] = None
     merged_s: Annotated[
-        float | None, Figure("when its newest update was admitted", "s", "UpdateAdmitted")
+        float | None, Figure("when its newest update was admitted", "s", MERGED)
     ] = None
     labels: list[Announced] = field(default_factory=list)
     heard_s: float | None = None
@@ -126,9 +127,15 @@ class DeviceRow:
         return self.busy_s / total if total else 0.0
 
     @property
+    @derived(Figure("its updates merged", "count", MERGED, "merged"))
     def merged_count(self) -> int:
         """Its updates that were merged."""
         return self.outcomes[Outcome.ACCEPTED]
+
+    @derived(Figure("its part of all updates merged", "share", MERGED, "share", metric=True))
+    def merged_share(self, run: "HistoryState") -> float:
+        """Its updates merged over all updates merged, in [0, 1]."""
+        return self.merged_count / max(1, run.staleness.total())
 
     @property
     def over_budget(self) -> bool:

@@ -143,10 +143,14 @@ class RunHistory(RunNow):
 
     def _weigh(self, topic: str, message: Message, size: int) -> None:
         """Count bytes: of the record, and of the blob that it names first."""
-        blob = getattr(message, "checkpoint", None) or getattr(message, "blob", None)
-        names = isinstance(message, (m.RunRequested, m.Made, m.Report))
-        # Version 0 is published with the blob that the request names.
-        if isinstance(blob, m.BlobRef) and names and getattr(message, "version", None) != 0:
+        blob: m.BlobRef | None = None
+        if isinstance(message, (m.Report, m.Dispatched)):
+            blob = message.blob
+        elif isinstance(message, m.RunRequested):
+            blob = message.checkpoint
+        elif isinstance(message, m.VersionPublished) and message.version:
+            blob = message.checkpoint  # version 0's is the one that the request names
+        if blob is not None:
             self._count_bytes(blob.topic, blob.byte_count)
         self._count_bytes(topic, size)
 
@@ -261,7 +265,8 @@ class RunHistory(RunNow):
             lambda worker_id: devices[worker_id].labels_at(due),
         )
         row = of_version.row_of(closed, around)
-        row = replace(row, verdict=state.early.pop(row.version, None))
+        if row.version in state.early:
+            row = replace(row, verdict=state.early.pop(row.version))
         state.rows[row.version], state.unpublished[row.version] = row, updates
         for device in devices.values():
             device.forget_labels_before(due)

@@ -6,6 +6,7 @@ the log, is None. Formulas are those of `bound.py`; docs/telemetry.md has each f
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -182,14 +183,20 @@ class Merged:
     weight: float
     staleness: int
 
+    @cached_property
+    def trained_bits(self) -> bound.Mask:
+        """Its units, shape (units or a few more,)."""
+        return np.unpackbits(self.trained).view(np.bool_)
+
     @classmethod
     def of(cls, admitted: m.UpdateAdmitted, plan: m.Plan, units: int) -> "Merged":
         """The update of a plan on a model of this many units."""
+        trained = _packed(plan.trained, units)
         return cls(
             worker_id=plan.worker_id,
             base_version=plan.base_version,
-            trained=_packed(plan.trained, units),
-            present=_packed((*plan.trained, *plan.frozen), units),
+            trained=trained,
+            present=_packed((*plan.trained, *plan.frozen), units) if plan.frozen else trained,
             steps=admitted.steps_done,
             learning_rate=plan.learning_rate,
             path=plan.learning_rate * admitted.scale * admitted.steps_done,
@@ -245,7 +252,7 @@ def row_of(closed: m.RoundClosed, around: Surroundings) -> VersionRow:
         staleness_mean=_mean(late) or 0.0,
         staleness_max=int(late.max(initial=0)),
         label_distance_mean=_mean(distances),
-        label_distance_max=max(distances, default=None),
+        label_distance_max=float(distances.max()) if len(distances) else None,
         labels_withheld=len(withheld),
         counts=counts_of(updates, len(prunable)).astype(np.int16),
     )
@@ -290,7 +297,10 @@ def path_of(updates: Sequence[Merged]) -> float:
 def noises_of(updates: Sequence[Merged], squares: dict[int, bound.Floats]) -> list[float]:
     """Pruning noise of the updates whose base version's norms are known."""
     known = [(u, squares[u.base_version]) for u in updates if u.base_version in squares]
-    found = [bound.pruning_noise(_mask(u.present, len(of)), of) for u, of in known]
+    found = [
+        bound.pruning_noise(np.unpackbits(u.present, count=len(of)).view(np.bool_), of)
+        for u, of in known
+    ]
     return [noise for noise in found if noise is not None]
 
 
@@ -298,9 +308,10 @@ def unit_squares(parts: Sequence[m.VersionPublished], table: UnitTable) -> bound
     """Squared norm of each unit's weights; 0 everywhere where a shard gives no norms."""
     squares = np.zeros(len(table))
     for part in parts:
-        owned = list(table.owned_by(part.shard, part.shard_count))
+        whole = part.shard_count == 1
+        owned = slice(None) if whole else list(table.owned_by(part.shard, part.shard_count))
         norms = np.frombuffer(part.unit_norms, "<f4").astype(np.float64)
-        if len(norms) != len(owned):
+        if len(norms) != len(squares[owned]):
             return np.zeros(len(table))
         squares[owned] = norms**2
     return squares
@@ -310,7 +321,7 @@ def counts_of(updates: Sequence[Merged], units: int) -> bound.Counts:
     """How many of the updates trained each unit, shape (units,)."""
     counts = np.zeros(units, np.int64)
     for update in updates:
-        counts += _mask(update.trained, units)
+        counts += update.trained_bits[:units]
     return counts
 
 
@@ -319,21 +330,21 @@ def label_distances(
     labels: Sequence[Labels],
     prunable: bound.Mask,
     everyone: Sequence[Labels],
-) -> list[float]:
+) -> bound.Floats:
     """Of each prunable unit that an update with labels has trained; see `bound.label_distances`."""
     telling = [(u, of) for u, of in zip(updates, labels, strict=True) if _known(of)]
     known = [of for of in everyone if _known(of)]
     if not telling or not known:
-        return []
+        return np.zeros(0)
     classes = max(len(of or ()) for of in [*known, *(of for _, of in telling)])
     units = len(prunable)
     distances = bound.label_distances(
-        np.array([_mask(u.trained, units)[prunable] for u, _ in telling]),
+        np.array([u.trained_bits[:units] for u, _ in telling])[:, prunable],
         np.array([u.weight for u, _ in telling]),
-        np.array([_padded(of, classes) for _, of in telling]),
-        np.sum([_padded(of, classes) for of in known], axis=0),
+        _matrix([of for _, of in telling], classes),
+        _matrix(known, classes).sum(axis=0),
     )
-    return [float(d) for d in distances if not np.isnan(d)]
+    return distances[~np.isnan(distances)]
 
 
 def _packed(units: Sequence[int], count: int) -> Bytes:
@@ -342,19 +353,14 @@ def _packed(units: Sequence[int], count: int) -> Bytes:
     return np.packbits(mask)
 
 
-def _mask(packed: Bytes, count: int) -> bound.Mask:
-    return np.unpackbits(packed, count=count).astype(np.bool_)
-
-
 def _known(labels: Labels) -> bool:
     return labels is not None and sum(labels) > 0
 
 
-def _padded(labels: Labels, classes: int) -> bound.Floats:
-    counts = np.zeros(classes)
-    counts[: len(labels or ())] = labels or ()
-    return counts
+def _matrix(labels: Sequence[Labels], classes: int) -> bound.Floats:
+    """A row for each of these labels, padded with zeros."""
+    return np.array([(*(of or ()), *(0,) * (classes - len(of or ()))) for of in labels], np.float64)
 
 
-def _mean(values: Sequence[float] | NDArray[np.int64]) -> float | None:
+def _mean(values: Sequence[float] | NDArray[np.int64] | bound.Floats) -> float | None:
     return float(np.mean(values)) if len(values) else None
