@@ -5,19 +5,20 @@ admitted after it are still in the log; of a version's record a digest and place
 record itself stays in the log, so memory is a few hundred bytes per version and shard.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from cos2p.bus import Bus, Offsets
-from cos2p.codec import decode
+from cos2p.codec import NAME_HEADER, decode
 from cos2p.errors import BlobError, MessageError, SettingsError, TopicMissingError
 from cos2p.fence import EpochFence
 from cos2p.mailbox import POLL_BYTES_MAX, Letter
 from cos2p.messages import (
     BlobRef,
     Decision,
+    Message,
     PlanIssued,
     RoundClosed,
     RunStarted,
@@ -29,10 +30,19 @@ from cos2p_aggregator.ledger import StartPoint, start_point
 
 
 async def letters(
-    bus: Bus, prefix: str, topic: Topic, run_id: str | None = None, offset: int = 0
+    bus: Bus,
+    prefix: str,
+    topic: Topic,
+    run_id: str | None = None,
+    offset: int = 0,
+    kinds: Collection[type[Message]] = (),
 ) -> AsyncIterator[Letter]:
-    """A topic's readable messages of one run (the first, if none is named) up to its end now."""
+    """A topic's readable messages of one run (the first, if none is named) up to its end now.
+
+    Where `kinds` names some, no others are decoded.
+    """
     name = topic.full_name(prefix)
+    wanted = {kind.__name__.encode() for kind in kinds or topic.messages}
     ends = (await bus.end_offsets(name))[0]
     offset = max(offset, ends.first)
     while offset < ends.next:
@@ -41,12 +51,14 @@ async def letters(
             return
         for record in records:
             offset = record.offset + 1
+            if bytes(record.headers.get(NAME_HEADER, b"")) not in wanted:
+                continue
             try:
                 message = decode(record)
             except MessageError:
                 continue
             run_id = run_id or message.run_id
-            if message.run_id == run_id and type(message) in topic.messages:
+            if message.run_id == run_id:
                 yield Letter(record.offset, record.timestamp_s, message)
 
 
@@ -137,7 +149,7 @@ async def survey(bus: Bus, prefix: str, without: frozenset[str] = frozenset()) -
     found = await _begin(bus, prefix)
     run_id = found.started.run_id
     missing: set[str] = set()
-    async for letter in letters(bus, prefix, MODELS, run_id):
+    async for letter in letters(bus, prefix, MODELS, run_id, kinds=(VersionPublished,)):
         if isinstance(letter.message, VersionPublished):
             found.take_published(letter.offset, letter.message)
             lacks = (x for x in letter.message.left_out if x.reason in ("missing", "foreign"))
