@@ -10,7 +10,7 @@ UV_PIP = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --c
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker test-cluster images image-tar kafka-image check-demo lint format bench docs clean
+.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker test-cluster images image-tar kafka-image check-demo lint format bench bench-recovery docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -100,6 +100,9 @@ format: install  ## let ruff mend what it can
 
 bench: install  ## the figures of docs/results.md, as a table with ratios (about 10 minutes)
 	@$(BIN)/python tests/bench/main.py $(ARGS)
+
+bench-recovery: install  ## what a start costs on a log of 20,000 versions, on SQLite and Kafka; fails over budget (about 25 minutes)
+	@$(BIN)/python tests/bench/recovery.py $(ARGS)
 
 docs: install  ## write docs/protocol.md, settings.md, metrics.md and telemetry.md from the code
 	@$(BIN)/python docs/protocol.py > docs/protocol.md

@@ -18,7 +18,7 @@ from blake3 import blake3
 from cos2p import codec
 from cos2p import messages as m
 from cos2p.blobs import BLOB_HEADER, CHUNK_HEADER
-from cos2p.bus import Buffer, Bus, NewRecord
+from cos2p.bus import Bus, NewRecord
 from cos2p.messages import BlobRef
 from cos2p.payload import header_of, parts
 from cos2p.run_config import RunConfig
@@ -46,7 +46,7 @@ VERSION_S = 2.16
 """Seconds of a version: 20,000 of them are 12 hours."""
 
 
-Taken = Callable[[Topic, int, float, m.Message, Buffer], None]
+Taken = Callable[[Topic, int, float, m.Message, bytes], None]
 """Called with a record's topic, offset, time, message and value."""
 
 
@@ -257,7 +257,7 @@ class LongRun:
     def _put(self, topic: Topic, message: m.Message) -> int:
         record = codec.encode(message)
         offset = self._spools[topic].put(record)
-        self._taken(topic, offset, self._clock.now(), message, record.value)
+        self._taken(topic, offset, self._clock.now(), message, bytes(record.value))
         return offset
 
     def _say(self, message: m.Message) -> None:

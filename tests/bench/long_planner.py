@@ -11,7 +11,7 @@ from pathlib import Path
 from long_log import RUN, LongRun, SetClock
 
 from cos2p import messages as m
-from cos2p.bus import Buffer, NewRecord
+from cos2p.bus import NewRecord
 from cos2p.buses.memory import MemoryBus
 from cos2p.buses.sqlite import SqliteBus
 from cos2p.history.run import RunHistory
@@ -51,7 +51,7 @@ class Measured:
         self._early_mb = 0.0
 
     def take(
-        self, topic: Topic, offset: int, at_s: float, message: m.Message, value: Buffer
+        self, topic: Topic, offset: int, at_s: float, message: m.Message, value: bytes
     ) -> None:
         """A record of a small topic."""
         self.history.take(topic.name, offset, at_s, message, value)

@@ -5,7 +5,7 @@ records of kinds that are not asked for are not decoded; a record that can't be 
 (whoever reads the topic forwards buries it); memory is one window of records.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 
 from cos2p import codec
 from cos2p.bus import Bus, Record
@@ -28,7 +28,7 @@ async def newest_first(
     *,
     run_id: str,
     before: int | None = None,
-) -> AsyncIterator[Letter]:
+) -> AsyncGenerator[Letter, None]:
     """The messages of some kinds, newest first.
 
     Args:

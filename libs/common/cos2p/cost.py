@@ -126,14 +126,20 @@ class CostModel:
         the first step and charged to all of them.
         """
         units, still = tuple(trained), self._forward_flops(frozen)
-        step = BACKWARD_FACTOR * self._forward_flops(units) + still
-        teacher = self.extra.forward_share * (self._forward_flops(units) + still)
+        forward = self._forward_flops(units)
+        step = BACKWARD_FACTOR * forward + still
+        teacher = self.extra.forward_share * (forward + still)
         if self.extra.widths == "full":
             return int(step + teacher)
         *narrower, _ = nested_widths(self.table, units)
         draws = len(narrower) + 1
         drawn = sum(BACKWARD_FACTOR * self._forward_flops(w) + still for w in narrower) / draws
         return int(drawn + teacher + (step if self.extra.widths == "taught" else step / draws))
+
+    @cached_property
+    def whole_flops(self) -> int:
+        """`training_flops` of the whole model."""
+        return self.training_flops(range(len(self.table)))
 
     def _forward_flops(self, units: Iterable[int]) -> int:
         return int(self.table.flops[list(units)].sum())

@@ -341,7 +341,7 @@ def _usual_work(device: Device, run: Run) -> Workload:
     share = run.costs.fraction_of(device.budget_bytes)
     moved = int(share * FLOAT_BYTES * run.table.parameter_count)
     return Workload(
-        int(share * run.costs.training_flops(range(len(run.table)))),
+        int(share * run.costs.whole_flops),
         run.costs.batch_size,
         run.config.local.steps,
         moved,

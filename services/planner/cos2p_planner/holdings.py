@@ -91,6 +91,9 @@ class Holdings:
 
     def issue(self, worker_id: str, choice: Choice) -> None:
         """A plan with these units went to a device."""
+        if self._held.get(worker_id) == choice and worker_id in self._present:
+            self._plans[worker_id] += 1
+            return
         self.release(worker_id)
         trained = list(choice.trained)
         row = self._row(worker_id)

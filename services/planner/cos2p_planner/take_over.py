@@ -13,6 +13,7 @@ from cos2p.bus import Bus, Record
 from cos2p.clock import Clock
 from cos2p.errors import FencedError
 from cos2p.fence import EpochFence
+from cos2p.history.follow import first_row_kept
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
 from cos2p.logs import Log
@@ -130,6 +131,7 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
     """
     start = await _start(place, run_id)
     known = PlannerFold(start.state)
+    start.history.rows_from = await first_row_kept(place.bus, place.prefix, run_id)
     tapes = await _tapes(place, run_id, start, known)
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
     core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(place.prefix), known=known)

@@ -6,14 +6,17 @@ start, for no snapshot holds them.
 """
 
 from collections.abc import Callable
+from contextlib import aclosing
 
+from cos2p.backwards import newest_first
 from cos2p.bus import Bus
 from cos2p.history.read import Cursor, Letter, RunLog, Tally, run_of
 from cos2p.history.run import ROWS_MAX, RunHistory
 from cos2p.history.state import HistoryState
+from cos2p.messages import VersionPublished
 from cos2p.snapshots import Snapshot, newest_snapshot
 from cos2p.state_codec import StateError, pack, unpack
-from cos2p.topics import HEARTBEATS
+from cos2p.topics import HEARTBEATS, MODELS
 
 BEATS_MAX = 20_000
 """Heartbeats read at first: where compaction is behind, older ones say nothing of who is there."""
@@ -26,6 +29,16 @@ def snapshot_of(history: RunHistory, number: int) -> Snapshot:
     """The history's snapshot; its number comes from `newest_snapshot`, then rises by one."""
     state = pack(HistoryState, history.state)
     return Snapshot("history", number, history.run_id, history.positions, state)
+
+
+async def first_row_kept(bus: Bus, prefix: str, run_id: str) -> int:
+    """The oldest version of which a bounded history of the whole log keeps the row."""
+    kinds = (VersionPublished,)
+    async with aclosing(newest_first(bus, prefix, MODELS, kinds, run_id=run_id)) as letters:
+        async for letter in letters:
+            assert isinstance(letter.message, VersionPublished)
+            return max(0, letter.message.version - ROWS_MAX + 1)
+    return 0
 
 
 class HistoryReader:
@@ -101,6 +114,7 @@ class HistoryReader:
             return False
         if self._given is None:
             await self._restore(run_id)
+            self.history.rows_from = await first_row_kept(self._bus, self._prefix, run_id)
         offsets = {name: p.offset for name, p in self.history.positions.items()}
         self._log = RunLog(self._bus, self._prefix, run_id, offsets)
         end = await Cursor(self._bus, self._prefix, HEARTBEATS).end()

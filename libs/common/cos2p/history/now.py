@@ -103,7 +103,7 @@ class RunNow:
     @property
     def version(self) -> int:
         """The newest closed version; 0 before the first."""
-        return next(reversed(self.state.rows), 0)
+        return self.state.closed
 
     @property
     def target(self) -> int:

@@ -39,6 +39,10 @@ class RunHistory(RunNow):
         rows_max: rows of this many of the newest versions are kept, and a thinned curve. None keeps
             all rows, all verdicts, and what each device did when.
         retired: called with each row that leaves, oldest first.
+
+    Attributes:
+        rows_from: rows of versions below are not made: who sets it knows that the log holds so many
+            later versions that they would leave before they are seen.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class RunHistory(RunNow):
     ) -> None:
         super().__init__(HistoryState())
         self._rows_max, self._retired = rows_max, retired
+        self.rows_from = 0
         self._positions: dict[str, Position] = {}
         self._newest_values: dict[str, bytes | memoryview] = {}
 
@@ -254,9 +259,21 @@ class RunHistory(RunNow):
         state, due = self.state, closed.fleet_offset
         updates, state.open = state.open, []
         state.reasons[closed.reason] += 1
+        state.closed = closed.version
         if self.table is None:
             return
         state.window = [*state.window, updates][-state.config.rounds.coverage_window :]
+        devices = state.devices
+        if closed.version >= self.rows_from:
+            self._add_row(closed, updates)
+        state.early.pop(closed.version, None)
+        for device in devices.values():
+            device.forget_labels_before(due)
+
+    def _add_row(self, closed: m.RoundClosed, updates: list[Merged]) -> None:
+        """Begin the row of a version; rows over the limit leave."""
+        state, due = self.state, closed.fleet_offset
+        assert self.table is not None
         devices = state.devices
         around = Surroundings(
             self.table,
@@ -266,10 +283,8 @@ class RunHistory(RunNow):
         )
         row = of_version.row_of(closed, around)
         if row.version in state.early:
-            row = replace(row, verdict=state.early.pop(row.version))
+            row = replace(row, verdict=state.early[row.version])
         state.rows[row.version], state.unpublished[row.version] = row, updates
-        for device in devices.values():
-            device.forget_labels_before(due)
         while self._rows_max is not None and len(state.rows) > self._rows_max:
             oldest = next(iter(state.rows))
             self._retired(state.rows.pop(oldest))

@@ -48,6 +48,7 @@ class HistoryState:
         last_s: the newest time of any record.
         planner_s: when the planner decided last.
         aggregator_s: when the aggregator wrote last.
+        closed: the newest version that was closed.
         published: the newest version of which a shard wrote.
         whole: the newest version of which all shards wrote.
         obeyed: the next decision that some shard may not have obeyed when it wrote `whole`.
@@ -81,6 +82,7 @@ class HistoryState:
     last_s: float = 0.0
     planner_s: float | None = None
     aggregator_s: float | None = None
+    closed: int = 0
     published: int = -1
     whole: int = -1
     obeyed: int = 0
