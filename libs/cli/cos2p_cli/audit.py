@@ -10,8 +10,8 @@ from cos2p import messages as m
 from cos2p.bus import Bus
 from cos2p.cost import CostModel
 from cos2p.history.follow import HistoryReader
-from cos2p.history.read import Letter
 from cos2p.history.run import RunHistory
+from cos2p.mailbox import Letter
 from cos2p.payload import expected_bytes
 
 

@@ -57,7 +57,7 @@ async def newest_first(
             except MessageError:
                 continue
             if message.run_id == run_id:
-                yield Letter(record.offset, record.timestamp_s, message)
+                yield Letter(topic, record.offset, record.timestamp_s, message)
         size = _next_size(size, sum(len(record.value) for record in records))
         end = begin
 

@@ -7,7 +7,7 @@ counted and skipped. A mailbox opened without a run's id takes that of the first
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from cos2p import codec
@@ -24,6 +24,8 @@ BURIED_MAX = 10
 """Dead letters of one writer: enough to see what is wrong with it."""
 WRITERS_MAX = 1000
 """Writers who are counted each on their own: a forger can invent names for ever."""
+ANY_RUN = "*"
+"""The run of a mailbox that hands on the messages of every run."""
 OTHERS = b""
 """All writers beyond them, and those who give no name."""
 
@@ -32,6 +34,7 @@ OTHERS = b""
 class Letter:
     """A message, where it was read, and its record's value."""
 
+    topic: Topic
     offset: int
     timestamp_s: float
     message: Message
@@ -65,8 +68,9 @@ class Mailbox:
         prefix: of its name.
         topic: which.
         reader: for the dead letters.
-        run_id: whose messages are handed on.
+        run_id: whose messages are handed on, or `ANY_RUN`.
         offset: where to begin.
+        kinds: the messages that are wanted; others are not even decoded. Empty: all.
         check: what else each record must pass.
         bury_from: refused records before this offset were buried by an earlier reader; None where
             a later one will.
@@ -82,6 +86,7 @@ class Mailbox:
         reader: str,
         run_id: str | None = None,
         offset: int = 0,
+        kinds: Collection[type[Message]] = (),
         check: Check = lambda record, message: None,
         bury_from: int | None = 0,
         refused: Callable[[Refusal], None] = lambda refusal: None,
@@ -89,10 +94,12 @@ class Mailbox:
         self._bus, self._prefix, self._reader = bus, prefix, reader
         self._check, self._refused = check, refused
         self._topic = topic
+        self._kinds = {kind.__name__.encode() for kind in kinds}
         self._bury_from = bury_from
         self._refused_counts: Counter[bytes] = Counter()
         self.run_id = run_id
         self.offset = offset
+        self.record_count = 0
         self.unreadable_count = 0
         self.foreign_count = 0
 
@@ -103,6 +110,9 @@ class Mailbox:
         found = await self._bus.read(name, 0, self.offset, bytes_max=bytes_max, wait_s=wait_s)
         for record in found:
             self.offset = record.offset + 1
+            self.record_count += 1
+            if self._kinds and bytes(record.headers.get(codec.NAME_HEADER, b"")) not in self._kinds:
+                continue
             try:
                 message = codec.decode(record)
                 self._check(record, message)
@@ -111,10 +121,12 @@ class Mailbox:
                 continue
             if self.run_id is None:
                 self.run_id = message.run_id
-            if message.run_id != self.run_id or type(message) not in self._topic.messages:
+            foreign = self.run_id not in (ANY_RUN, message.run_id)
+            if foreign or type(message) not in self._topic.messages:
                 self.foreign_count += 1
                 continue
-            letters.append(Letter(record.offset, record.timestamp_s, message, record.value))
+            at_s, value = record.timestamp_s, record.value
+            letters.append(Letter(self._topic, record.offset, at_s, message, value))
         return letters
 
     async def end(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cos2p.bus import Bus
 from cos2p.errors import DivergedError, SettingsError
+from cos2p.history.read import letters
 from cos2p.mailbox import Letter
 from cos2p.messages import Decision, UpdateAdmitted
 from cos2p.topics import DECISIONS, UPDATES
@@ -25,7 +26,6 @@ from cos2p_aggregator.ledger import StartPoint, unit_digests_of
 from cos2p_aggregator.replay_plan import (
     Survey,
     choose_start,
-    letters,
     read_told,
     seal_of,
     survey,
@@ -177,7 +177,7 @@ async def _needed(
         async for letter in recalled(bus, prefix, start):
             yield letter
     offset = 0 if start is None else start.decisions_offset
-    async for letter in letters(bus, prefix, DECISIONS, run_id, offset):
+    async for letter in letters(bus, prefix, DECISIONS, run_id, offset=offset):
         yield letter
 
 

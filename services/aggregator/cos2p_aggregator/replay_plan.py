@@ -5,61 +5,28 @@ admitted after it are still in the log; of a version's record a digest and place
 record itself stays in the log, so memory is a few hundred bytes per version and shard.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from cos2p.bus import Bus, Offsets
-from cos2p.codec import NAME_HEADER, decode
+from cos2p.codec import decode
 from cos2p.errors import BlobError, MessageError, SettingsError, TopicMissingError
 from cos2p.fence import EpochFence
-from cos2p.mailbox import POLL_BYTES_MAX, Letter
+from cos2p.history.read import letters
+from cos2p.mailbox import Letter
 from cos2p.messages import (
     BlobRef,
     Decision,
-    Message,
     PlanIssued,
     RoundClosed,
     RunStarted,
     UpdateAdmitted,
     VersionPublished,
 )
-from cos2p.topics import DECISIONS, MODELS, Topic
+from cos2p.topics import DECISIONS, MODELS
 from cos2p_aggregator.ledger import StartPoint, start_point
-
-
-async def letters(
-    bus: Bus,
-    prefix: str,
-    topic: Topic,
-    run_id: str | None = None,
-    offset: int = 0,
-    kinds: Collection[type[Message]] = (),
-) -> AsyncIterator[Letter]:
-    """A topic's readable messages of one run (the first, if none is named) up to its end now.
-
-    Where `kinds` names some, no others are decoded.
-    """
-    name = topic.full_name(prefix)
-    wanted = {kind.__name__.encode() for kind in kinds or topic.messages}
-    ends = (await bus.end_offsets(name))[0]
-    offset = max(offset, ends.first)
-    while offset < ends.next:
-        records = await bus.read(name, 0, offset, bytes_max=POLL_BYTES_MAX, wait_s=1.0)
-        if not records:
-            return
-        for record in records:
-            offset = record.offset + 1
-            if bytes(record.headers.get(NAME_HEADER, b"")) not in wanted:
-                continue
-            try:
-                message = decode(record)
-            except MessageError:
-                continue
-            run_id = run_id or message.run_id
-            if message.run_id == run_id:
-                yield Letter(record.offset, record.timestamp_s, message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,4 +54,4 @@ async def recalled(bus: Bus, prefix: str, point: StartPoint) -> AsyncIterator[Le
                 "which is not in the log: `cos2p replay` names what can still be rebuilt"
             )
         record = at_hand[offset]
-        yield Letter(offset, record.timestamp_s, codec.decode(record))
+        yield Letter(DECISIONS, offset, record.timestamp_s, codec.decode(record))

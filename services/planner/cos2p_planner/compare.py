@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from cos2p import messages as m
 from cos2p.bus import Bus
 from cos2p.errors import DivergedError
-from cos2p.fence import EpochFence
+from cos2p.history.read import RunLog, Tape
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.mailbox import Check, Letter, Mailbox
+from cos2p.mailbox import Letter, Mailbox
 from cos2p.snapshots import Fold, Snapshot
 from cos2p.state_codec import StateError, pack, unpack
 from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
-from cos2p_planner.canonical import Tape, Tapes
 from cos2p_planner.fold import PlannerFold, PlannerState
-from cos2p_planner.take_over import CheckerFactory, show
+from cos2p_planner.take_over import CheckerFactory
 
 TOPICS = (FLEET, DECISIONS, MODELS)
 SIGNED = "its records are signed: set COS2P_KEYS_FILE to the register of keys"
@@ -61,10 +60,10 @@ class _Folds:
             state = unpack(HistoryState, snapshot.state)
             self.history = RunHistory.from_state(state, snapshot.positions)
 
-    def take(self, topic: Topic, letter: Letter) -> None:
+    def take(self, letter: Letter) -> None:
         """Take the next record."""
-        self.known.take(topic, letter.offset, letter.message, letter.timestamp_s)
-        show(self.history, topic, letter)
+        self.known.take(letter)
+        self.history.take_letter(letter)
 
     def packed(self, of: Fold) -> bytes:
         """What a snapshot would hold now."""
@@ -104,9 +103,9 @@ async def compare_snapshots(
             found.append(Comparison(snapshot.of, snapshot.number, False, HEADLESS))
         ordered = ordered[len(found) :]
         offsets = {topic: oldest.positions[topic.name].offset for topic in TOPICS}
-    tapes = _tapes(bus, prefix, folds.known, offsets, checker)
+    log = _log(bus, prefix, folds.known, offsets, checker)
     for snapshot in ordered:
-        await _fold_to(tapes, folds, snapshot)
+        await _fold_to(log, folds, snapshot)
         if folds.packed(snapshot.of) != snapshot.state:
             raise DivergedError(
                 f"snapshot {snapshot.number} of the {snapshot.of} of run {snapshot.run_id} differs "
@@ -117,43 +116,37 @@ async def compare_snapshots(
     return found
 
 
-async def _fold_to(tapes: Tapes, folds: _Folds, snapshot: Snapshot) -> None:
+async def _fold_to(log: RunLog, folds: _Folds, snapshot: Snapshot) -> None:
     ends = {name: position.offset for name, position in snapshot.positions.items()}
-    tapes.models.stop_at(ends[MODELS.name])
-    tapes.decisions.stop_at(ends[DECISIONS.name])
-    tapes.fleet.stop_at(ends[FLEET.name])
-    async for topic, letter in tapes.decided():
-        folds.take(topic, letter)
-    async for letter in tapes.said():
-        folds.take(FLEET, letter)
+    log.models.stop_at(ends[MODELS.name])
+    log.decisions.stop_at(ends[DECISIONS.name])
+    log.fleet.stop_at(ends[FLEET.name])
+    async for letter in log.decided():
+        folds.take(letter)
+    async for letter in log.said():
+        folds.take(letter)
 
 
-def _tapes(
+def _log(
     bus: Bus,
     prefix: str,
     known: PlannerFold,
     offsets: dict[Topic, int],
     checker: CheckerFactory | None,
-) -> Tapes:
-    def tape(topic: Topic, check: Check) -> Tape:
-        mailbox = Mailbox(
-            bus,
-            prefix,
-            topic,
-            reader="replay",
-            offset=offsets[topic],
-            check=check,
-            bury_from=None,
-        )
-        return Tape(mailbox)
-
-    check = _accepted if checker is None else checker(known.sequences)
-    return Tapes(
-        tape(FLEET, check),
-        tape(DECISIONS, _accepted),
-        tape(MODELS, _accepted),
-        EpochFence(known.epoch),
+) -> RunLog:
+    fleet = Mailbox(
+        bus,
+        prefix,
+        FLEET,
+        reader="replay",
+        offset=offsets[FLEET],
+        check=_accepted if checker is None else checker(known.sequences),
+        bury_from=None,
     )
+    decisions, models = (
+        Tape.of(bus, prefix, topic, offset=offsets[topic]) for topic in (DECISIONS, MODELS)
+    )
+    return RunLog(Tape(fleet), decisions, models, known.epoch)
 
 
 def _accepted(record: object, message: m.Message) -> None:

@@ -11,8 +11,9 @@ append it must stop.
 from typing import Literal
 
 from cos2p import messages as m
+from cos2p.mailbox import Letter
 from cos2p.messages import Outcome
-from cos2p.topics import FLEET, Topic
+from cos2p.topics import FLEET
 from cos2p_planner.closings import OpenRound
 from cos2p_planner.device import Device
 from cos2p_planner.fleet import Fleet, Notice
@@ -70,15 +71,15 @@ class PlannerCore:
 
     # ------------------------------------------------------------ taking over
 
-    def restore(self, topic: Topic, offset: int, message: m.Message, at_s: float) -> None:
+    def restore(self, letter: Letter) -> None:
         """Take a record that an earlier planner has answered, in canonical order.
 
         Raises:
             DivergedError: a decision contradicts the ones before it.
         """
-        if topic is FLEET:
-            self._heard_s = max(self._heard_s, at_s)
-        self.known.take(topic, offset, message, at_s)
+        if letter.topic is FLEET:
+            self._heard_s = max(self._heard_s, letter.timestamp_s)
+        self.known.take(letter)
 
     def resume(self, now: float) -> None:
         """Begin to advance, the log folded and the newest heartbeats taken.

@@ -10,8 +10,10 @@ process heard itself (who was there when) is not part of the state.
 from dataclasses import dataclass, field
 
 from cos2p import messages as m
+from cos2p.fence import EpochFence
+from cos2p.mailbox import Letter
 from cos2p.messages import Outcome
-from cos2p.topics import FLEET, MODELS, Topic
+from cos2p.topics import FLEET, MODELS
 from cos2p_planner.device import BEFORE_PLANS
 from cos2p_planner.fleet import Fleet, FleetState
 from cos2p_planner.importance import ImportanceState
@@ -83,17 +85,18 @@ class PlannerFold:
             self.sequences,
         )
 
-    def take(self, topic: Topic, offset: int, message: m.Message, at_s: float) -> None:
-        """Take the next record of the log in canonical order, appended at `at_s`.
+    def take(self, letter: Letter) -> None:
+        """Take the next record of the log in canonical order; void decisions change nothing.
 
         Raises:
             DivergedError: a decision contradicts the ones before it.
         """
-        if topic is FLEET:
-            self.take_fleet(offset, message, at_s)
-        elif topic is MODELS:
+        message, at_s = letter.message, letter.timestamp_s
+        if letter.topic is FLEET:
+            self.take_fleet(letter.offset, message, at_s)
+        elif letter.topic is MODELS:
             self.take_model(message, at_s)
-        elif isinstance(message, m.Decision):
+        elif isinstance(message, m.Decision) and EpochFence(self.epoch).admits(message):
             self.apply(message)
 
     def take_fleet(self, offset: int, message: m.Message, now: float) -> None:

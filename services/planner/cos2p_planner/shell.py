@@ -21,7 +21,7 @@ from cos2p.run_request import require_run
 from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
 from cos2p_planner.refusals import Refusals
 from cos2p_planner.snapshotting import RECORDS_MIN, Snapshots
-from cos2p_planner.take_over import CheckerFactory, Place, TakenOver, show, take_over
+from cos2p_planner.take_over import CheckerFactory, Place, TakenOver, take_over
 
 T = TypeVar("T")
 
@@ -132,10 +132,10 @@ class _Session:
         self._place, self._core, self._history = place, taken.core, taken.history
         self._log = place.log.bind(run_id=run_id)
         self._reads = {
-            FLEET: taken.tapes.fleet.mailbox,
+            FLEET: taken.log.fleet.mailbox,
             HEARTBEATS: taken.heartbeats,
-            MODELS: taken.tapes.models.mailbox,
-            DECISIONS: taken.tapes.decisions.mailbox,
+            MODELS: taken.log.models.mailbox,
+            DECISIONS: taken.log.decisions.mailbox,
         }
         self._made: deque[Letter] = deque()
         """Records of `models` whose decisions were not read back yet."""
@@ -209,10 +209,10 @@ class _Session:
         elif topic is MODELS:
             self._made.append(letter)
         else:
-            show(self._history, topic, letter)
+            self._history.take_letter(letter)
         obeyed = self._history.offset(DECISIONS.name)
         while self._made and _obeys(self._made[0]) <= obeyed:
-            show(self._history, MODELS, self._made.popleft())
+            self._history.take_letter(self._made.popleft())
 
     async def _snapshot(self) -> None:
         """Write a snapshot where one is due and what is known is what the log has."""

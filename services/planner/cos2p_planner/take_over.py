@@ -12,17 +12,16 @@ from cos2p import messages as m
 from cos2p.bus import Bus, Record
 from cos2p.clock import Clock
 from cos2p.errors import FencedError
-from cos2p.fence import EpochFence
 from cos2p.history.follow import first_row_kept
+from cos2p.history.read import RunLog, Tape
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
 from cos2p.logs import Log
-from cos2p.mailbox import Check, Letter, Mailbox, Outbox, Refusal
+from cos2p.mailbox import Check, Mailbox, Outbox, Refusal
 from cos2p.monitoring.watch import Watch
 from cos2p.snapshots import Position, fitting_snapshots, next_number, snapshots_of
 from cos2p.state_codec import StateError, unpack
 from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
-from cos2p_planner.canonical import Tape, Tapes
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold, PlannerState
 
@@ -105,7 +104,7 @@ class TakenOver:
         core: as of the end of the log.
         history: as of there, too.
         pending: decisions on records that no planner had answered, to be appended.
-        tapes: of the three topics, at their ends.
+        log: the run's three topics, at their ends.
         heartbeats: at the end of its topic.
         snapshot_number: of the next snapshot.
         record_count: records folded since the last one.
@@ -114,7 +113,7 @@ class TakenOver:
     core: PlannerCore
     history: RunHistory
     pending: list[m.Decision]
-    tapes: Tapes
+    log: RunLog
     heartbeats: Mailbox
     snapshot_number: int
     record_count: int
@@ -132,22 +131,22 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
     start = await _start(place, run_id)
     known = PlannerFold(start.state)
     start.history.rows_from = await first_row_kept(place.bus, place.prefix, run_id)
-    tapes = await _tapes(place, run_id, start, known)
+    log = await _log(place, run_id, start, known)
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
     core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(place.prefix), known=known)
     record_count = 0
     while not core.epoch:
-        await tapes.extend()
-        async for topic, letter in tapes.decided():
+        await log.extend()
+        async for letter in log.decided():
             record_count += 1
-            core.restore(topic, letter.offset, letter.message, letter.timestamp_s)
-            show(start.history, topic, letter)
+            core.restore(letter)
+            start.history.take_letter(letter)
             message = letter.message
             if isinstance(message, m.EpochStarted) and message.planner_id == name:
                 core.epoch = message.epoch
         if not core.epoch:
             await _open_epoch(place, run_id, name, core)
-    if core.epoch != tapes.fence.epoch:
+    if core.epoch != log.epoch:
         raise FencedError(f"a newer planner has taken over the run {run_id}; this one leaves")
     place.log.info(
         "epoch_started",
@@ -160,8 +159,8 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         records=record_count,
     )
     pending: list[m.Decision] = []
-    async for letter in tapes.said():
-        show(start.history, FLEET, letter)
+    async for letter in log.said():
+        start.history.take_letter(letter)
         pending += core.handle(letter.offset, letter.message, letter.timestamp_s)
     end = await place.read(HEARTBEATS, run_id).end()
     heartbeats = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
@@ -173,12 +172,7 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
     core.resume(place.clock.now())
     place.watch.shows(start.history)
     number = await next_number(place.bus, place.prefix)
-    return TakenOver(core, start.history, pending, tapes, heartbeats, number, record_count)
-
-
-def show(history: RunHistory, topic: Topic, letter: Letter) -> None:
-    """Feed the history the next record of a topic."""
-    history.take(topic.name, letter.offset, letter.timestamp_s, letter.message, letter.value)
+    return TakenOver(core, start.history, pending, log, heartbeats, number, record_count)
 
 
 async def _start(place: Place, run_id: str) -> Start:
@@ -205,7 +199,7 @@ async def _start(place: Place, run_id: str) -> Start:
     return Start()
 
 
-async def _tapes(place: Place, run_id: str, start: Start, known: PlannerFold) -> Tapes:
+async def _log(place: Place, run_id: str, start: Start, known: PlannerFold) -> RunLog:
     fleet = place.heard(
         FLEET,
         run_id=run_id,
@@ -213,11 +207,11 @@ async def _tapes(place: Place, run_id: str, start: Start, known: PlannerFold) ->
         bury_from=await _handled_before(place),
         sequences=known.sequences,
     )
-    return Tapes(
+    return RunLog(
         Tape(fleet),
         Tape(place.read(DECISIONS, run_id, start.offset(DECISIONS))),
         Tape(place.read(MODELS, run_id, start.offset(MODELS))),
-        EpochFence(known.epoch),
+        known.epoch,
     )
 
 

@@ -6,7 +6,7 @@ from fed import TOPIC_OF, Fed
 
 from cos2p import messages as m
 from cos2p.cost import CostModel
-from cos2p.history.read import Letter
+from cos2p.mailbox import Letter
 from cos2p_cli.audit import Audit
 
 

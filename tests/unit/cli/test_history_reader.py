@@ -8,9 +8,10 @@ import pytest
 from cos2p import messages as m
 from cos2p.bus import NewRecord
 from cos2p.history.follow import HistoryReader, open_history, snapshot_of
-from cos2p.history.read import Letter, RunLog, letters, run_of
+from cos2p.history.read import RunLog, letters, run_of
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
+from cos2p.mailbox import Letter
 from cos2p.snapshots import Snapshot, write_snapshot
 from cos2p.state_codec import pack
 from cos2p.topics import CATALOGUE, FLEET
@@ -133,7 +134,7 @@ def test_the_order_is_the_fleet_a_decision_handled_the_decision_what_was_made_of
         plan = s.issued("p1", "w0")
         await logged.tell(plan, s.dispatched(plan.plan), s.hello("w1"), s.closed(1))
         await logged.tell(s.hello("w2"))
-        log = RunLog(logged.bus, "t", "r1")
+        log = RunLog.of(logged.bus, "t", "r1")
         return [type(letter.message).__name__ async for letter in log.letters()]
 
     expected = "RunRequested EpochStarted RunStarted RunOpened Hello PlanIssued Dispatched"

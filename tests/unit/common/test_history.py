@@ -67,6 +67,21 @@ def test_a_history_goes_on_from_a_snapshot_taken_anywhere(seed: int) -> None:
         assert whole.positions == run.positions
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_that_nobody_would_see_need_not_be_made(seed: int) -> None:
+    log = RandomRun(seed).canonical()
+    whole = RunHistory(rows_max=2)
+    for entry in log:
+        entry.give(whole)
+
+    run = RunHistory(rows_max=2)
+    run.rows_from = whole.version - 1
+    for entry in log:
+        entry.give(run)
+
+    assert packed(whole) == packed(run)
+
+
 def test_heartbeats_leave_no_trace_in_the_state(writer: Writer) -> None:
     writer.hello("a", None)
     before = packed(writer.folded())

@@ -8,6 +8,7 @@ import pytest
 
 from cos2p import messages as m
 from cos2p.cost import CostModel
+from cos2p.mailbox import Letter
 from cos2p.payload import expected_bytes
 from cos2p.run_config import RunConfig
 from cos2p.state_codec import pack, unpack
@@ -242,7 +243,7 @@ class Stage:
         for _, decision in self.decision_log[start.decisions :]:
             for offset in range(read, decision.fleet_offset):
                 at_s, message = self.fleet_log[offset]
-                core.restore(FLEET, offset, message, at_s)
+                core.restore(Letter(FLEET, offset, at_s, message))
             read = max(read, decision.fleet_offset)
             known.apply(decision)
         for at_s, message in self.models_log[start.models :]:
@@ -254,7 +255,7 @@ class Stage:
         core = self.folded(since)
         read = max(core.ledger.fleet_offset, since.fleet if since else 0)
         for offset, (at_s, message) in enumerate(self.fleet_log[read:], read):
-            core.restore(FLEET, offset, message, at_s)
+            core.restore(Letter(FLEET, offset, at_s, message))
         return core
 
     def _log(self, made: list[m.Decision], survivors: int | None) -> list[m.Decision]:

@@ -10,9 +10,10 @@ from contextlib import aclosing
 
 from cos2p.backwards import newest_first
 from cos2p.bus import Bus
-from cos2p.history.read import Cursor, Letter, RunLog, Tally, run_of
+from cos2p.history.read import RunLog, Tally, Tape, run_of
 from cos2p.history.run import ROWS_MAX, RunHistory
 from cos2p.history.state import HistoryState
+from cos2p.mailbox import Letter
 from cos2p.messages import VersionPublished
 from cos2p.snapshots import Snapshot, newest_snapshot
 from cos2p.state_codec import StateError, pack, unpack
@@ -67,7 +68,7 @@ class HistoryReader:
         self.history = history or RunHistory()
         self.notes: list[str] = []
         self._log: RunLog | None = None
-        self._beats: Cursor | None = None
+        self._beats: Tape | None = None
 
     @property
     def tally(self) -> Tally:
@@ -84,7 +85,7 @@ class HistoryReader:
         """
         count = await self._catch_up()
         if wait_s > 0 and not count:
-            log = self._log or RunLog(self._bus, self._prefix, "")
+            log = self._log or RunLog.of(self._bus, self._prefix, "")
             await log.wait(wait_s)
             count = await self._catch_up()
         return count
@@ -97,12 +98,11 @@ class HistoryReader:
         assert beats is not None
         async for letter in log.letters():
             count += 1
-            at_s, message = letter.timestamp_s, letter.message
-            if history.take(letter.topic.name, letter.offset, at_s, message, letter.value):
+            if history.take_letter(letter):
                 self._taken(letter, history)
-        end = await beats.end()
-        while (beat := await beats.peek(end, 1.0)) is not None:
-            beats.pop()
+        await beats.extend()
+        while await beats.head() is not None:
+            beat = beats.take()
             history.beat(beat.message, beat.timestamp_s)
             count += 1
         return count
@@ -116,10 +116,10 @@ class HistoryReader:
             await self._restore(run_id)
             self.history.rows_from = await first_row_kept(self._bus, self._prefix, run_id)
         offsets = {name: p.offset for name, p in self.history.positions.items()}
-        self._log = RunLog(self._bus, self._prefix, run_id, offsets)
-        end = await Cursor(self._bus, self._prefix, HEARTBEATS).end()
-        start = max(0, end - BEATS_MAX)
-        self._beats = Cursor(self._bus, self._prefix, HEARTBEATS, run_id, start)
+        self._log = RunLog.of(self._bus, self._prefix, run_id, offsets, self.history.state.epoch)
+        self._beats = Tape.of(self._bus, self._prefix, HEARTBEATS, run_id)
+        end = await self._beats.extend()
+        self._beats.mailbox.offset = max(self._beats.offset, end - BEATS_MAX)
         return True
 
     async def _restore(self, run_id: str) -> None:

@@ -4,148 +4,141 @@ Invariants: nothing is written to the bus; records that can't be read, or are of
 counted and skipped; memory holds one batch of each topic; where retention has taken the head of a
 topic, reading starts at its first record. Canonical order: before a decision come all `fleet`
 records that it has handled (`fleet_offset`), and what the aggregator made comes as soon as the
-decisions that it obeys are given (`decisions_offset`); at the end the rest of `fleet`, then of
-`models`. Ends are read from effect to cause, so that what a record refers to is there.
+decisions that it obeys are given (`decisions_offset`); the rest of `fleet` comes last. How far a
+decision had read that the epoch fence refuses does not matter. Ends are read from effect to cause,
+so that what a record refers to is there.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 
-from cos2p import codec
 from cos2p import messages as m
-from cos2p.bus import Bus, Record
-from cos2p.errors import MessageError, OffsetExpiredError
+from cos2p.bus import Bus
+from cos2p.errors import OffsetExpiredError
+from cos2p.fence import EpochFence
+from cos2p.mailbox import ANY_RUN, Letter, Mailbox
 from cos2p.messages import Message
 from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
 
-BATCH_BYTES = 1 << 20
-ANY_RUN = "*"
-"""Where a cursor gives the messages of every run."""
+READER = "history"
 
 
 @dataclass(frozen=True)
-class Letter:
-    """A message, and where it was read."""
-
-    topic: Topic
-    offset: int
-    timestamp_s: float
-    message: Message
-    value: bytes | memoryview
-
-
-@dataclass
 class Tally:
-    """What was read of a topic, and what of it was skipped."""
+    """What was read of some topics, and what of it was skipped."""
 
     record_count: int = 0
-    byte_count: int = 0
     unreadable_count: int = 0
     foreign_count: int = 0
 
 
-class Cursor:
-    """Partition 0 of a topic, read in order.
+class Tape:
+    """A mailbox read letter by letter, up to an end that is moved on from time to time.
+
+    Args:
+        mailbox: where from; nothing else polls it meanwhile.
+    """
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        self._letters: deque[Letter] = deque()
+        self._end = 0
+
+    @classmethod
+    def of(
+        cls,
+        bus: Bus,
+        prefix: str,
+        topic: Topic,
+        run_id: str | None = None,
+        *,
+        offset: int = 0,
+        kinds: Collection[type[Message]] = (),
+    ) -> "Tape":
+        """A tape of a topic, for a reader that checks and buries nothing."""
+        mailbox = Mailbox(
+            bus,
+            prefix,
+            topic,
+            reader=READER,
+            run_id=run_id,
+            offset=offset,
+            kinds=kinds,
+            bury_from=None,
+        )
+        return cls(mailbox)
+
+    @property
+    def offset(self) -> int:
+        """The next record to give."""
+        return self._letters[0].offset if self._letters else self.mailbox.offset
+
+    async def extend(self) -> int:
+        """Read up to the end of the topic as it is now, which is returned.
+
+        Raises:
+            TopicMissingError, BusUnreachableError.
+        """
+        self._end = await self.mailbox.end()
+        return self._end
+
+    def stop_at(self, end: int) -> None:
+        """Read up to this offset."""
+        self._end = end
+
+    async def head(self) -> Letter | None:
+        """The next letter, left where it is; None at the end."""
+        while not self._letters and self.mailbox.offset < self._end:
+            if not await self._fill(wait_s=1.0):
+                break
+        head = self._letters[0] if self._letters else None
+        return head if head is not None and head.offset < self._end else None
+
+    def take(self) -> Letter:
+        """The letter that `head` has shown."""
+        return self._letters.popleft()
+
+    async def wait(self, wait_s: float) -> None:
+        """Wait until there is a record to read, or for this long."""
+        if not self._letters:
+            await self._fill(wait_s)
+
+    async def _fill(self, wait_s: float) -> bool:
+        before = self.mailbox.offset
+        try:
+            self._letters += await self.mailbox.poll(wait_s)
+        except OffsetExpiredError:  # retention came first
+            await self.mailbox.end()
+        return self.mailbox.offset > before
+
+
+async def letters(
+    bus: Bus,
+    prefix: str,
+    topic: Topic,
+    run_id: str | None = None,
+    *,
+    offset: int = 0,
+    kinds: Collection[type[Message]] = (),
+) -> AsyncIterator[Letter]:
+    """A topic's messages of one run (the first, if none is named) up to its end now.
 
     Args:
         bus: where it is.
         prefix: of its name.
         topic: which.
-        run_id: whose messages are given (or `ANY_RUN`); None takes that of the first.
+        run_id: whose messages, or `ANY_RUN`.
         offset: where to begin.
-    """
-
-    def __init__(
-        self, bus: Bus, prefix: str, topic: Topic, run_id: str | None = None, offset: int = 0
-    ) -> None:
-        self._bus, self._topic = bus, topic
-        self._name = topic.full_name(prefix)
-        self._read_offset = offset
-        self._batch: list[Letter] = []
-        self._next = 0
-        self.run_id = run_id
-        self.tally = Tally()
-
-    @property
-    def offset(self) -> int:
-        """The next record to give."""
-        left = self._next < len(self._batch)
-        return self._batch[self._next].offset if left else self._read_offset
-
-    async def end(self) -> int:
-        """Where the log ends now; what retention has taken is passed over.
-
-        Raises:
-            TopicMissingError, BusUnreachableError.
-        """
-        ends = (await self._bus.end_offsets(self._name))[0]
-        self._read_offset = max(self._read_offset, ends.first)
-        return ends.next
-
-    async def peek(self, end: int, wait_s: float = 0.0) -> Letter | None:
-        """The next letter before `end`; None where there is none."""
-        while self._next >= len(self._batch):
-            if self._read_offset >= end or not await self._fill(wait_s):
-                return None
-        letter = self._batch[self._next]
-        return letter if letter.offset < end else None
-
-    def pop(self) -> None:
-        """The letter last peeked at was given."""
-        self._next += 1
-
-    async def wait(self, wait_s: float) -> None:
-        """Wait until there is a record to read, or for this long."""
-        if self._next >= len(self._batch):
-            await self._fill(wait_s)
-
-    async def _fill(self, wait_s: float) -> bool:
-        try:
-            records = await self._bus.read(
-                self._name, 0, self._read_offset, bytes_max=BATCH_BYTES, wait_s=wait_s
-            )
-        except OffsetExpiredError:  # retention came first
-            before = self._read_offset
-            await self.end()
-            return self._read_offset > before
-        self._batch, self._next = [], 0
-        for record in records:
-            self._read_offset = record.offset + 1
-            letter = self._letter(record)
-            if letter is not None:
-                self._batch.append(letter)
-        return bool(records)
-
-    def _letter(self, record: Record) -> Letter | None:
-        tally = self.tally
-        tally.record_count += 1
-        tally.byte_count += len(record.value)
-        try:
-            message = codec.decode(record)
-        except MessageError:
-            tally.unreadable_count += 1
-            return None
-        self.run_id = self.run_id or message.run_id
-        foreign = self.run_id not in (ANY_RUN, message.run_id)
-        if foreign or type(message) not in self._topic.messages:
-            tally.foreign_count += 1
-            return None
-        return Letter(self._topic, record.offset, record.timestamp_s, message, record.value)
-
-
-async def letters(
-    bus: Bus, prefix: str, topic: Topic, run_id: str | None = None, *, offset: int = 0
-) -> AsyncIterator[Letter]:
-    """A topic's messages of one run (the first, if none is named) up to its end now.
+        kinds: the messages that are wanted; empty: all.
 
     Raises:
         TopicMissingError, BusUnreachableError.
     """
-    cursor = Cursor(bus, prefix, topic, run_id, offset)
-    end = await cursor.end()
-    while (letter := await cursor.peek(end, 1.0)) is not None:
-        cursor.pop()
-        yield letter
+    tape = Tape.of(bus, prefix, topic, run_id, offset=offset, kinds=kinds)
+    await tape.extend()
+    while await tape.head() is not None:
+        yield tape.take()
 
 
 async def run_of(bus: Bus, prefix: str) -> str:
@@ -163,34 +156,59 @@ async def run_of(bus: Bus, prefix: str) -> str:
 
 
 class RunLog:
-    """One run's `fleet`, `decisions` and `models` in canonical order; can be asked again for more.
+    """One run's `fleet`, `decisions` and `models` in canonical order; can be extended.
 
     Args:
-        bus: where they are.
-        prefix: of their names.
-        run_id: whose messages are given.
-        offsets: where to begin, by the topic's name.
+        fleet: what devices and operators write.
+        decisions: the planner's.
+        models: the aggregator's.
+        epoch: in force where `decisions` begins; 0 at the log's start.
     """
 
-    def __init__(
-        self, bus: Bus, prefix: str, run_id: str, offsets: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, fleet: Tape, decisions: Tape, models: Tape, epoch: int = 0) -> None:
+        self.fleet, self.decisions, self.models = fleet, decisions, models
+        self._fence = EpochFence(epoch)
+
+    @classmethod
+    def of(
+        cls,
+        bus: Bus,
+        prefix: str,
+        run_id: str | None,
+        offsets: Mapping[str, int] | None = None,
+        epoch: int = 0,
+    ) -> "RunLog":
+        """A reader's: from these offsets on, by the topic's name."""
         starts = offsets or {}
-        self._fleet, self._decisions, self._models = (
-            Cursor(bus, prefix, topic, run_id, starts.get(topic.name, 0))
+        fleet, decisions, models = (
+            Tape.of(bus, prefix, topic, run_id, offset=starts.get(topic.name, 0))
             for topic in (FLEET, DECISIONS, MODELS)
         )
+        return cls(fleet, decisions, models, epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The newest that was opened."""
+        return self._fence.epoch
 
     @property
     def tally(self) -> Tally:
         """What was read of the three topics."""
-        parts = [c.tally for c in (self._fleet, self._decisions, self._models)]
+        boxes = [tape.mailbox for tape in (self.fleet, self.decisions, self.models)]
         return Tally(
-            sum(p.record_count for p in parts),
-            sum(p.byte_count for p in parts),
-            sum(p.unreadable_count for p in parts),
-            sum(p.foreign_count for p in parts),
+            sum(box.record_count for box in boxes),
+            sum(box.unreadable_count for box in boxes),
+            sum(box.foreign_count for box in boxes),
         )
+
+    async def extend(self) -> None:
+        """Read up to the ends of the topics as they are now.
+
+        Raises:
+            TopicMissingError, BusUnreachableError.
+        """
+        for tape in (self.models, self.decisions, self.fleet):
+            await tape.extend()
 
     async def letters(self) -> AsyncIterator[Letter]:
         """What has come since the last call, up to the ends of the topics now.
@@ -198,39 +216,44 @@ class RunLog:
         Raises:
             TopicMissingError, BusUnreachableError.
         """
-        fleet, decisions, models = self._fleet, self._decisions, self._models
-        models_end, decisions_end = await models.end(), await decisions.end()
-        fleet_end = await fleet.end()
-        while True:
-            made = await models.peek(models_end, 1.0)
-            if made is not None and _obeys(made) <= decisions.offset:
-                models.pop()
+        await self.extend()
+        async for letter in self.decided():
+            yield letter
+        async for letter in self.said():
+            yield letter
+
+    async def decided(self) -> AsyncIterator[Letter]:
+        """All decisions up to the end and what comes before them; then the rest of `models`.
+
+        Fleet records that no decision follows are left on their tape. Decisions that the fence
+        refuses are given, too: whoever folds them has to know.
+        """
+        while (letter := await self.decisions.head()) is not None:
+            async for made in self._made(letter.offset):
                 yield made
-                continue
-            decided = await decisions.peek(decisions_end, 1.0)
-            said = await fleet.peek(fleet_end, 1.0)
-            if said is not None and (decided is None or said.offset < _handled(decided)):
-                fleet.pop()
-                yield said
-            elif decided is not None:
-                decisions.pop()
-                yield decided
-            elif made is not None:
-                models.pop()
-                yield made
-            else:
+            decision = letter.message
+            if isinstance(decision, m.Decision) and self._fence.admits(decision):
+                async for said in self.said(decision.fleet_offset):
+                    yield said
+            yield self.decisions.take()
+        async for made in self._made(None):
+            yield made
+
+    async def said(self, end: int | None = None) -> AsyncIterator[Letter]:
+        """Fleet records below an offset; None: all."""
+        while (letter := await self.fleet.head()) is not None:
+            if end is not None and letter.offset >= end:
                 return
+            yield self.fleet.take()
 
     async def wait(self, wait_s: float) -> None:
-        """Wait for a word from the fleet, this long at most."""
-        await self._fleet.wait(wait_s)
+        """Wait for a record of the fleet, this long at most."""
+        await self.fleet.wait(wait_s)
 
-
-def _obeys(made: Letter) -> int:
-    assert isinstance(made.message, m.Made)
-    return made.message.decisions_offset
-
-
-def _handled(decided: Letter) -> int:
-    assert isinstance(decided.message, m.Decision)
-    return decided.message.fleet_offset
+    async def _made(self, end: int | None) -> AsyncIterator[Letter]:
+        """Records of `models` that obey decisions below an offset; None: all."""
+        while (letter := await self.models.head()) is not None:
+            made = letter.message
+            if end is not None and isinstance(made, m.Made) and made.decisions_offset > end:
+                return
+            yield self.models.take()

@@ -21,6 +21,7 @@ from cos2p.history.now import Beat, RunNow
 from cos2p.history.plan import PlanRow
 from cos2p.history.state import Activity, HistoryState, Span
 from cos2p.history.version import Merged, Surroundings, VersionRow
+from cos2p.mailbox import Letter
 from cos2p.messages import Message, Outcome
 from cos2p.snapshots import Position, tail_of
 
@@ -131,6 +132,11 @@ class RunHistory(RunNow):
         else:
             self._said(message, offset, at_s)
         return True
+
+    def take_letter(self, letter: Letter) -> bool:
+        """The same for a record that a mailbox has read."""
+        at_s, value = letter.timestamp_s, letter.value
+        return self.take(letter.topic.name, letter.offset, at_s, letter.message, value)
 
     def beat(self, message: Message, at_s: float) -> None:
         """Take a heartbeat, appended at `at_s`: it says what goes on now, and leaves no trace."""
