@@ -156,8 +156,17 @@ class UnitTable:
 
     def owned_by(self, shard: int, shard_count: int) -> tuple[int, ...]:
         """The units that aggregator `shard` of `shard_count` owns."""
-        owner = self.shard_of_block(shard_count)
-        return tuple(i for i, u in enumerate(self.units) if owner[u.block] == shard)
+        found = self._owned.get((shard, shard_count))
+        if found is None:
+            owner = self.shard_of_block(shard_count)
+            found = tuple(i for i, u in enumerate(self.units) if owner[u.block] == shard)
+            self._owned[shard, shard_count] = found
+        return found
+
+    @cached_property
+    def _owned(self) -> dict[tuple[int, int], tuple[int, ...]]:
+        """Asked for with every version that a shard publishes, so worked out once."""
+        return {}
 
     @cached_property
     def digest(self) -> bytes:

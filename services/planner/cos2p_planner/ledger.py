@@ -7,8 +7,8 @@ the log.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,8 @@ class PlanFacts:
     """Whether something was learned from its report: only the first one counts."""
 
 
-def packed(units: Sequence[int], unit_count: int) -> bytes:
+@lru_cache(maxsize=1024)  # a device holds its units for several plans
+def packed(units: tuple[int, ...], unit_count: int) -> bytes:
     """Units as one bit each."""
     mask = np.zeros(unit_count, np.uint8)
     mask[list(units)] = 1
@@ -211,7 +212,7 @@ class Ledger:
             now,
             plan.local_steps,
             plan.peak_bytes,
-            run.costs.training_flops(plan.trained, plan.frozen),
+            run.flops_of(plan),
             packed(plan.trained, len(run.table)),
             plan.group,
         )

@@ -7,6 +7,7 @@ decisions.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,9 @@ class Run:
         self.task = started.task
         self.table = started.units.table()
         self.costs = CostModel.of(self.table, started.config)
+        # Devices hold their units for several plans: most questions have been asked before.
+        self._share_of = lru_cache(1024)(self.costs.share)
+        self._flops_of = lru_cache(1024)(self.costs.training_flops)
         at_s = started.at_s
         self._state = state or RunState(
             at_s, at_s, at_s, self._nothing(), Arrivals(), HoldingsState()
@@ -123,6 +127,10 @@ class Run:
         """Updates admitted since the last version."""
         return len(self._state.open_staleness)
 
+    def flops_of(self, plan: m.Plan) -> int:
+        """Of one sample's training step."""
+        return self._flops_of(plan.trained, plan.frozen)
+
     def progress(self, version: int, now: float) -> float:
         """Share of the run that is done, 0 to 1: of its versions or of its time."""
         rounds = self.config.rounds
@@ -142,7 +150,7 @@ class Run:
         """A plan's update counts in the open version."""
         state = self._state
         state.open.counts[list(plan.trained)] += 1
-        state.open.share += self.costs.share(plan.trained)
+        state.open.share += self._share_of(plan.trained)
         state.open_staleness.append(staleness)
         self.arrivals.landed(plan, now)
 
