@@ -156,7 +156,7 @@ def aggregator(place: Place, epoch: int, version: int) -> Cost:
 def status(place: Place) -> Cost:
     """`cos2p status --json`, as a whole process."""
     began = time.perf_counter()
-    arguments = ["-m", "cos2p_cli.main", "status", "--json"]
+    arguments = ["-c", "from cos2p_cli.main import main; main()", "status", "--json"]
     process = subprocess.Popen(
         [sys.executable, *arguments], env=place.env, stdout=subprocess.DEVNULL
     )

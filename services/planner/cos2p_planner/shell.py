@@ -151,9 +151,11 @@ class _Session:
         """The record after the last own decision."""
         self._warned_version = -1
         self._pending = taken.pending
+        self._run_log = taken.log
 
     async def work(self, stop: asyncio.Event) -> None:
         """Until the run has ended or `stop` is set."""
+        self._take_rest()
         await self._append()
         tasks: dict[Topic, asyncio.Future[Any]] = {}
         stopping = asyncio.ensure_future(stop.wait())
@@ -172,6 +174,12 @@ class _Session:
         finally:
             await self._snapshots.cancel()
             await _cancel([*tasks.values(), stopping])
+
+    def _take_rest(self) -> None:
+        """Take what came while the run was taken over."""
+        log = self._run_log
+        for topic, tape in ((FLEET, log.fleet), (DECISIONS, log.decisions), (MODELS, log.models)):
+            self._take(topic, tape.rest())
 
     async def _wait(self, tasks: Sequence[asyncio.Future[Any]]) -> None:
         """Until something was read or time has something to say."""

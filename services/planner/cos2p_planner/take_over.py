@@ -182,11 +182,13 @@ async def _start(place: Place, run_id: str) -> Start:
         place.log.warning("snapshot_skipped", number=number, reason=reason)
 
     bus, prefix = place.bus, place.prefix
-    shown = {s.number: s for s in await snapshots_of(bus, prefix, "history", skipped)}
+    faults: dict[int, str] = {}
+    shown = {s.number: s for s in await snapshots_of(bus, prefix, "history", faults.__setitem__)}
     async for snapshot in fitting_snapshots(bus, prefix, "planner", run_id, skipped):
         history = shown.get(snapshot.number)
         if history is None or history.positions != snapshot.positions:
-            skipped(snapshot.number, "the history's snapshot of this number does not count")
+            fault = faults.get(snapshot.number, "it is not there")
+            skipped(snapshot.number, f"the history's does not count: {fault}")
             continue
         try:
             state = unpack(PlannerState, snapshot.state)

@@ -1,7 +1,7 @@
 """A planner that starts from a snapshot, from a bad one, and from none."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,11 +9,14 @@ from planner_ring import Ring, stage_of
 
 from cos2p import codec
 from cos2p import messages as m
-from cos2p.bus import NewRecord
+from cos2p.bus import NewRecord, Offsets
+from cos2p.buses.memory import MemoryBus
+from cos2p.clock import SystemClock
 from cos2p.errors import DivergedError
+from cos2p.mailbox import Mailbox, Outbox
 from cos2p.snapshots import Snapshot, snapshots_of
 from cos2p.state_codec import pack
-from cos2p.topics import SNAPSHOTS
+from cos2p.topics import DECISIONS, FLEET, SNAPSHOTS
 from cos2p_planner.compare import Comparison, compare_snapshots
 from cos2p_planner.fold import PlannerState
 
@@ -76,6 +79,47 @@ def test_a_restart_reads_the_records_behind_the_snapshot_only(new_stage: New) ->
     assert 1 == second["records"]  # its own EpochStarted
 
 
+class LateBus(MemoryBus):
+    """Records that come after the end of their topic was asked for, and before it is read."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.late: list[m.Message] = []
+        self.epochs = 0
+
+    async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
+        kinds = [record.headers.get(codec.NAME_HEADER) for record in records]
+        self.epochs += kinds.count(b"EpochStarted")
+        return await super().append(topic, partition, records)
+
+    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
+        if topic != "t-fleet" or not self.late or self.epochs < 2:
+            return await super().end_offsets(topic)
+        (in_time, *late), self.late = self.late, []
+        await self.append(topic, 0, [codec.encode(in_time)])
+        ends = await super().end_offsets(topic)
+        await self.append(topic, 0, [codec.encode(message) for message in late])
+        return ends
+
+
+def test_what_comes_while_a_planner_takes_over_is_answered(new_stage: New) -> None:
+    async def body() -> None:
+        ring = ring_of(new_stage)
+        ring.bus = bus = LateBus()
+        ring.fleet = Outbox(bus, "t", FLEET)
+        ring.decisions = Mailbox(bus, "t", DECISIONS, reader="test", run_id="run-1")
+        await ring.ask()
+        await ring.hello()
+        async with ring.planner():
+            first = (await ring.until(m.PlanIssued)).plan
+        gone = m.Goodbye(run_id="run-1", worker_id="w9", incarnation=1)
+        bus.late = [gone, ring.stage.report_of(first)]
+        async with ring.planner():
+            await ring.until(m.UpdateAdmitted)
+
+    asyncio.run(body())
+
+
 def test_the_snapshots_of_a_run_equal_the_fold_of_its_log(new_stage: New) -> None:
     async def body(ring: Ring) -> None:
         await work(ring, 3)
@@ -95,7 +139,7 @@ def test_a_snapshot_that_is_not_the_fold_of_the_log_is_named(new_stage: New) -> 
         state = pack(PlannerState, PlannerState())
         wrong = Snapshot("planner", 99, newest.run_id, newest.positions, state)
 
-        with pytest.raises(DivergedError, match="snapshot 99 of run run-1 differs"):
+        with pytest.raises(DivergedError, match="snapshot 99 of the planner of run run-1 differs"):
             await compare_snapshots(ring.bus, "t", [wrong])
 
     play(new_stage, body)

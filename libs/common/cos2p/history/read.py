@@ -99,6 +99,12 @@ class Tape:
         """The letter that `head` has shown."""
         return self._letters.popleft()
 
+    def rest(self) -> list[Letter]:
+        """Letters behind the end that came with those before it: the mailbox is past them."""
+        rest = list(self._letters)
+        self._letters.clear()
+        return rest
+
     async def wait(self, wait_s: float) -> None:
         """Wait until there is a record to read, or for this long."""
         if not self._letters:
