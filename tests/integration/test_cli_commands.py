@@ -38,6 +38,7 @@ COMMANDS = (
     ["keys", "line"],
     ["keys", "list"],
     ["stop"],
+    ["admit"],
     ["doctor"],
 )
 
@@ -220,7 +221,7 @@ def test_stopping_a_finished_run_is_an_error(home: Path) -> None:
     assert "has ended already" in done.stderr
 
 
-def test_a_running_run_stops_when_asked(tmp_path: Path) -> None:
+def test_a_running_run_admits_a_device_when_asked_and_stops_when_asked(tmp_path: Path) -> None:
     ring = Ring(f"sqlite:{tmp_path}/run", "cos2p", tmp_path)
 
     async def begin() -> None:
@@ -235,6 +236,10 @@ def test_a_running_run_stops_when_asked(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while said(cos2p("status", "--bus", "run", "--json", cwd=tmp_path))["version"] < 1:
             assert time.monotonic() < deadline
+        unknown = cos2p("admit", "worker-77", "--bus", "run", cwd=tmp_path)
+        assert (2, True) == (unknown.returncode, "no device 'worker-77'" in unknown.stderr)
+        admitted = said(cos2p("admit", "worker-1", "--bus", "run", "--json", cwd=tmp_path))
+        assert "worker-1" == admitted["worker_id"]
         done = cos2p("stop", "--bus", "run", "--reason", "enough", "--json", cwd=tmp_path)
         assert said(done)["asked"]
         assert "stopped" == asyncio.run(end())

@@ -96,13 +96,18 @@ def pack(kind: type[T], state: T) -> bytes:
     return shape_of(cast(Hashable, kind)) + packed
 
 
+def has_shape(kind: type[T], data: bytes) -> bool:
+    """Whether these bytes are of a program with the same fields."""
+    return data[:SHAPE_BYTES] == shape_of(cast(Hashable, kind))
+
+
 def unpack(kind: type[T], data: bytes) -> T:
     """The state that `pack` was given.
 
     Raises:
         StateError: the bytes are another type's, another program version's, or damaged.
     """
-    if data[:SHAPE_BYTES] != shape_of(cast(Hashable, kind)):
+    if not has_shape(kind, data):
         raise StateError(f"its {kind.__name__} has other fields than this program's")
     try:
         plain = msgpack.unpackb(data[SHAPE_BYTES:], strict_map_key=False, max_ext_len=0)

@@ -15,13 +15,15 @@ from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
 from cos2p.mailbox import Letter, Mailbox
 from cos2p.snapshots import Fold, Snapshot
-from cos2p.state_codec import StateError, pack, unpack
+from cos2p.state_codec import has_shape, pack, unpack
 from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
 from cos2p_planner.fold import PlannerFold, PlannerState
 from cos2p_planner.take_over import CheckerFactory
 
-TOPICS = (FLEET, DECISIONS, MODELS)
+STATES: dict[Fold, type] = {"planner": PlannerState, "history": HistoryState}
+TOPICS = (DECISIONS, FLEET, MODELS)
 SIGNED = "its records are signed: set COS2P_KEYS_FILE to the register of keys"
+OTHER = "it is of a program with other fields: a start passes it over"
 HEADLESS = "retention took the start of the log: later ones are folded from this one"
 
 
@@ -84,24 +86,26 @@ async def compare_snapshots(
         checker: what each record of `fleet` must pass, given the signers' last numbers.
 
     Returns:
-        One for each snapshot, by number.
+        One for each snapshot, in the order of the log.
 
     Raises:
         DivergedError: a snapshot differs from the fold.
         StateError: a snapshot can't be read by this program.
         What the bus raises.
     """
-    ordered = sorted(snapshots, key=lambda s: (s.number, s.of))
+    ordered = sorted(snapshots, key=_place)
+    others = [s for s in ordered if not has_shape(STATES[s.of], s.state)]
+    ordered = [s for s in ordered if s not in others]
     if checker is None and any(_is_signed(s) for s in ordered):
-        return [Comparison(s.of, s.number, False, SIGNED) for s in ordered]
-    found: list[Comparison] = []
+        return [Comparison(s.of, s.number, False, SIGNED) for s in [*others, *ordered]]
+    found = [Comparison(s.of, s.number, False, OTHER) for s in others]
     folds, offsets = _Folds(), dict.fromkeys(TOPICS, 0)
     if ordered and await _has_lost_its_start(bus, prefix):
         oldest = ordered[0]
         for snapshot in [s for s in ordered if s.number == oldest.number]:
             folds.begin_with(snapshot)
             found.append(Comparison(snapshot.of, snapshot.number, False, HEADLESS))
-        ordered = ordered[len(found) :]
+        ordered = [s for s in ordered if s.number > oldest.number]
         offsets = {topic: oldest.positions[topic.name].offset for topic in TOPICS}
     log = _log(bus, prefix, folds.known, offsets, checker)
     for snapshot in ordered:
@@ -114,6 +118,12 @@ async def compare_snapshots(
             )
         found.append(Comparison(snapshot.of, snapshot.number, True))
     return found
+
+
+def _place(snapshot: Snapshot) -> tuple[tuple[int, ...], int, str]:
+    """Where in the log a snapshot was taken: an order in which the log can be folded once."""
+    ends = tuple(snapshot.positions[topic.name].offset for topic in TOPICS)
+    return ends, snapshot.number, snapshot.of
 
 
 async def _fold_to(log: RunLog, folds: _Folds, snapshot: Snapshot) -> None:
@@ -154,10 +164,7 @@ def _accepted(record: object, message: m.Message) -> None:
 
 
 def _is_signed(snapshot: Snapshot) -> bool:
-    try:
-        return snapshot.of == "planner" and bool(unpack(PlannerState, snapshot.state).sequences)
-    except StateError:
-        return False
+    return snapshot.of == "planner" and bool(unpack(PlannerState, snapshot.state).sequences)
 
 
 async def _has_lost_its_start(bus: Bus, prefix: str) -> bool:
