@@ -38,11 +38,13 @@ def test_all_rules_hold_while_everything_goes_wrong(first: int) -> None:
         ended = run_seed("lossy", seed)
         seen["kills"] += ended.kill_count
         seen["restarts"] += ended.restart_count
+        seen["snapshots"] += ended.snapshot_count
         seen.update(vars(ended.faults))
         seen.update(str(e.outcome) for e in ended.log.checker.history.endings.values())
 
     assert seen["kills"] >= CHUNK
     assert seen["restarts"] > seen["kills"]
+    assert seen["snapshots"] > 10 * CHUNK
     assert min(seen["lost"], seen["repeated"], seen["unacknowledged"], seen["delayed"]) > 0
     assert min(seen["accepted"], seen["cancelled"], seen["expired"]) > 0
 

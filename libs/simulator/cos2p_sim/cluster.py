@@ -196,7 +196,7 @@ class Cluster:
                 stop,
                 prefix=PREFIX,
                 planner_id=name,
-                snapshot_records=self._case.scenario.snapshot_records,
+                snapshot_records=self._case.snapshot_records,
             )
 
         return life

@@ -96,8 +96,6 @@ class Scenario(_Part):
     run: RunPart = RunPart()
     faults: FaultPart = FaultPart()
     crashes: CrashPart = CrashPart()
-    snapshot_records: int = Field(1, ge=1)
-    """Records that a planner folds between two snapshots: with 1 each step is followed by one."""
     ends: Literal["target", "stalled"] = "target"
     limit_s: float = 1500.0
     """Virtual seconds after which the run counts as hanging."""
@@ -111,6 +109,8 @@ class Case:
     scenario: Scenario
     config: RunConfig
     device_count: int
+    snapshot_records: int
+    """Records that a planner folds between two snapshots: with 1 each step is followed by one."""
 
 
 def load_scenario(name: str) -> Scenario:
@@ -160,4 +160,5 @@ def draw_case(scenario: Scenario, seed: int) -> Case:
         partitions=2,
     )
     config = with_changes(config, scenario.run.settings)
-    return Case(seed, scenario, config, within(scenario.fleet.devices))
+    records = int(np.random.default_rng([seed, 7]).choice([1, 10, 40]))
+    return Case(seed, scenario, config, within(scenario.fleet.devices), records)
