@@ -11,12 +11,14 @@ from counting_bus import CountingBus
 
 from cos2p import messages as m
 from cos2p.bus import Bus, NewRecord
+from cos2p.buses.memory import MemoryBus
 from cos2p.buses.passing import PassingBus
-from cos2p.clock import LoopClock
+from cos2p.clock import LoopClock, SystemClock
 from cos2p.codec import decode
 from cos2p.errors import MessageError
 from cos2p.fence import EpochFence
 from cos2p.logs import configure_logs
+from cos2p.topics import specs
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import Load, Merge
 from cos2p_aggregator.shell import run_aggregator
@@ -120,6 +122,21 @@ def version_after(decisions: list[m.Decision]) -> int:
     return max(closed, default=0)
 
 
+async def cut_off(s: Script, cut: int) -> list[NewRecord]:
+    """Give the script a bus whose decisions end at an offset; those that it lacks."""
+    whole, s.bus = s.bus, MemoryBus(SystemClock())
+    topics = specs("t", s.config.partitions)
+    await s.bus.create_topics(topics)
+    rest: list[NewRecord] = []
+    for topic in topics:
+        for partition in range(topic.partitions):
+            news = [NewRecord(r.value, r.key, r.headers) for r in whole._log(topic.name, partition)]
+            if topic.name == DECISIONS:
+                news, rest = news[:cut], news[cut:]
+            await s.bus.append(topic.name, partition, news)
+    return rest
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("every", [1, 2, 5])
 def test_a_restart_before_any_decision_gives_the_bytes_of_one_life(
@@ -150,10 +167,9 @@ def test_a_restart_before_any_decision_gives_the_bytes_of_one_life(
         for cut in range(2, len(decisions), 3):
             s = new_script(**merge)
             await script(s)
-            rest = s.bus._log(DECISIONS, 0)[cut:]
-            del s.bus._log(DECISIONS, 0)[cut:]
+            rest = await cut_off(s, cut)
             await run_until(s, version_after(decisions[:cut]), last)
-            s.bus._log(DECISIONS, 0).extend(rest)
+            await s.bus.append(DECISIONS, 0, rest)
             assert expected == await of_one_life(s, last), f"cut at {cut}"
 
     asyncio.run(go())
