@@ -94,7 +94,7 @@ def _raise_if_failed(ended: m.RunEnded | None) -> None:
 async def _find_run(place: Place, stop: asyncio.Event) -> str | None:
     """The run of this prefix: named by its decisions, else by the first request; None on stop."""
     decisions = Mailbox(place.bus, place.prefix, DECISIONS, reader="planner")
-    if await decisions.poll():
+    if await decisions.poll(bytes_max=1):
         return decisions.run_id
     place.log.info("run_awaited")
     # What is refused here is read again, and buried, once the run is known.

@@ -12,7 +12,7 @@ from cos2p import messages as m
 from cos2p.bus import Bus, Record
 from cos2p.clock import Clock
 from cos2p.errors import FencedError
-from cos2p.history.follow import first_row_kept
+from cos2p.history.follow import beats_kept, first_row_kept
 from cos2p.history.read import RunLog, Tape
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
@@ -134,7 +134,7 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
     log = await _log(place, run_id, start, known)
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
     core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(place.prefix), known=known)
-    record_count = 0
+    record_count, decided_s = 0, core.ledger.progress_s
     while not core.epoch:
         await log.extend()
         async for letter in log.decided():
@@ -142,7 +142,9 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
             core.restore(letter)
             start.history.take_letter(letter)
             message = letter.message
-            if isinstance(message, m.EpochStarted) and message.planner_id == name:
+            if not isinstance(message, m.EpochStarted):
+                decided_s = max(decided_s, getattr(message, "at_s", 0.0))
+            elif message.planner_id == name:
                 core.epoch = message.epoch
         if not core.epoch:
             await _open_epoch(place, run_id, name, core)
@@ -159,12 +161,17 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         records=record_count,
     )
     pending: list[m.Decision] = []
+    now = place.clock.now()
     async for letter in log.said():
         start.history.take_letter(letter)
-        pending += core.handle(letter.offset, letter.message, letter.timestamp_s)
+        # What waited for a planner was done when it was written: the pace of a device must not
+        # contain the planner's absence. A clock that is wrong can't leave the log's time.
+        at_s = min(now, max(decided_s, letter.timestamp_s))
+        pending += core.handle(letter.offset, letter.message, at_s)
     end = await place.read(HEARTBEATS, run_id).end()
     heartbeats = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
     await heartbeats.end()
+    heartbeats.offset = max(heartbeats.offset, end - beats_kept(len(core.fleet)))
     while heartbeats.offset < end and (letters := await heartbeats.poll()):
         for letter in letters:
             core.handle_heartbeat(letter.message, letter.timestamp_s)

@@ -19,8 +19,14 @@ from cos2p.snapshots import Snapshot, newest_snapshot
 from cos2p.state_codec import StateError, pack, unpack
 from cos2p.topics import HEARTBEATS, MODELS
 
-BEATS_MAX = 20_000
-"""Heartbeats read at first: where compaction is behind, older ones say nothing of who is there."""
+
+def beats_kept(device_count: int) -> int:
+    """How many of the newest heartbeats say who is there, where compaction is behind.
+
+    A device that is missing in them was silent while each other one beat twenty times.
+    """
+    return max(2_000, 20 * device_count)
+
 
 Taken = Callable[[Letter, RunHistory], None]
 """Called with each letter once the history has taken it."""
@@ -119,7 +125,8 @@ class HistoryReader:
         self._log = RunLog.of(self._bus, self._prefix, run_id, offsets, self.history.state.epoch)
         self._beats = Tape.of(self._bus, self._prefix, HEARTBEATS, run_id)
         end = await self._beats.extend()
-        self._beats.mailbox.offset = max(self._beats.offset, end - BEATS_MAX)
+        kept = beats_kept(len(self.history.state.devices))
+        self._beats.mailbox.offset = max(self._beats.offset, end - kept)
         return True
 
     async def _restore(self, run_id: str) -> None:
