@@ -77,6 +77,7 @@ def test_topics_are_made_with_the_settings_of_their_kind(
     assert "5400000" == found["submodels"]["segment.ms"], "a quarter of six hours"
 
 
+@pytest.mark.slow  # it waits for Kafka's cleaner
 def test_reading_a_compacted_topic_from_its_start_stays_a_few_megabytes(
     kafka_cluster: Callable[..., KafkaCluster], tmp_path: Path
 ) -> None:

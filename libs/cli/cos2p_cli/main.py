@@ -267,9 +267,7 @@ def replay(
     ] = None,
     staleness: Annotated[
         str | None,
-        typer.Option(
-            metavar="RULE", help="Another rule for late updates: constant, poly:A, hinge:A,B."
-        ),
+        typer.Option(metavar="RULE", help="Rule for late updates: constant, poly:A, hinge:A,B."),
     ] = None,
     shards: Annotated[
         int | None,
@@ -280,7 +278,7 @@ def replay(
         typer.Option(
             envvar="COS2P_KEYS_FILE",
             metavar="FILE",
-            help="The site's register of keys: needed to compare snapshots of a signed run.",
+            help="Register of keys, to compare a signed run's snapshots.",
         ),
     ] = None,
     as_json: JsonOption = False,

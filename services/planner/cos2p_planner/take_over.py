@@ -168,18 +168,24 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         # contain the planner's absence. A clock that is wrong can't leave the log's time.
         at_s = min(now, max(decided_s, letter.timestamp_s))
         pending += core.handle(letter.offset, letter.message, at_s)
-    end = await place.read(HEARTBEATS, run_id).end()
-    heartbeats = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
-    await heartbeats.end()
-    heartbeats.offset = max(heartbeats.offset, end - beats_kept(len(core.fleet)))
-    while heartbeats.offset < end and (letters := await heartbeats.poll()):
-        for letter in letters:
-            core.handle_heartbeat(letter.message, letter.timestamp_s)
-            start.history.beat(letter.message, letter.timestamp_s)
+    heartbeats = await _heartbeats(place, run_id, core, start.history)
     core.resume(place.clock.now())
     place.watch.shows(start.history)
     number = await next_number(place.bus, place.prefix)
     return TakenOver(core, start.history, pending, log, heartbeats, number, record_count)
+
+
+async def _heartbeats(place: Place, run_id: str, core: PlannerCore, history: RunHistory) -> Mailbox:
+    """Take the newest heartbeats; where later ones come from."""
+    end = await place.read(HEARTBEATS, run_id).end()
+    mailbox = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
+    await mailbox.end()
+    mailbox.offset = max(mailbox.offset, end - beats_kept(len(core.fleet)))
+    while mailbox.offset < end and (letters := await mailbox.poll()):
+        for letter in letters:
+            core.handle_heartbeat(letter.message, letter.timestamp_s)
+            history.beat(letter.message, letter.timestamp_s)
+    return mailbox
 
 
 async def _start(place: Place, run_id: str) -> Start:

@@ -397,6 +397,7 @@ class FastClock(JumpingClock):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_kills_while_segments_are_dropped_cost_no_byte(tmp_path: Path) -> None:
     """Hours pass in a second: three writers rotate, expire and are killed while we read."""
     path = tmp_path / "run"
