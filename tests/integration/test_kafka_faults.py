@@ -77,6 +77,7 @@ def test_asking_for_a_topic_never_makes_it(kafka_cluster: Make) -> None:
     assert "ghost" not in run(cluster.bootstrap, use)
 
 
+@pytest.mark.slow
 def test_a_broker_killed_and_started_again_loses_and_doubles_nothing(kafka_cluster: Make) -> None:
     cluster = kafka_cluster()
     count = 600
@@ -140,6 +141,7 @@ def test_an_append_that_gave_up_is_not_sent_later_and_the_bus_recovers(kafka_clu
     assert b"after" == found[-1]
 
 
+@pytest.mark.slow
 def test_the_leader_of_three_killed_under_an_appender_loses_and_doubles_nothing(
     kafka_cluster: Make,
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_role_killed_on_kafka_comes_back(
     asyncio.run(body())
 
 
+@pytest.mark.slow
 def test_a_broker_restart_in_mid_run_loses_and_doubles_nothing(
     kafka_cluster: Callable[..., "KafkaCluster"], open_ring: Opened
 ) -> None:
