@@ -46,7 +46,7 @@ def findings(shown: dict[str, Any]) -> Iterator[str]:
     print(
         f"accuracy {accuracy:.3f}, best alone {alone:.3f}, {shown['seconds']} s, "
         f"largest share held {shown['audit']['share_max']:.3f}, bus {shown['bus']}, "
-        f"N* {shown['coverage']['n_star']}, exits {shown['accuracy'][-1]['exits']}"
+        f"N* {shown['coverage']['n_star']}, exits {shown['accuracy'][-1]['exit_accuracies']}"
     )
     if accuracy < ACCURACY_MIN:
         yield f"accuracy {accuracy:.3f} is below {ACCURACY_MIN}"
