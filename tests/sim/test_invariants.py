@@ -14,7 +14,7 @@ from cos2p_sim.loop import run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
 from cos2p_sim.trial import run_case
 
-SEEDS = 150
+SEEDS = 200
 CHUNK = 50
 CLOSING_SEEDS = 20
 

@@ -232,7 +232,7 @@ class RunLog:
         """All decisions up to the end and what comes before them; then the rest of `models`.
 
         Fleet records that no decision follows are left on their tape. Decisions that the fence
-        refuses are given, too: whoever folds them has to know.
+        refuses are given, too: the fold has to know how far the topic was read.
         """
         while (letter := await self.decisions.head()) is not None:
             async for made in self._made(letter.offset):
