@@ -7,6 +7,7 @@ the run with that child's line and exit code.
 """
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -263,6 +264,8 @@ def _run(target: Callable[..., object], arguments: tuple[Any, ...], log: str) ->
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+    # The garbage collector would write to what the fork server imported: to a copy of each page.
+    gc.freeze()
     parent = multiprocessing.parent_process()
     if parent is not None:
         tie_to(parent.sentinel)

@@ -94,7 +94,7 @@ TASK = Task(
     classes=CLASSES,
     # The margin is what transients add to the cost model's forecast in the smallest submodels.
     run=RunConfig(
-        rounds=RoundConfig(versions=150),
+        rounds=RoundConfig(versions=80),
         local=LocalConfig(
             steps=20,
             batch_size=32,
