@@ -6,6 +6,7 @@ newer one is refused, never guessed at.
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -73,10 +74,18 @@ def decode(
 
 def _headers(record: Record) -> tuple[str, int]:
     try:
-        name = bytes(record.headers[NAME_HEADER]).decode("ascii")
-        version = int(bytes(record.headers[VERSION_HEADER]).decode("ascii"))
-    except (KeyError, UnicodeDecodeError, ValueError) as error:
-        raise MessageError(f"the record's headers are missing or wrong: {error!r}") from error
+        return _named(bytes(record.headers[NAME_HEADER]), bytes(record.headers[VERSION_HEADER]))
+    except KeyError as error:
+        raise MessageError(f"the record's headers are missing: {error!r}") from error
+
+
+@lru_cache(256)  # a log has millions of records, and few such pairs
+def _named(name_header: bytes, version_header: bytes) -> tuple[str, int]:
+    try:
+        name = name_header.decode("ascii")
+        version = int(version_header.decode("ascii"))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise MessageError(f"the record's headers are wrong: {error!r}") from error
     if not 1 <= version <= 1_000_000:
         raise MessageError(f"version {version} is impossible")
     return name, version
