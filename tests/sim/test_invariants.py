@@ -30,7 +30,14 @@ def run_seed(scenario: str, seed: int) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+@pytest.mark.parametrize(
+    "first",
+    # `make test` takes the first half of the seeds, `make test-slow` the other.
+    [
+        pytest.param(n, marks=pytest.mark.slow if 2 * n >= SEEDS else ())
+        for n in range(0, SEEDS, CHUNK)
+    ],
+)
 def test_all_rules_hold_while_everything_goes_wrong(first: int) -> None:
     """The counts at the end prove that the faults did happen."""
     seen: Counter[str] = Counter()
