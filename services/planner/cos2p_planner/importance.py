@@ -30,6 +30,9 @@ from cos2p_planner.device import Device
 from cos2p_planner.ledger import PlanFacts, unpacked
 from cos2p_planner.verdict import wrong_scores
 
+OWN_SHARE = 0.5
+"""lambda: share of a device's own scores in its value; the rest is the fleet's, by label. No other
+value was measured."""
 DECAY = 0.7
 """beta: what a sample scored on one version weighs against one scored on the next, by label for the
 fleet; and what a device's report weighs against its next."""
@@ -174,7 +177,7 @@ class Importance:
     def value(self, device: Device) -> Floats:
         """What each unit is worth to a device, shape (units,).
 
-        "gate": own_share * own + (1 - own_share) * sum_c pi(c) S[u, c], pi the device's smoothed
+        "gate": OWN_SHARE * own + (1 - OWN_SHARE) * sum_c pi(c) S[u, c], pi the device's smoothed
         label histogram; whichever of the two is not known (labels withheld; a unit that the device
         has not trained) leaves the other alone. "magnitude": ||w_u|| / sqrt(size), alike for all.
         "none": zeros.
@@ -188,7 +191,7 @@ class Importance:
             return _or_mean(self._normalised(prunable))
         fleet = self._fleet_share(device.label_counts)
         own = self._own_value(device.worker_id, _or_mean(fleet))
-        mixed = plans.own_share * own + (1 - plans.own_share) * fleet
+        mixed = OWN_SHARE * own + (1 - OWN_SHARE) * fleet
         return _or_mean(np.where(np.isnan(own), fleet, np.where(np.isnan(fleet), own, mixed)))
 
     def _learn_own(self, worker_id: str, units: NDArray[np.int64], sums: Floats, n: float) -> None:
