@@ -110,12 +110,18 @@ class Importance:
         table: the model's units.
         config: the run's settings; `plans.importance` says what is kept.
         state: what a snapshot held.
+        own_share: lambda, see `OWN_SHARE`.
     """
 
     def __init__(
-        self, table: UnitTable, config: RunConfig, state: ImportanceState | None = None
+        self,
+        table: UnitTable,
+        config: RunConfig,
+        state: ImportanceState | None = None,
+        *,
+        own_share: float = OWN_SHARE,
     ) -> None:
-        self._table, self._config = table, config
+        self._table, self._config, self._own_share = table, config, own_share
         self._groups = _membership(table, config.plans.importance_scope)
         self.state = state or ImportanceState(np.full(len(table), np.nan))
         self._fleet_value: Floats | None = None
@@ -177,7 +183,7 @@ class Importance:
     def value(self, device: Device) -> Floats:
         """What each unit is worth to a device, shape (units,).
 
-        "gate": OWN_SHARE * own + (1 - OWN_SHARE) * sum_c pi(c) S[u, c], pi the device's smoothed
+        "gate": own_share * own + (1 - own_share) * sum_c pi(c) S[u, c], pi the device's smoothed
         label histogram; whichever of the two is not known (labels withheld; a unit that the device
         has not trained) leaves the other alone. "magnitude": ||w_u|| / sqrt(size), alike for all.
         "none": zeros.
@@ -191,7 +197,7 @@ class Importance:
             return _or_mean(self._normalised(prunable))
         fleet = self._fleet_share(device.label_counts)
         own = self._own_value(device.worker_id, _or_mean(fleet))
-        mixed = OWN_SHARE * own + (1 - OWN_SHARE) * fleet
+        mixed = self._own_share * own + (1 - self._own_share) * fleet
         return _or_mean(np.where(np.isnan(own), fleet, np.where(np.isnan(fleet), own, mixed)))
 
     def _learn_own(self, worker_id: str, units: NDArray[np.int64], sums: Floats, n: float) -> None:
