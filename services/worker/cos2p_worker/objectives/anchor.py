@@ -18,8 +18,8 @@ ROUNDING = 1e-9
 TEMPERATURE = 2.0
 """T of the softened outputs; no other value was measured."""
 RAMP = 0.3
-"""Share of the run over which the term's weight rises to T^2: an early teacher knows little. Other
-ramps, and twice the weight, gave the same within noise (docs/log.md)."""
+"""Share of the run over which the term's weight rises to T^2: an early teacher knows little. One
+run without a ramp, and one with twice the weight, were no worse (docs/log.md)."""
 
 
 def is_anchored(step: int, share: float) -> bool:
