@@ -50,7 +50,7 @@ def test_all_rules_hold_while_everything_goes_wrong(first: int) -> None:
 
 
 @pytest.mark.parametrize("first", range(0, CLOSING_SEEDS, 5))
-@pytest.mark.parametrize("scenario", ["barrier", "buffer", "compass"])
+@pytest.mark.parametrize("scenario", ["barrier", "buffer", "compass", "ours"])
 def test_under_every_closing_rule_all_rules_hold_and_the_target_is_reached(
     scenario: str, first: int
 ) -> None:
@@ -61,8 +61,11 @@ def test_under_every_closing_rule_all_rules_hold_and_the_target_is_reached(
         history = ended.log.checker.history
         seen["kills"] += ended.kill_count
         seen.update(f"group {bool(p.group)}" for p in history.plans.values())
+        steps = ended.case.config.local.steps
+        seen["stretched"] += sum(p.local_steps > steps for p in history.plans.values())
 
     assert seen["kills"] > 0
+    assert (seen["stretched"] > 0) is (scenario == "ours")
     if scenario == "compass":
         assert min(seen["group True"], seen["group False"]) > 0
 
