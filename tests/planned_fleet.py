@@ -18,6 +18,8 @@ from cos2p.topics import partition_of
 from cos2p.unit_wire import UnitColumns, UnitScores
 from cos2p.units import UnitTable
 from cos2p_planner.core import PlannerCore
+from cos2p_planner.policies import OURS_OFF
+from cos2p_planner.presets import merged
 
 JETSON16_WEAK = (
     *((0.2, 0.04),) * 4,
@@ -40,7 +42,7 @@ class PlannedRun:
     Args:
         table: the model's units.
         devices: budget fraction and speed of each.
-        config: settings, as sections of a run file.
+        config: settings, as sections of a run file; what is ours is off unless they turn it on.
         seed: of the jitter.
         scores: squared gate scores that every device reports, shape (units, classes).
     """
@@ -54,7 +56,8 @@ class PlannedRun:
         scores: NDArray[np.float64] | None = None,
     ) -> None:
         self.table, self._scores = table, scores
-        self.config = RunConfig.model_validate(config | {"liveness": {"min_workers": len(devices)}})
+        own = merged(OURS_OFF, config | {"liveness": {"min_workers": len(devices)}})
+        self.config = RunConfig.model_validate(own)
         self.costs = CostModel.of(table, self.config)
         self.core = PlannerCore("run-1", 1, updates_topic="t-updates")
         self.decisions: list[m.Decision] = []

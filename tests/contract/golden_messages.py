@@ -125,9 +125,6 @@ def _decisions() -> tuple[Message, ...]:
         m.RunStarted.model_validate({**DECISION, **BEGUN}),
         m.PlanIssued.model_validate({**DECISION, "plan": PLAN}),
         m.PlanCancelled.model_validate({**ENDED, "outcome": Outcome.EXPIRED, "reason": "silent"}),
-        m.PlanHurried.model_validate(
-            {**DECISION, "plan_id": "p000007", "worker_id": "worker-3", "reason": "6 versions old"}
-        ),
         m.UpdateAdmitted.model_validate(
             {
                 **ENDED,
@@ -169,7 +166,6 @@ def _models() -> tuple[Message, ...]:
         m.Dispatched.model_validate(
             {**MADE, "plan": PLAN, "shard": 1, "shard_count": 2, "blob": BLOB}
         ),
-        m.Hurried.model_validate({**MADE, "plan_id": "p000007", "worker_id": "worker-3"}),
         m.VersionPublished.model_validate(
             {
                 **{**MADE, "version": 13, "shard": 1, "shard_count": 2},

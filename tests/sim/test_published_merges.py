@@ -24,8 +24,8 @@ from cos2p_planner.weights import Arrival, weigh
 TABLE = UnitTable(
     (
         Unit("stem", "core", STEM, 1, 1, 1),
-        Unit("a", "rows", STEM, 1, 1, 1),
-        Unit("b", "rows", STEM, 1, 1, 1),
+        Unit("a", "neurons", 0, 1, 1, 1),
+        Unit("b", "neurons", 0, 1, 1, 1),
     )
 )
 START = (10.0, 20.0, 30.0)
@@ -67,7 +67,6 @@ def merge(config: RunConfig, store: ModelStore, *updates: Update, devices: int =
         open_count=0,
         able_count=devices,
         pace=PACE,
-        covered=lambda _: 1.0,
         arrivals=Arrivals(),
     )
     step = closing_of(config.rounds, config.local).step(state)

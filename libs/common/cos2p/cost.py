@@ -54,7 +54,7 @@ class Extra:
     @classmethod
     def of(cls, local: LocalConfig) -> "Extra":
         """What these settings ask for; nothing where every form is off."""
-        anchored = local.anchor.share if local.anchor.weight else 0.0
+        anchored = local.anchor.share
         if local.objective != "fjord":
             return cls(anchored, int(local.proximal > 0))
         widths: Literal["drawn", "taught"] = "taught" if local.exits.distillation else "drawn"
@@ -97,7 +97,7 @@ class CostModel:
     def stem_core(self) -> NDArray[np.bool_]:
         """True for the units that no submodel can do without, shape (units,)."""
         stem: NDArray[np.bool_] = self.table.blocks == STEM
-        return stem & ~self.table.prunable
+        return stem
 
     @cached_property
     def stem_bytes(self) -> int:
@@ -180,10 +180,8 @@ class CostModel:
     @cached_property
     def smallest(self) -> tuple[int, ...]:
         """The cheapest submodel: the stem and one block with one unit of each of its kinds."""
-        options = self._thinnest()
-        base = list(np.flatnonzero(self.stem_core)) + options.pop(STEM, [])
-        block = min(options.values(), key=self.peak_bytes, default=[])
-        return tuple(sorted(int(u) for u in base + block))
+        block = min(self._thinnest().values(), key=self.peak_bytes, default=[])
+        return tuple(sorted([*np.flatnonzero(self.stem_core).tolist(), *block]))
 
     @cached_property
     def smallest_bytes(self) -> int:
@@ -215,13 +213,14 @@ class CostModel:
         )
 
     def _thinnest(self) -> dict[int, list[int]]:
-        """Per block: its core and the cheapest unit of each prunable kind (stem: rows only)."""
+        """Per block: its core and the cheapest unit of each prunable kind."""
         cheapest: dict[tuple[int, str], int] = {}
         found: dict[int, list[int]] = defaultdict(list)
         for index, unit in enumerate(self.table.units):
+            if unit.block == STEM:
+                continue
             if unit.kind == "core":
-                if unit.block != STEM:
-                    found[unit.block].append(index)
+                found[unit.block].append(index)
                 continue
             best = cheapest.setdefault((unit.block, unit.kind), index)
             if self.trained_bytes[index] < self.trained_bytes[best]:

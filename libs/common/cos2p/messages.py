@@ -193,14 +193,6 @@ class PlanCancelled(Decision):
     reason: Text
 
 
-class PlanHurried(Decision):
-    """A worker about to exceed the staleness bound shall report the steps that it has."""
-
-    plan_id: Name
-    worker_id: Name
-    reason: Text = ""
-
-
 class DeviceExcluded(Decision):
     """A device gets no plans from here on, until it is admitted."""
 
@@ -296,13 +288,6 @@ class Dispatched(Made):
     def key(self) -> str:
         """See `Message.key`."""
         return self.plan.worker_id
-
-
-class Hurried(Made):
-    """A worker is asked to report its plan with the steps that it has (by shard 0)."""
-
-    plan_id: Name
-    worker_id: Name
 
 
 class VersionPublished(Made):

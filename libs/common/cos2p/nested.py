@@ -1,13 +1,13 @@
 """Nested widths of a submodel: what ordered dropout trains (FjORD, arXiv 2102.13451).
 
-Invariants: each width holds the one before it; the last is the submodel itself; core units and
-whatever lies outside blocks are in all of them.
+Invariants: each width holds the one before it; the last is the submodel itself; core units are in
+all of them.
 """
 
 import math
 from collections.abc import Sequence
 
-from cos2p.units import STEM, UnitTable
+from cos2p.units import UnitTable
 
 FRACTIONS = (0.2, 0.4, 0.6, 0.8, 1.0)
 """p: shares of the whole model's width."""
@@ -29,7 +29,7 @@ def nested_widths(table: UnitTable, units: Sequence[int]) -> tuple[tuple[int, ..
         kept = []
         for index in units:
             unit = table.units[index]
-            if unit.kind == "core" or unit.block == STEM:
+            if unit.kind == "core":
                 kept.append(index)
             elif left[unit.block, unit.kind]:
                 left[unit.block, unit.kind] -= 1

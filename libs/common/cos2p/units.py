@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
 
-Kind = Literal["core", "head", "neurons", "channels", "rows"]
+Kind = Literal["core", "head", "neurons", "channels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GATED: frozenset[Kind] = frozenset({"head", "neurons", "channels"})
 """Kinds whose units have an activation of their own inside a block, hence a gate to score."""
@@ -62,8 +62,8 @@ class UnitTable:
         for u in self.units:
             if u.size < 1 or u.flops < 0 or u.activations < 0 or u.block < STEM:
                 raise SettingsError(f"unit {u.name}: size, costs and block must not be negative")
-            if u.block == STEM and u.kind not in ("core", "rows"):
-                raise SettingsError(f"unit {u.name}: only core and row units live outside blocks")
+            if u.block == STEM and u.kind != "core":
+                raise SettingsError(f"unit {u.name}: only core units live outside blocks")
 
     def __len__(self) -> int:
         return len(self.units)

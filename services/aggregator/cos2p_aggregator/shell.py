@@ -25,7 +25,6 @@ from cos2p_aggregator.effects import (
     Dispatch,
     Effect,
     Finish,
-    Hurry,
     Load,
     Merge,
     OpenRun,
@@ -161,7 +160,7 @@ class _Shell:
 
     async def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case OpenRun() | Hurry():
+            case OpenRun():
                 await self._models.send(effect.message)
             case Load():
                 await load_checkpoint(self._bus, effect, self._stop.is_set)

@@ -12,11 +12,11 @@ from cos2p.backwards import newest_first
 from cos2p.bus import Bus, Record
 from cos2p.errors import MessageError
 from cos2p.mailbox import HEAD_BYTES_MAX, Letter
-from cos2p.messages import Dispatched, Hurried, RunFinished, RunOpened, VersionPublished
+from cos2p.messages import Dispatched, RunFinished, RunOpened, VersionPublished
 from cos2p.topics import DECISIONS, MODELS
 from cos2p_aggregator.ledger import Ledger, StartPoint
 
-TOLD = (Dispatched, Hurried, RunFinished, RunOpened, VersionPublished)
+TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
 async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> Ledger:

@@ -100,8 +100,6 @@ class Chooser:
             plan=ledger.plan_count + 1,
             fleet_budgets=tuple(d.budget_bytes for d in fleet if not (d.excluded or d.objection)),
             prices=np.where(late, 0.0, prices),
-            held=holdings.held(device.worker_id)[0].trained,
-            change_max=plans.change_max,
             seconds=None if math.isinf(limit_s) else seconds,
             seconds_max=limit_s - fixed_s,
             norms=self._importance.norms,

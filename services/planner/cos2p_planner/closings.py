@@ -7,14 +7,13 @@ is a plan, and every plan ends, by its device's silence if nothing else.
 
 | rule | closes | asks again |
 |---|---|---|
-| semi-async | on K_min updates that cover enough, or on the deadline | at once |
+| semi-async | on K_min updates, or on the deadline | at once |
 | synchronous | when every plan of the version has ended | when the version has closed |
 | buffer | on K_min updates (FedBuff, arXiv 2106.06639; with 1 FedAsync, 1903.03934) | at once |
 | compass | when a group has arrived, or is late (FedCompass, arXiv 2309.14675) | with its group |
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +22,6 @@ from cos2p_planner.arrivals import Arrivals, latest_for
 from cos2p_planner.pace import Pace, Speed, steps_bounds, steps_for
 
 INF = math.inf
-HURRY_SHARE = 0.25
-"""Part of the deadline for which a full version waits for those who were hurried."""
 CloseReason = Literal["count", "deadline", "all", "group"]
 
 
@@ -40,10 +37,7 @@ class OpenRound:
         open_count: plans that have not ended, of any version.
         able_count: devices that can train.
         pace: how fast the run goes.
-        covered: share of the prunable cost with so many merged updates in the window.
         arrivals: the arrival groups.
-        hurried_s: when a worker was last hurried that has not answered, and whose update would be
-            stale in the version after this one; minus infinity where there is none.
     """
 
     now: float
@@ -53,9 +47,7 @@ class OpenRound:
     open_count: int
     able_count: int
     pace: Pace
-    covered: Callable[[int], float]
     arrivals: Arrivals
-    hurried_s: float = -INF
 
 
 @dataclass(frozen=True)
@@ -137,38 +129,26 @@ class Closing:
 
 @dataclass(frozen=True)
 class SemiAsync(Closing):
-    """K_min updates and, through the gate, coverage; or the deadline with what is there.
+    """K_min updates, or the deadline with what is there.
 
-    Plans are no longer than their updates stay fresh. Whoever was hurried is waited for a moment.
+    Plans are no longer than their updates stay fresh.
     """
 
     def reason(self, state: OpenRound) -> CloseReason | None:
         """See `Closing.reason`."""
         if not state.update_count:
             return None
-        late = state.now >= state.opened_s + state.pace.deadline_s
-        full = state.update_count >= self._updates_needed(state) and self._gate_open(state)
-        if full and (late or state.now >= self._patience_s(state)):
+        if state.update_count >= self._updates_needed(state):
             return "count"
-        return "deadline" if late else None
+        return "deadline" if state.now >= self.due_s(state) else None
 
     def due_s(self, state: OpenRound) -> float:
         """See `Closing.due_s`."""
-        if not state.update_count:
-            return INF
-        due_s, patience_s = state.opened_s + state.pace.deadline_s, self._patience_s(state)
-        return min(due_s, patience_s) if patience_s > state.now else due_s
-
-    def _patience_s(self, state: OpenRound) -> float:
-        return state.hurried_s + HURRY_SHARE * state.pace.deadline_s
+        return state.opened_s + state.pace.deadline_s if state.update_count else INF
 
     def limit_s(self, state: OpenRound) -> float:
         """See `Closing.limit_s`."""
         return state.pace.fresh_s(self.rounds)
-
-    def _gate_open(self, state: OpenRound) -> bool:
-        gate = self.rounds.coverage_gate
-        return not gate or state.covered(self.rounds.coverage_close) >= gate - 1e-9
 
 
 @dataclass(frozen=True)
@@ -201,7 +181,7 @@ class Buffer(Closing):
 
 @dataclass(frozen=True)
 class Compass(Closing):
-    """Groups of arrival, by steps between Q_min (local.steps_min) and Q_max (local.steps_max).
+    """Groups of arrival, by steps between Q_min (local.steps_min) and Q_max (E).
 
     A device joins the group that gives it most steps, if any gives it an allowed number; else it
     founds one, with steps such that the members of a later group may meet it. Its first plan has
@@ -229,7 +209,7 @@ class Compass(Closing):
 
     def order(self, speed: Speed, number: int, state: OpenRound) -> Order:
         """See `Closing.order`."""
-        least, most = steps_bounds(self.local, stretched=True)
+        least, most = steps_bounds(self.local)
         if not speed.known:
             return Order(least, state.pace.deadline_s)
         groups = state.arrivals.open(state.now)

@@ -33,7 +33,7 @@ class DeviceRecord:
     calibrated_bytes: int = 0
     """Its memory when that began."""
     turnaround_s: float | None = None
-    """Issue to report, moving average; of a plan that was hurried, what the whole had taken."""
+    """Issue to report, moving average."""
     overhead_s: float | None = None
     """The part of it beside the training, moving average."""
     gone: str | None = None

@@ -258,11 +258,7 @@ class Fleet:
 
     def _learn_pace(self, device: Device, report: m.Report, facts: PlanFacts, at_s: float) -> None:
         took_s = max(0.0, at_s - facts.issued_s)
-        left_out_s = 0.0
-        if report.steps_done:
-            left_out = max(0, facts.local_steps - report.steps_done)
-            left_out_s = report.train_s / report.steps_done * left_out
-        device.turnaround_s = _smoothed(device.turnaround_s, took_s + left_out_s)
+        device.turnaround_s = _smoothed(device.turnaround_s, took_s)
         device.overhead_s = _smoothed(device.overhead_s, max(0.0, took_s - report.train_s))
         if self._run is None or not report.steps_done:
             return

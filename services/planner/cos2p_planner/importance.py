@@ -30,6 +30,9 @@ from cos2p_planner.device import Device
 from cos2p_planner.ledger import PlanFacts, unpacked
 from cos2p_planner.verdict import wrong_scores
 
+OWN_SHARE = 0.5
+"""lambda: share of a device's own scores in its value; the rest is the fleet's, by label. No other
+value was measured."""
 DECAY = 0.7
 """beta: what a sample scored on one version weighs against one scored on the next, by label for the
 fleet; and what a device's report weighs against its next."""
@@ -107,12 +110,18 @@ class Importance:
         table: the model's units.
         config: the run's settings; `plans.importance` says what is kept.
         state: what a snapshot held.
+        own_share: lambda, see `OWN_SHARE`.
     """
 
     def __init__(
-        self, table: UnitTable, config: RunConfig, state: ImportanceState | None = None
+        self,
+        table: UnitTable,
+        config: RunConfig,
+        state: ImportanceState | None = None,
+        *,
+        own_share: float = OWN_SHARE,
     ) -> None:
-        self._table, self._config = table, config
+        self._table, self._config, self._own_share = table, config, own_share
         self._groups = _membership(table, config.plans.importance_scope)
         self.state = state or ImportanceState(np.full(len(table), np.nan))
         self._fleet_value: Floats | None = None
@@ -188,7 +197,7 @@ class Importance:
             return _or_mean(self._normalised(prunable))
         fleet = self._fleet_share(device.label_counts)
         own = self._own_value(device.worker_id, _or_mean(fleet))
-        mixed = plans.own_share * own + (1 - plans.own_share) * fleet
+        mixed = self._own_share * own + (1 - self._own_share) * fleet
         return _or_mean(np.where(np.isnan(own), fleet, np.where(np.isnan(fleet), own, mixed)))
 
     def _learn_own(self, worker_id: str, units: NDArray[np.int64], sums: Floats, n: float) -> None:

@@ -6,7 +6,6 @@ refused here, so no caller can break it); it grows with the devices and their op
 the log.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -63,11 +62,8 @@ class LedgerState:
         version: the newest closed.
         fleet_offset: the next fleet record to handle.
         plan_count: plans issued.
-        accepted_count: updates admitted.
         open: plans that have not ended, by id.
         newest: the last plan of each device that has had one.
-        outcomes: how each device's plans have ended.
-        hurried: open plans whose workers were asked for what they have, and when.
         started: the run's beginning.
         run: what has changed since.
         ended: the run's end.
@@ -76,11 +72,8 @@ class LedgerState:
     version: int = 0
     fleet_offset: int = 0
     plan_count: int = 0
-    accepted_count: int = 0
     open: dict[str, m.Plan] = field(default_factory=dict)
     newest: dict[str, PlanFacts] = field(default_factory=dict)
-    outcomes: dict[str, Counter[m.Outcome]] = field(default_factory=dict)
-    hurried: dict[str, float] = field(default_factory=dict)
     started: m.RunStarted | None = None
     run: RunState | None = None
     ended: m.RunEnded | None = None
@@ -122,11 +115,6 @@ class Ledger:
         return self._state.plan_count
 
     @property
-    def accepted_count(self) -> int:
-        """Updates admitted."""
-        return self._state.accepted_count
-
-    @property
     def open(self) -> dict[str, m.Plan]:
         """Plans that have not ended, by id."""
         return self._state.open
@@ -135,11 +123,6 @@ class Ledger:
     def newest(self) -> dict[str, PlanFacts]:
         """The last plan of each worker that has had one."""
         return self._state.newest
-
-    @property
-    def hurried(self) -> dict[str, float]:
-        """Open plans whose workers were asked for what they have, and when."""
-        return self._state.hurried
 
     @property
     def ended(self) -> m.RunEnded | None:
@@ -171,23 +154,14 @@ class Ledger:
             case m.UpdateAdmitted():
                 plan = self._end(decision.plan_id, m.Outcome.ACCEPTED)
                 self._started().admit(plan, decision.staleness, decision.at_s)
-                self._state.accepted_count += 1
-            case m.PlanHurried():
-                self.hurried[decision.plan_id] = decision.at_s
             case m.PlanCancelled():
                 self._end(decision.plan_id, decision.outcome)
-            case m.UpdateRefused(outcome=m.Outcome.DUPLICATE):
-                self._count(decision.worker_id, m.Outcome.DUPLICATE)
-            case m.UpdateRefused():
+            case m.UpdateRefused() if decision.outcome is not m.Outcome.DUPLICATE:
                 self._end(decision.plan_id, decision.outcome)
             case m.RoundClosed():
                 self._close(decision)
             case m.RunEnded():
                 self._state.ended = decision
-
-    def outcomes_of(self, worker_id: str) -> Counter[m.Outcome]:
-        """How a worker's plans have ended."""
-        return self._state.outcomes.get(worker_id, Counter())
 
     def facts_of(self, plan_id: str, worker_id: str) -> PlanFacts | None:
         """A plan of this device, where it is its newest."""
@@ -223,13 +197,11 @@ class Ledger:
         if plan is None:
             raise DivergedError(f"the decision log ends {plan_id} ({outcome}), which is not open")
         del self.open_of[plan.worker_id]
-        self.hurried.pop(plan_id, None)
         run = self._started()
         run.arrivals.ended(plan)
         if outcome in (m.Outcome.EXPIRED, m.Outcome.CANCELLED):
             run.holdings.release(plan.worker_id)
         self.newest[plan.worker_id].outcome = outcome
-        self._count(plan.worker_id, outcome)
         return plan
 
     def _close(self, closed: m.RoundClosed) -> None:
@@ -239,9 +211,6 @@ class Ledger:
             )
         self._state.version = closed.version
         self._started().close(closed.at_s)
-
-    def _count(self, worker_id: str, outcome: m.Outcome) -> None:
-        self._state.outcomes.setdefault(worker_id, Counter())[outcome] += 1
 
     def _started(self) -> Run:
         if self.run is None:

@@ -32,12 +32,12 @@ def nested_value(table: UnitTable, depth: float, device_count: int) -> NDArray[n
     """What units are worth to any device for being nested, in devices; shape (units,).
 
     Args:
-        table: the model's units; those of the stem count with its first block.
+        table: the model's units.
         depth: share of the blocks that is nested; 0 nests nothing.
         device_count: devices that can train.
     """
     nested = (table.blocks < first_blocks(table, depth)) & table.prunable & (depth > 0)
-    worth = table.block_count - np.maximum(table.blocks, 0)
+    worth = table.block_count - table.blocks
     value: NDArray[np.float64] = WEIGHT * device_count * np.where(nested, worth, 0)
     return value
 

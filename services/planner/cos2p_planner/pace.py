@@ -18,6 +18,11 @@ PATIENCE = 4.0
 """Deadlines that a plan may last before any version has shown the run's pace."""
 STALE_SHARE = 0.7
 """Part of the time to staleness_max that a plan may last."""
+DEADLINE_MADS = 3.0
+"""Median absolute deviations beyond the median that a round waits: under a normal spread two
+standard deviations, so all but the slowest 2 %. No other value was measured."""
+STRETCH = 2
+"""A fast device with aligned steps is asked for at most so many times E: longer plans drift."""
 STEPS_MAX = 1_000_000
 ROUNDING = 1e-9
 """0.3 s hold three steps of 0.1 s, whatever floating point says."""
@@ -49,19 +54,18 @@ class Speed:
         return math.floor(left / self.step_s + ROUNDING)
 
 
-def deadline_s(durations_s: Sequence[float], rounds: RoundConfig) -> float:
-    """Seconds that a round waits: median + deadline_mads * MAD of the devices' plan durations.
+def deadline_s(durations_s: Sequence[float]) -> float:
+    """Seconds that a round waits: median + `DEADLINE_MADS` MAD of the devices' plan durations.
 
     Args:
         durations_s: per device, issue to report, observed or (before that) forecast.
-        rounds: the run's settings.
     """
     if not durations_s:
         return DEADLINE_FLOOR_S
     values = np.asarray(durations_s, np.float64)
     median = float(np.median(values))
     mad = float(np.median(np.abs(values - median)))
-    return max(DEADLINE_FLOOR_S, median + rounds.deadline_mads * mad)
+    return max(DEADLINE_FLOOR_S, median + DEADLINE_MADS * mad)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,6 @@ class Pace:
         durations_s: Sequence[float],
         whole_s: Sequence[float],
         intervals_s: Iterable[float],
-        rounds: RoundConfig,
     ) -> "Pace":
         """The pace of devices.
 
@@ -96,13 +99,12 @@ class Pace:
             durations_s: per device, how long its plans last.
             whole_s: per device, how long a plan of E steps would.
             intervals_s: seconds that the last versions took.
-            rounds: the run's settings.
         """
         ordered = sorted(durations_s) or [DEADLINE_FLOOR_S]
         return cls(
-            deadline_s(durations_s, rounds),
+            deadline_s(durations_s),
             ordered[(len(ordered) - 1) // 2],
-            deadline_s(whole_s, rounds),
+            deadline_s(whole_s),
             tuple(intervals_s),
         )
 
@@ -118,10 +120,9 @@ class Pace:
         return max(self.typical_s, STALE_SHARE * max(1, rounds.staleness_max) * interval)
 
 
-def steps_bounds(local: LocalConfig, *, stretched: bool) -> tuple[int, int]:
-    """Fewest and most steps of a plan; only a stretched one may have more than E."""
-    usual = 2 * local.steps if local.align_steps else local.steps
-    most = (local.steps_max or usual) if stretched else local.steps
+def steps_bounds(local: LocalConfig) -> tuple[int, int]:
+    """Fewest and most steps of a plan; only one with aligned steps may have more than E."""
+    most = STRETCH * local.steps if local.align_steps else local.steps
     return min(local.steps_min, most), most
 
 
@@ -129,9 +130,9 @@ def steps_for(speed: Speed, limit_s: float, pace: Pace, local: LocalConfig) -> i
     """Local steps of a plan that may last so long.
 
     E, or as many as fit into the limit, but no fewer than steps_min; where steps are aligned, as
-    many as fit into the round too, up to steps_max.
+    many as fit into the round too, up to twice E.
     """
     if local.align_steps:
         limit_s = min(limit_s, pace.aligned_s)
-    least, most = steps_bounds(local, stretched=local.align_steps)
+    least, most = steps_bounds(local)
     return min(most, max(least, speed.steps_in(limit_s)))

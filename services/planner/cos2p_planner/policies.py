@@ -30,37 +30,28 @@ class Policy:
         preset: settings that the published method fixes, as in a run file; a run file overrides
             them, they override the task's.
         source: where it is published.
-        defaults: settings that the method takes where neither the task nor a run file has set any.
     """
 
     name: str
     chooser: Callable[[CostModel, RunConfig], ChoiceRule]
     preset: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _knapsack(costs: CostModel, config: RunConfig) -> ChoiceRule:
     """Our own rule, with the depth action that the run asks for."""
-    if config.plans.depth == "frozen-prefix":
-        return FrozenPrefixRule(costs)
-    return KnapsackRule(costs, skips=config.plans.depth == "skip")
+    frozen = config.plans.depth == "frozen-prefix"
+    return FrozenPrefixRule(costs) if frozen else KnapsackRule(costs)
 
 
-CO_S2P = Policy(
-    "co-s2p",
-    _knapsack,
-    source="docs/method.md",
-    defaults={
-        "plans": {
-            "nested_depth": 0.1,
-            "block_width_min": 1.0,
-            "growth": {"start": 0.2, "since": 0.5, "until": 0.9},
-        },
-        "local": {"anchor": {"share": 0.25}, "align_steps": True},
-    },
-)
-"""Ours: chosen on validation data (docs/log.md); all else is off."""
+CO_S2P = Policy("co-s2p", _knapsack, source="docs/method.md")
+"""Ours: its values are the defaults of `RunConfig`, chosen on validation data (docs/log.md)."""
+OURS_OFF: Mapping[str, Any] = {
+    "plans": {"nested_depth": 0.0, "block_width_min": 0.5, "growth": {"start": 1.0}},
+    "local": {"anchor": {"share": 0.0}, "align_steps": False},
+}
+"""What is ours turned off. A published rule that cuts blocks keeps half of a block's width before
+it takes another one."""
 
 
 def _as_published(
@@ -81,24 +72,16 @@ def _as_published(
     model, that is what is used: `scaling` "survival" silences the units that nobody trains.
     """
     return {
-        "rounds": {
-            "coverage_gate": 0.0,
-            "hurry": False,
-            "normalise_steps": False,
-            "participation_clip": 1.0,
-            **rounds,
-        },
+        "rounds": {"normalise_steps": False, **rounds},
         "plans": {
+            **OURS_OFF["plans"],
             "hold_plans": 1,
             "importance": "none",
             "coverage_floor": 0,
-            "nested_depth": 0.0,
-            "growth": {"start": 1.0},
             **plans,
         },
         "local": {
-            "align_steps": False,
-            "anchor": {"share": 0.0},
+            **OURS_OFF["local"],
             "objective": "final",
             "proximal": 0.0,
             "score_every": 0,
@@ -243,17 +226,19 @@ FEDCOMPASS = Policy(
     "FedCompass, arXiv 2309.14675",
 )
 """Groups of arrival: w + alpha/n sum s(tau) delta, alpha = 0.9; Q_min is local.steps_min, Q_max
-local.steps_max (published: 20 and 100). For deviations see `closings.Compass`."""
+local.steps (published: 20 and 100). For deviations see `closings.Compass`."""
+IN_OUR_ROUNDS = {"plans": {**OURS_OFF["plans"], "hold_plans": 1}}
+"""Their choice of units in our loop: our closing, weights, anchor and aligned steps stay on."""
 STAGGERED = Policy(
     "fedrolex-staggered",
     lambda costs, _: width.fedrolex_staggered(costs),
-    {"plans": {"hold_plans": 1}},
+    IN_OUR_ROUNDS,
     "FedRolex, arXiv 2212.01548, each device at its own place, in our own rounds",
 )
 STAGGERED_SKIP = Policy(
     "fedrolex-staggered-skip",
     lambda costs, _: width.fedrolex_staggered_skip(costs),
-    {"plans": {"hold_plans": 1}},
+    IN_OUR_ROUNDS,
     "the same, with blocks left out in turn by devices too small for a part of each",
 )
 BASELINES = (*SYNCHRONOUS, STAGGERED, STAGGERED_SKIP, FEDASYNC, FEDBUFF, FEDCOMPASS)

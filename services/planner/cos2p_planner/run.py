@@ -174,11 +174,6 @@ class Run:
         least = int(prunable.min()) if len(prunable) else self.update_count
         return least, self._state.open.share + sum(past.share for past in self._past())
 
-    def covered(self, times: int) -> float:
-        """Share of the prunable cost that `times` updates of the window or more have trained."""
-        counts = self._counts()
-        return self.costs.share(np.flatnonzero(counts >= times))
-
     def _nothing(self) -> Merged:
         return Merged(np.zeros(len(self.table), np.int64))
 

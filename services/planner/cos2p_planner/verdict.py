@@ -89,7 +89,7 @@ def _why_no_update(report: m.Report) -> str:
 
 
 def _wrong_work(report: m.Report, plan: m.Plan, run: Run, device: Device | None) -> str:
-    if not 1 <= report.steps_done <= plan.local_steps:
+    if report.steps_done != plan.local_steps:
         return f"{report.steps_done} steps reported of {plan.local_steps} planned"
     if report.sample_count < 1:
         return "no samples"

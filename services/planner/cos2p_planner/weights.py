@@ -2,9 +2,7 @@
 
 Sources: s(tau) = (1 + tau) ** -a from FedAsync (arXiv 1903.03934) and FedBuff (arXiv 2106.06639),
 which put it on the delta: 1/K sum s(tau) delta; normalisation by steps done from FedNova (arXiv
-2007.07481), here towards E instead of the mean of steps, and upwards only; the participation
-correction is ours, after the finding that weighing stale updates down alone makes slow devices
-disappear (FedStale, arXiv 2405.04171).
+2007.07481), here towards E instead of the mean of steps, and upwards only.
 """
 
 from dataclasses import dataclass
@@ -23,15 +21,11 @@ class Arrival:
         sample_count: samples trained on.
         steps_done: local steps.
         staleness: versions made since its base.
-        own_count: updates merged of its device, this one included.
-        mean_count: the same, mean over all devices that have had a plan.
     """
 
     sample_count: int
     steps_done: int
     staleness: int
-    own_count: int = 1
-    mean_count: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,10 +37,9 @@ class Weight:
 
 
 def weigh(arrival: Arrival, rounds: RoundConfig, local: LocalConfig) -> Weight:
-    """The weight samples ** sample_exponent, corrected; s(tau) on it or on the delta."""
+    """The weight samples ** sample_exponent; s(tau) on it or on the delta."""
     fresh = staleness_factor(arrival.staleness, rounds.staleness_exponent)
-    share = participation_factor(arrival.own_count, arrival.mean_count, rounds.participation_clip)
-    weight = float(arrival.sample_count**rounds.sample_exponent) * share
+    weight = float(arrival.sample_count**rounds.sample_exponent)
     scale = step_factor(arrival.steps_done, local) if rounds.normalise_steps else 1.0
     if rounds.staleness_on == "weight":
         return Weight(weight * fresh, scale)
@@ -56,11 +49,6 @@ def weigh(arrival: Arrival, rounds: RoundConfig, local: LocalConfig) -> Weight:
 def staleness_factor(staleness: int, exponent: float) -> float:
     """s(tau) = (1 + tau) ** -exponent."""
     return float((1 + staleness) ** -exponent)
-
-
-def participation_factor(own_count: int, mean_count: float, clip: float) -> float:
-    """Mean count of updates / the device's own, within [1/clip, clip]."""
-    return min(clip, max(1 / clip, mean_count / own_count))
 
 
 def step_factor(steps_done: int, local: LocalConfig) -> float:

@@ -29,7 +29,6 @@ from cos2p_worker.core import (
     Cancel,
     Effect,
     Fetch,
-    Hurry,
     Leave,
     Send,
     Train,
@@ -143,9 +142,6 @@ class Activity:
                     self._spawn(self._train(effect))
                 case Upload():
                     self._spawn(self._upload(effect))
-                case Hurry(plan_id):
-                    self._watches[plan_id].hurry.set()
-                    self._log.info("plan_hurried", plan=plan_id)
                 case Cancel(plan_id):
                     if plan_id in self._watches:
                         self._watches[plan_id].stop.set()

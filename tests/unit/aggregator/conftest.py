@@ -33,7 +33,7 @@ F32 = NDArray[np.float32]
 
 def small_table() -> UnitTable:
     """A stem and three blocks, 11 units, 317 parameters."""
-    units = [Unit("embed", "core", STEM, 23, 1, 1), Unit("embed.rows.0", "rows", STEM, 31, 1, 1)]
+    units = [Unit("embed", "core", STEM, 23, 1, 1), Unit("position", "core", STEM, 31, 1, 1)]
     for block in range(3):
         units.append(Unit(f"block{block}.norm", "core", block, 7, 1, 1))
         units += [Unit(f"block{block}.head.{h}", "head", block, 40, 1, 1) for h in range(2)]
@@ -158,13 +158,6 @@ class Script:
             )
         )
 
-    async def hurry(self, plan: m.Plan) -> None:
-        """Ask a plan's worker for what it has."""
-        ids = {"plan_id": plan.plan_id, "worker_id": plan.worker_id}
-        await self.decide(
-            m.PlanHurried(run_id=RUN, epoch=self.epoch, fleet_offset=0, at_s=0.0, **ids)
-        )
-
     async def close(self, step: float = 1.0) -> None:
         """Close the open version."""
         self.version += 1
@@ -206,13 +199,12 @@ class Script:
         )
 
     async def usual(self) -> None:
-        """Three workers, five versions, overlapping and hurried plans, one refusal, one expiry."""
+        """Three workers, five versions, overlapping plans, one refusal, one expiry."""
         await self.start()
         for turn in range(5):
             a = await self.plan("a", [3, 4, 6])
             b = await self.plan("b", [6, 7], frozen=(2, 3))
             c = await self.plan("c", [1, 9, 10] if turn % 2 else None)
-            await self.hurry(c)
             await self.admit(b, weight=0.3, staleness=turn % 3)
             if turn == 2:
                 await self.decide(

@@ -182,7 +182,7 @@ def test_a_run_that_ends_with_a_plan_open_tells_nothing_twice(new_script: NewScr
         await s.start()
         for _ in range(3):
             await turn(s)
-        await s.hurry(await s.plan("c", [9]))
+        await s.plan("c", [9])
         await s.end()
         return s
 
@@ -243,12 +243,11 @@ def test_what_was_told_leaves_the_memory_when_it_is_obeyed_again(new_script: New
         await s.start()
         for _ in range(5):
             plan = await s.plan("a", [3])
-            await s.hurry(plan)
             await s.admit(plan)
             await s.close()
         await run_until(s, 5)
         ledger = await read_ledger(s.bus, "t", RUN, 0)
-        assert (5, 5, 6) == (len(ledger.dispatched), len(ledger.hurried), len(ledger.versions))
+        assert (5, 6) == (len(ledger.dispatched), len(ledger.versions))
         core = AggregatorCore(Place(0, "t-updates"), ledger=ledger)
         for offset, record in enumerate(list(s.bus._log(DECISIONS, 0))):
             decision = decode(record)
@@ -259,7 +258,7 @@ def test_what_was_told_leaves_the_memory_when_it_is_obeyed_again(new_script: New
                 if isinstance(effect, Merge):
                     await merge_update(s.bus, effect)
 
-        assert ({}, {}, {}) == (ledger.dispatched, ledger.hurried, ledger.versions)
+        assert ({}, {}) == (ledger.dispatched, ledger.versions)
 
     asyncio.run(go())
 

@@ -29,7 +29,6 @@ TABLE = UnitTable(
         Unit("0.neurons0", "neurons", 0, 30, 300, 5),
         Unit("1.core", "core", 1, 10, 10, 40),
         Unit("1.neurons0", "neurons", 1, 200, 300, 5),
-        Unit("rows0", "rows", -1, 60, 0, 0),
     )
 )
 COSTS = CostModel(TABLE, slots=2, batch_size=8)
@@ -73,13 +72,13 @@ def test_ordered_dropout_costs_the_mean_of_its_widths() -> None:
 
 
 def test_the_forms_of_the_loss_that_are_on_are_what_costs_more() -> None:
-    off = LocalConfig(anchor=AnchorConfig(share=0.25, weight=0))
+    off = AnchorConfig(share=0.0)
     on = LocalConfig(anchor=AnchorConfig(share=0.25), proximal=0.1)
 
-    assert Extra() == Extra.of(LocalConfig()) == Extra.of(off)
+    assert Extra() == Extra.of(LocalConfig(anchor=off))
     assert Extra(forward_share=0.25, copies=1) == Extra.of(on)
-    ordered = LocalConfig(objective="fjord")
-    taught = LocalConfig(objective="fjord", exits=ExitConfig(distillation=1.0))
+    ordered = LocalConfig(objective="fjord", anchor=off)
+    taught = LocalConfig(objective="fjord", anchor=off, exits=ExitConfig(distillation=1.0))
     assert (Extra(widths="drawn"), Extra(widths="taught")) == (Extra.of(ordered), Extra.of(taught))
 
 
@@ -112,7 +111,7 @@ def test_fractions_are_clipped_and_nonsense_is_refused() -> None:
 
 
 def test_the_smallest_submodel_has_one_unit_of_each_kind_of_its_cheapest_block() -> None:
-    assert (0, 1, 3, 4, 7) == COSTS.smallest
+    assert (0, 1, 3, 4) == COSTS.smallest
 
 
 def test_a_budget_below_the_smallest_submodel_is_refused_with_the_number_that_would_do() -> None:
@@ -126,7 +125,7 @@ def test_the_runs_settings_choose_slots_and_batch() -> None:
         {"local": {"optimizer": "sgd", "momentum": 0.0, "batch_size": 3}}
     )
 
-    assert CostModel(TABLE, 0, 3) == CostModel.of(TABLE, config)
+    assert CostModel(TABLE, 0, 3, Extra(forward_share=0.25)) == CostModel.of(TABLE, config)
 
 
 def test_a_model_without_blocks_is_its_own_smallest_submodel() -> None:

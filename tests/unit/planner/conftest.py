@@ -17,6 +17,8 @@ from cos2p.unit_wire import UnitColumns
 from cos2p.units import Unit, UnitTable
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold, PlannerState
+from cos2p_planner.policies import OURS_OFF
+from cos2p_planner.presets import merged
 
 RUN = "run-1"
 UPDATES = "t-updates"
@@ -66,13 +68,16 @@ class Snapshot:
 
 
 class Stage:
-    """The core, the logs that it reads and writes, and time."""
+    """The core, the logs that it reads and writes, and time.
+
+    What is our method's own is off unless a test turns it on.
+    """
 
     def __init__(
         self, config: dict[str, Any] | None = None, table: UnitTable | None = None
     ) -> None:
         self.table = table or vit_table(2)
-        self.config = RunConfig.model_validate(config or {})
+        self.config = RunConfig.model_validate(merged(OURS_OFF, config or {}))
         self.costs = CostModel.of(self.table, self.config)
         self.now = 1000.0
         self.fleet_log: list[tuple[float, m.Message]] = []

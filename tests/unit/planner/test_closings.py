@@ -1,6 +1,5 @@
 """The closing rules on plain state, each against a case worked by hand."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +15,8 @@ INF = float("inf")
 
 
 def rule(closing: str, local: dict[str, Any] | None = None, **rounds: Any) -> Closing:
-    fields = {"closing": closing} | rounds
-    return closing_of(RoundConfig.model_validate(fields), LocalConfig.model_validate(local or {}))
+    steps = LocalConfig.model_validate({"align_steps": False} | (local or {}))
+    return closing_of(RoundConfig.model_validate({"closing": closing} | rounds), steps)
 
 
 def state(**changes: Any) -> OpenRound:
@@ -29,15 +28,9 @@ def state(**changes: Any) -> OpenRound:
         open_count=0,
         able_count=10,
         pace=Pace(deadline_s=8.0, typical_s=4.0, aligned_s=8.0, intervals_s=()),
-        covered=lambda _: 1.0,
         arrivals=Arrivals(),
     )
     return replace(base, **changes)
-
-
-def covering(shares: dict[int, float]) -> Callable[[int], float]:
-    """Share of the cost with 1, 2, ... updates."""
-    return lambda times: shares.get(times, 0.0)
 
 
 # ---------------------------------------------------------------- semi-async
@@ -60,28 +53,14 @@ def test_k_min_may_be_a_number() -> None:
     assert "count" == semi.reason(state(update_count=6, able_count=99))
 
 
-def test_updates_that_cover_too_little_wait_for_the_deadline() -> None:
-    """98 % of the cost must have two updates; the deadline of 8 s is at 103."""
-    semi = rule("semi-async", update_count=4, coverage_gate=0.98, coverage_close=2)
-    low = state(update_count=4, covered=covering({1: 1.0, 2: 0.97}))
-    enough = state(update_count=4, covered=covering({1: 1.0, 2: 0.98}))
+def test_a_version_with_too_few_updates_closes_at_the_deadline() -> None:
+    """Opened at 95, with a deadline of 8 s: at 103."""
+    semi = rule("semi-async", update_count=4)
+    low = state(update_count=3)
 
-    assert "count" == semi.reason(enough)
-    assert semi.reason(low) is None
+    assert semi.reason(replace(low, now=102.9)) is None
     assert 103.0 == semi.due_s(low)
     assert "deadline" == semi.reason(replace(low, now=103.0))
-
-
-def test_a_full_version_waits_a_moment_for_a_hurried_worker() -> None:
-    """Hurried at 99, a quarter of the deadline of 8 s: until 101, and never beyond 103."""
-    semi = rule("semi-async", update_count=4)
-    full = state(update_count=4, hurried_s=99.0)
-
-    assert semi.reason(full) is None
-    assert 101.0 == semi.due_s(full)
-    assert "count" == semi.reason(replace(full, now=101.0))
-    assert 103.0 == semi.due_s(replace(full, now=101.0))
-    assert "count" == semi.reason(replace(full, now=103.0, hurried_s=102.0))
 
 
 def test_the_deadline_never_closes_an_empty_version() -> None:
@@ -144,10 +123,10 @@ def test_published_rules_ask_the_slowest_for_all_steps(closing: str) -> None:
 
 
 def test_a_buffer_closes_when_it_is_full_and_at_no_other_time() -> None:
-    fedbuff = rule("buffer", update_count=3, coverage_gate=1.0)
+    fedbuff = rule("buffer", update_count=3)
 
-    assert fedbuff.reason(state(update_count=2, now=1e9, covered=covering({}))) is None
-    assert "count" == fedbuff.reason(state(update_count=3, covered=covering({})))
+    assert fedbuff.reason(state(update_count=2, now=1e9)) is None
+    assert "count" == fedbuff.reason(state(update_count=3))
     assert fedbuff.due_s(state(update_count=2)) == INF
 
 

@@ -186,6 +186,7 @@ def test_a_repeated_report_is_refused_as_a_duplicate_and_ends_nothing(
         ({"blob": {"blob_id": "p000001.9"}}, "named"),
         ({"blob": {"chunk_count": 3}}, "chunks"),
         ({"steps_done": 0}, "0 steps"),
+        ({"steps_done": 9}, "9 steps"),
         ({"steps_done": 11}, "11 steps"),
         ({"sample_count": 101}, "101 samples"),
         ({"sample_count": 0}, "no samples"),

@@ -73,7 +73,7 @@ def test_growth_may_be_a_step_but_not_end_before_it_begins() -> None:
 
 
 def test_without_growth_all_is_in_play_from_the_start() -> None:
-    assert 1.0 == GrowthConfig().share_at(0.0)
+    assert 1.0 == GrowthConfig(start=1.0).share_at(0.0)
 
 
 def played(table: UnitTable, shares: Sequence[float], plans: dict[str, Any]) -> PlannedRun:

@@ -1,4 +1,4 @@
-"""The core under each closing rule: who is planned when, what closes, who is hurried."""
+"""The core under each closing rule: who is planned when, and what closes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -147,27 +147,10 @@ def test_a_planner_that_dies_while_it_asks_the_fleet_asks_the_rest(barrier: Any)
 # ---------------------------------------------------------------- semi-async
 
 
-def test_a_version_that_covers_too_little_waits_until_more_is_covered(
-    new_stage: New, the_only: Only
-) -> None:
-    """Half-size devices cover half of the model each: one update is enough but for the gate."""
-    stage = new_stage({"rounds": {"update_count": 1, "coverage_gate": 0.98, "coverage_window": 1}})
-    for worker in ("w1", "w2", "w3"):
-        stage.hello(worker, 0.5)
-
-    first = stage.report(stage.plan_of("w1"))
-    second = stage.report(stage.plan_of("w2"))
-
-    assert [] == [d for d in first if isinstance(d, m.RoundClosed)]
-    closed = the_only(second, m.RoundClosed)
-    assert ("count", 2) == (closed.reason, closed.update_count)
-    assert closed.coverage_min >= 1
-
-
 def test_with_aligned_steps_all_arrive_at_about_the_same_time(new_stage: New) -> None:
-    local = {"align_steps": True, "steps": 10, "steps_min": 2, "steps_max": 100}
+    local = {"align_steps": True, "steps": 10, "steps_min": 2}
     stage = new_stage({"local": local, "liveness": {"min_workers": 4}})
-    speeds = {"w1": 4e8, "w2": 2e8, "w3": 1e8, "w4": 5e7}
+    speeds = {"w1": 2e8, "w2": 1.6e8, "w3": 1.3e8, "w4": 1e8}
     for worker, flops_per_s in speeds.items():
         stage.hello(worker, 0.5, flops_per_s=flops_per_s)
 
@@ -274,99 +257,3 @@ def test_a_restarted_planner_knows_the_groups(compass: Any) -> None:
     decided = compass.report(slow, train_s=40.0)
 
     assert ["group"] == [d.reason for d in decided if isinstance(d, m.RoundClosed)]
-
-
-# ---------------------------------------------------------------- weights, hurry
-
-
-def test_a_rare_device_weighs_more_where_participation_is_corrected(new_stage: New) -> None:
-    """Four updates of w1, then the first of w2: counts 4 and 1, mean 2.5, so 2.5 times as much."""
-    rounds = {"update_fraction": 0.1, "participation_clip": 3.0, "staleness_exponent": 0.0}
-    stage = new_stage({"rounds": rounds})
-    stage.hello("w1")
-    stage.hello("w2")
-    rare = stage.plan_of("w2")
-    for _ in range(4):
-        stage.report(stage.plan_of("w1"))
-    stage.report(rare)
-
-    assert pytest.approx(25.0) == stage.decided(m.UpdateAdmitted)[-1].weight
-
-
-def aged(new_stage: New, **rounds: Any) -> Any:
-    """A run in which w2's plan is as old as staleness_max, 2, allows."""
-    stage = new_stage({"rounds": {"update_fraction": 0.1, "staleness_max": 2} | rounds})
-    stage.hello("w1")
-    stage.hello("w2")
-    for _ in range(2):
-        stage.report(stage.plan_of("w1"))
-    return stage
-
-
-def test_a_worker_whose_update_would_be_stale_next_is_hurried_once(new_stage: New) -> None:
-    stage = aged(new_stage, hurry=True)
-    old = stage.plan_of("w2")
-
-    [hurried] = stage.decided(m.PlanHurried)
-    assert (old.plan_id, "w2") == (hurried.plan_id, hurried.worker_id)
-    assert "2 versions old" in hurried.reason
-    stage.tick(1.0)
-    stage.restart()
-    stage.report(stage.plan_of("w1"))
-    assert 1 == len(stage.decided(m.PlanHurried))
-
-
-def test_a_version_is_held_for_who_was_hurried_and_closes_with_their_update(
-    new_stage: New, the_only: Only
-) -> None:
-    """One update is enough; the deadline is 0.5 s at least, so an eighth of a second is waited."""
-    stage = aged(new_stage, hurry=True)
-
-    first = stage.report(stage.plan_of("w1"))
-    decided = stage.report(stage.plan_of("w2"), steps_done=5)
-
-    assert [m.UpdateAdmitted, m.PlanIssued] == [type(d) for d in first]
-    assert 2 == the_only(decided, m.RoundClosed).update_count
-
-
-def test_a_hurried_worker_that_takes_too_long_is_not_waited_for(
-    new_stage: New, the_only: Only
-) -> None:
-    stage = aged(new_stage, hurry=True)
-    stage.report(stage.plan_of("w1"))
-
-    assert stage.core.wake_at(stage.now) < stage.now + 5.0
-    decided = stage.pass_time(5.0, "w1", "w2", step_s=0.1)
-
-    assert 1 == the_only(decided, m.RoundClosed).update_count
-
-
-def test_the_steps_of_a_hurried_worker_count(new_stage: New, the_only: Only) -> None:
-    stage = aged(new_stage, hurry=True)
-
-    admitted = the_only(stage.report(stage.plan_of("w2"), steps_done=5), m.UpdateAdmitted)
-
-    assert (5, 2, 2.0) == (admitted.steps_done, admitted.staleness, admitted.scale)
-
-
-def test_nobody_is_hurried_unless_the_run_says_so(new_stage: New) -> None:
-    assert [] == aged(new_stage).decided(m.PlanHurried)
-
-
-def test_where_nothing_stale_is_ever_taken_nobody_is_hurried_at_the_start(new_stage: New) -> None:
-    stage = new_stage({"rounds": {"staleness_max": 0, "hurry": True}})
-    stage.hello("w1")
-    stage.hello("w2")
-
-    assert [] == stage.decided(m.PlanHurried)
-
-
-def test_a_hurried_plan_teaches_what_the_whole_would_have_taken(new_stage: New) -> None:
-    """Five of ten steps in 5 s, 1 s beside them: ten would have taken 11 s."""
-    stage = aged(new_stage, hurry=True)
-    stage.pass_time(6.0, "w1", "w2")
-
-    stage.report(stage.plan_of("w2"), steps_done=5, train_s=5.0)
-
-    device = stage.core.fleet.get("w2")
-    assert (pytest.approx(11.0), pytest.approx(1.0)) == (device.turnaround_s, device.overhead_s)

@@ -26,8 +26,8 @@ OBJECTIVES = ["exits", "depthfl", "scalefl"]
 
 
 def made(task: Task, objective: str, **local: object) -> Task:
-    given = {"steps": 4, "batch_size": 16, "objective": objective, "exits": EXITS, **local}
-    config = LocalConfig.model_validate(given)
+    plain = {"steps": 4, "batch_size": 16, "exits": EXITS, "anchor": AnchorConfig(share=0.0)}
+    config = LocalConfig.model_validate(plain | {"objective": objective} | local)
     run = RunConfig(local=config)
     return replace(task.for_run(run), run=run)
 

@@ -26,7 +26,6 @@ from cos2p.messages import (
     Goodbye,
     Heartbeat,
     Hello,
-    Hurried,
     Message,
     Plan,
     Report,
@@ -92,8 +91,7 @@ class ScriptedTrainer:
             self.stops += 1
             raise TrainingStoppedError("stopped")
         deltas = {u: np.ones(int(TABLE.sizes[u]), np.float32) for u in plan.trained}
-        steps_done = 1 if watch.hurry.is_set() else plan.local_steps
-        return TrainResult(deltas, steps_done, 8, 2.0, 1.0, 4096, 0.25)
+        return TrainResult(deltas, plan.local_steps, 8, 2.0, 1.0, 4096, 0.25)
 
 
 async def at_once(plan: Plan, watch: Watch) -> None:
@@ -350,23 +348,6 @@ def test_training_that_fails_is_reported_and_the_next_plan_goes_on(
         await stage.finish()
 
     play(lambda: Stage(tmp_path, ScriptedTrainer(fail_first)), script)
-
-
-def test_a_hurried_worker_reports_the_steps_that_it_has(tmp_path: Path) -> None:
-    async def until_hurried(plan: Plan, watch: Watch) -> None:
-        while not watch.hurry.is_set():  # noqa: ASYNC110 - the protocol's event is that of a thread
-            await asyncio.sleep(0.005)
-
-    async def script(stage: Stage) -> None:
-        await stage.open()
-        await stage.dispatch("p1")
-        await stage.trainer.began.wait()
-        await stage.say(Hurried(run_id="r", decisions_offset=1, plan_id="p1", worker_id="w0"))
-        [report] = await stage.hear(Report)
-        assert ("done", 1) == (report.status, report.steps_done)
-        await stage.finish()
-
-    play(lambda: Stage(tmp_path, ScriptedTrainer(until_hurried)), script)
 
 
 def test_a_newer_plan_stops_the_older_s_training_at_once(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class MagnitudeRule:
         magnitude = norms / np.sqrt(table.sizes)
         prunable = np.flatnonzero(table.prunable)
         left = ask.budget_bytes - self._costs.stem_bytes
-        unpaid = dict(self._core_bytes) | {-1: 0}
+        unpaid = dict(self._core_bytes)
         chosen: list[int] = []
         for unit in prunable[np.argsort(-magnitude[prunable], kind="stable")].tolist():
             block = int(table.blocks[unit])

@@ -52,8 +52,8 @@ class Structure:
 
     @cached_property
     def rings(self) -> dict[int, tuple[Ring, ...]]:
-        """Rings of the stem (rows) and of each block."""
-        return {block: tuple(self._rings_of(block)) for block in (STEM, *self.blocks)}
+        """Rings of each block."""
+        return {block: tuple(self._rings_of(block)) for block in self.blocks}
 
     def _rings_of(self, block: int) -> Iterator[Ring]:
         table = self.costs.table
@@ -70,8 +70,8 @@ class Structure:
 
     def cut(self, blocks: Iterable[int], kept: Callable[[Ring], Indices]) -> tuple[int, ...]:
         """The submodel of the stem and these blocks that keeps `kept(ring)` of each ring."""
-        parts = []
-        for block in (STEM, *blocks):
+        parts = [self.cores[STEM]]
+        for block in blocks:
             parts += [self.cores[block], *(kept(ring) for ring in self.rings[block])]
         return tuple(np.sort(np.concatenate(parts)).tolist())
 

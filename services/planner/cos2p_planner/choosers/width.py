@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 
 from cos2p.cost import CostModel
-from cos2p.units import STEM
 from cos2p_planner.choosers.question import Ask, Choice, Indices
 from cos2p_planner.choosers.structure import Ring, Structure
 
@@ -76,7 +75,8 @@ class SkippingWidthRule(WidthRule):
     @property
     def least_bytes(self) -> int:
         """Peak of the dearest block, with the stem and one unit of each ring."""
-        return max(self._dearest_bytes([b]) for b in self._structure.blocks or (STEM,))
+        blocks = self._structure.blocks
+        return max((self._dearest_bytes([b]) for b in blocks), default=self._dearest_bytes([]))
 
     def choose(self, ask: Ask) -> Choice | None:
         """The cut of all blocks where there is one, else of the most blocks that fit."""
@@ -118,7 +118,7 @@ def staggered_window(ring: Ring, count: int, ask: Ask) -> Indices:
     It starts at frac(0.618 * device + 0.37 * block) of the ring. Rolling as FedRolex's, but nearly
     even over the devices in every version: the opponent to beat.
     """
-    turn = np.modf(DEVICE_PHASE * ask.device + BLOCK_PHASE * max(ring.block, 0))[0]
+    turn = np.modf(DEVICE_PHASE * ask.device + BLOCK_PHASE * ring.block)[0]
     return _window(ring, int(turn * len(ring.units)) + ask.choice * count, count)
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
 from cos2p.run_config import (
-    AnchorConfig,
     LocalConfig,
     MergeConfig,
     PlanConfig,
@@ -97,10 +96,8 @@ TASK = Task(
         rounds=RoundConfig(versions=80),
         local=LocalConfig(
             steps=20,
-            batch_size=32,
             learning_rate=2e-3,
             learning_rate_final=0.3,
-            anchor=AnchorConfig(share=0.25),
         ),
         plans=PlanConfig(memory_margin=0.05, coverage_floor=1),
         merge=MergeConfig(average_decay=0.97, checkpoint_every=5),
