@@ -30,6 +30,7 @@ from cos2p.clock import SystemClock
 from cos2p.logs import configure_logs
 from cos2p.mailbox import Outbox
 from cos2p.payload import Header, parts
+from cos2p.role import RoleContext
 from cos2p.run_config import RunConfig
 from cos2p.topics import CHECKPOINTS, DECISIONS, UPDATES, partition_of, specs
 from cos2p.unit_wire import UnitColumns
@@ -326,7 +327,7 @@ async def obey(folder: Path) -> dict[str, float]:
     bus = CountingBus(SqliteBus(folder / "run", clock))
     await bus.end_offsets(DECISIONS.full_name(PREFIX))
     baseline, begin = status_bytes("VmRSS"), clock.now()
-    await run_aggregator(bus, clock, log, asyncio.Event(), prefix=PREFIX, shard=0)
+    await run_aggregator(RoleContext(bus, clock, log, PREFIX), shard=0)
     wall_s = clock.now() - begin
     await bus.close()
     return {

@@ -100,9 +100,9 @@ def initialise(job: NewRunJob) -> None:
 
 def work(settings: WorkerSettings) -> int:
     """Be a worker, or the evaluator, as the settings say."""
-    from cos2p_worker.__main__ import run_in_process
+    from cos2p_worker.__main__ import serve
 
-    return run_in_process(settings)
+    return serve(settings)
 
 
 @dataclass(frozen=True)

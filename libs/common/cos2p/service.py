@@ -5,6 +5,7 @@ a foreseen error becomes one line on standard error and its exit code; nothing e
 role that stays after its run's end does nothing there but answer probes.
 """
 
+import argparse
 import asyncio
 import contextlib
 import math
@@ -12,9 +13,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
@@ -24,15 +26,55 @@ from cos2p.monitoring.monitor import Monitor
 from cos2p.monitoring.server import served
 from cos2p.monitoring.watch import Watch
 from cos2p.open_bus import open_bus
-from cos2p.settings import ServiceSettings
+from cos2p.role import RoleContext
+from cos2p.settings import ServiceSettings, load_settings
 from cos2p.topics import MODELS
 
 TOPICS_POLL_S = 1.0
 WAIT_LOG_S = 60.0
 """How often a wait is told."""
 
-Body = Callable[[Bus, Clock, Log, asyncio.Event, Watch], Awaitable[None]]
-"""A role: it returns when its work is done or soon after the event is set."""
+Body = Callable[[RoleContext], Awaitable[None]]
+"""A role: it returns when its work is done or soon after `stop` is set."""
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def role_parser(role: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """The command line of a role's process, with the options that all roles share."""
+    parser = argparse.ArgumentParser(
+        f"cos2p-{role}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bus", help="kafka://HOST:PORT[,HOST:PORT] or sqlite:PATH (COS2P_BUS)")
+    parser.add_argument("--prefix", help="prefix of the topics' names (COS2P_PREFIX)")
+    parser.add_argument("--run-id", help="serve this run only (COS2P_RUN_ID)")
+    return parser
+
+
+def run_role(
+    role: str,
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    kind: type[S],
+    serve: Callable[[S], int],
+) -> int:
+    """Read the settings and serve; the process's exit code.
+
+    Args:
+        role: names the process in its error line.
+        parser: of the command line; its options are fields of `kind`.
+        arguments: None takes the process's own.
+        kind: of the settings.
+        serve: runs the role; it may raise Cos2pError before it starts.
+    """
+    given = vars(parser.parse_args(arguments))
+    try:
+        return serve(load_settings(kind, **given))
+    except Cos2pError as error:
+        fail(role, error)
+        return int(error.exit_code)
 
 
 def run_service(role: str, settings: ServiceSettings, body: Body) -> int:
@@ -75,7 +117,7 @@ async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> 
         if settings.stay:
             await _await_topics(bus, settings.prefix, clock, log, stop)
         try:
-            await body(bus, clock, log, stop, watch)
+            await body(RoleContext(bus, clock, log, settings.prefix, stop, settings.run_id, watch))
         except RunFailedError as error:
             if settings.stay:
                 log.error("run_failed", reason=str(error))

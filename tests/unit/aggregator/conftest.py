@@ -3,7 +3,6 @@
 Invariant: the same calls write the same records, so two runs built alike can be compared.
 """
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from cos2p.codec import decode
 from cos2p.logs import configure_logs
 from cos2p.mailbox import Outbox
 from cos2p.payload import header_of, parts
+from cos2p.role import RoleContext
 from cos2p.run_config import MergeConfig, RunConfig
 from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, UPDATES, partition_of, specs
 from cos2p.unit_wire import UnitColumns
@@ -242,11 +242,7 @@ class Script:
     async def aggregate(self, shard: int = 0) -> None:
         """Run one shard to the run's end."""
         await run_aggregator(
-            self.bus,
-            LoopClock(),
-            configure_logs("error", "json"),
-            asyncio.Event(),
-            prefix=PREFIX,
+            RoleContext(self.bus, LoopClock(), configure_logs("error", "json"), PREFIX),
             shard=shard,
         )
 

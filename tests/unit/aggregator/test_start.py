@@ -18,6 +18,7 @@ from cos2p.codec import decode
 from cos2p.errors import MessageError
 from cos2p.fence import EpochFence
 from cos2p.logs import configure_logs
+from cos2p.role import RoleContext
 from cos2p.topics import specs
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import Load, Merge
@@ -54,7 +55,7 @@ class MortalBus(PassingBus):
 async def run_on(bus: Bus, shard: int = 0, stop: asyncio.Event | None = None) -> None:
     log = configure_logs("error", "json")
     stop = stop or asyncio.Event()
-    await run_aggregator(bus, LoopClock(), log, stop, prefix="t", shard=shard)
+    await run_aggregator(RoleContext(bus, LoopClock(), log, "t", stop), shard=shard)
 
 
 async def run_until(s: Script, version: int, shard: int = 0) -> None:

@@ -20,6 +20,7 @@ from cos2p.errors import BudgetError, SettingsError, StorageError
 from cos2p.mailbox import Mailbox, Outbox
 from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
 from cos2p.payload import Header, header_of, parts
+from cos2p.role import RoleContext
 from cos2p.run_config import EvaluationConfig, LocalConfig, RunConfig
 from cos2p.topics import CHECKPOINTS, FLEET, MODELS, specs
 from cos2p_worker.evaluation import judge
@@ -153,11 +154,7 @@ def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: P
         )
         await export(bus, "t", Wish(), tmp_path / "m", task)
         await run_evaluator(
-            bus,
-            LoopClock(),
-            structlog.get_logger(),
-            asyncio.Event(),
-            prefix="t",
+            RoleContext(bus, LoopClock(), structlog.get_logger(), "t"),
             evaluator_id="evaluator",
             task_of=lambda _: task,
         )

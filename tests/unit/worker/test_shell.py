@@ -34,6 +34,7 @@ from cos2p.messages import (
     VersionPublished,
 )
 from cos2p.payload import PayloadReader, header_of, parts
+from cos2p.role import RoleContext
 from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
 from cos2p.topics import FLEET, HEARTBEATS, MODELS, SUBMODELS, partition_of, specs
 from cos2p.units import Unit, UnitTable
@@ -147,11 +148,7 @@ class Stage:
             return Kit(table, self.trainer)
 
         await run_worker(
-            self.bus,
-            LoopClock(),
-            self.log,
-            self.stop,
-            prefix=PREFIX,
+            RoleContext(self.bus, LoopClock(), self.log, PREFIX, self.stop),
             worker_id="w0",
             device=device or Device(memory_bytes=1 << 20, scratch_dir=self.folder),
             kit_factory=kit,
