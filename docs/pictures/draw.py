@@ -24,7 +24,7 @@ WIDTH = 116
 DONE = 0.6
 """The screen is drawn once this share of the versions is there."""
 NOTE = "Ctrl-C stops the demo and all of its processes"
-SCREEN = (1440, 424)
+SCREEN = (1378, 424)
 REPORT = (1100, 870)
 """Width and height of the pictures."""
 
