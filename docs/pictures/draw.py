@@ -50,7 +50,8 @@ def shoot(page: Path, out: Path, size: tuple[int, int]) -> None:
     window = ",".join(map(str, size))
     flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={window}"]
     target = f"--screenshot={out.resolve()}"
-    subprocess.run(["chromium", *flags, target, page.resolve().as_uri()], check=True)
+    command = ["chromium", *flags, target, page.resolve().as_uri()]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)  # it complains of no desktop
 
 
 def main(folder: Path) -> None:
