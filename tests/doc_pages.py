@@ -86,6 +86,7 @@ class Line:
     def programs(self) -> list[list[str]]:
         """Each program with its arguments; of `kubectl exec`, also what it starts."""
         lexer = shlex.shlex(self.text, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
         found: list[list[str]] = [[]]
         words = iter(list(lexer))
         for word in words:
