@@ -173,7 +173,3 @@ def test_a_generated_page_is_up_to_date(page: str) -> None:
     )
 
     assert made.stdout == (ROOT / f"docs/{page}.md").read_text()
-
-
-def test_the_readme_shows_the_example_as_it_is() -> None:
-    assert (ROOT / "examples/folder_task.py").read_text() in (ROOT / "README.md").read_text()
