@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cos2p.bus import Bus
 from cos2p.clock import Clock
-from cos2p.errors import Cos2pError
+from cos2p.errors import Cos2pError, SettingsError
 from cos2p.logs import Log
 from cos2p.messages import RunOpened
 from cos2p.monitoring.watch import Watch
@@ -94,8 +94,12 @@ def _device(settings: WorkerSettings) -> Device:
     threads = settings.threads or _threads_asked() or thread_count(cpus)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"the worker needs {error.name}: install Co-S2P's extra `worker`"
+        ) from error
     torch.set_num_threads(threads)
     gpu: GpuProbe | None = torch.cuda.mem_get_info if torch.cuda.is_available() else None
     limit = memory_limit(settings.memory_bytes, gpu=gpu)
