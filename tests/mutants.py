@@ -230,14 +230,17 @@ RUN_TESTS = """import resource, sys, pytest
 resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
 sys.exit(pytest.main(sys.argv[1:]))"""
 OPTIONS = ("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", "--hypothesis-seed=0")
-SURVIVED, NO_TESTS = 0, 5
+SURVIVED = 0
 
 
 def run_tests(tests: Sequence[str], folder: Path | None, limit_s: float) -> int | None:
     """Pytest's exit status with `folder` first on the path; None where it took too long."""
-    path = [str(folder)] if folder else []
-    path += [p for p in [os.environ.get("PYTHONPATH", "")] if p]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    if folder is not None:
+        path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env["PYTHONPATH"] = os.pathsep.join(path)
+        # Examples that fail on a mutant say nothing of the unchanged code.
+        env["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / ".hypothesis")
     command = [sys.executable, "-c", RUN_TESTS, *OPTIONS, *tests]
     process = subprocess.Popen(
         command,
@@ -266,8 +269,16 @@ def survives(mutant: Mutant, limit_s: float) -> bool:
         shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
         changed = changed_source(path.read_text(), mutant.number)
         (copy / path.relative_to(package)).write_text(changed)
-        core = next(c for c in CORES if c.name == mutant.core)
-        return run_tests(core.tests, Path(folder), limit_s) == SURVIVED
+        return run_tests(_nearest_first(mutant), Path(folder), limit_s) == SURVIVED
+
+
+def _nearest_first(mutant: Mutant) -> list[str]:
+    """The files of the core's tests: one failure ends them, and the module's own fail soonest."""
+    core = next(c for c in CORES if c.name == mutant.core)
+    paths = [ROOT / place for place in core.tests]
+    files = [f for path in paths for f in (sorted(path.rglob("test_*.py")) or [path])]
+    own = f"test_{Path(mutant.file).name}"
+    return [str(f) for f in sorted(files, key=lambda f: f.name != own)]
 
 
 def _package(path: Path) -> Path:
@@ -314,6 +325,8 @@ def main() -> None:
     mutants = all_mutants(ROOT, named=wanted.file)
     if wanted.line:
         mutants = [m for m in mutants if m.line == wanted.line]
+    if not mutants:
+        sys.exit(f"no core's file has {wanted.file!r} in its path, or that line can't be changed")
     chosen = drawn(mutants, wanted.count, wanted.seed)
     names = {m.core for m in chosen}
     limit_s = limits([core for core in CORES if core.name in names])

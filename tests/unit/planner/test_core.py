@@ -148,7 +148,7 @@ def test_a_slow_devices_plan_is_overdue_after_four_times_what_it_usually_takes(
 ) -> None:
     stage = new_stage({"rounds": {"update_fraction": 0.1, "staleness_max": 1}})
     stage.hello("w1")
-    stage.hello("w2", flops_per_s=1e7)
+    stage.hello("w2", flops_per_s=1e8)
     hung = stage.plan_of("w2")
     for _ in range(2):
         stage.report(stage.plan_of("w1"))
