@@ -129,7 +129,7 @@ def _torch() -> Check:
             "torch",
             "warn",
             "torch is not installed",
-            "only workers, init, demo and export --budget need it: install cos2p[worker]",
+            "only workers, init, demo and export --budget need it: install Co-S2P's extra `worker`",
         )
 
 

@@ -42,7 +42,9 @@ def require_torch() -> None:
     except ValueError:
         found = None
     if found is None:
-        raise SettingsError("this needs PyTorch: install cos2p[worker] (the demo: cos2p[demo])")
+        raise SettingsError(
+            "this needs PyTorch: install Co-S2P's extra `worker` (the demo: `demo`)"
+        )
 
 
 @dataclass(frozen=True)

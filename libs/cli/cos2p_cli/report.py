@@ -97,7 +97,7 @@ def page(given: ReportInput) -> str:
         sections = _sections(given)
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"the report needs {error.name}: install cos2p[demo] (all but the report works without)"
+            f"the report needs {error.name}: install Co-S2P's extra `report`"
         ) from error
     run = given.run
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -38,7 +38,9 @@ def signing_packages(setting: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise SettingsError(f"{setting} needs {error.name}: pip install 'cos2p[signing]'") from None
+        raise SettingsError(
+            f"{setting} needs {error.name}: install Co-S2P's extra `signing`"
+        ) from None
 
 
 def _unsigned_bus(settings: BusSettings, clock: Clock) -> Bus:

@@ -6,12 +6,14 @@ as many threads as this process has CPUs, and no more memory than its limit.
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cos2p.errors import SettingsError
 from cos2p.messages import RunOpened
 from cos2p.role import RoleContext
 from cos2p.service import Body, role_parser, run_role, run_service
@@ -46,6 +48,8 @@ def serve(settings: WorkerSettings) -> int:
     """
     role = "evaluator" if settings.evaluate else "worker"
     device = _device(settings)
+    # What torch has imported is never garbage: a collection need not look at it.
+    gc.freeze()
     body = _evaluator(settings) if settings.evaluate else _worker(settings, device)
     return run_service(role, settings, body)
 
@@ -75,8 +79,12 @@ def _device(settings: WorkerSettings) -> Device:
     threads = settings.threads or _threads_asked() or thread_count(cpus)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"the worker needs {error.name}: install Co-S2P's extra `worker`"
+        ) from error
     torch.set_num_threads(threads)
     gpu: GpuProbe | None = torch.cuda.mem_get_info if torch.cuda.is_available() else None
     limit = memory_limit(settings.memory_bytes, gpu=gpu)

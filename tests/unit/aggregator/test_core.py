@@ -99,6 +99,26 @@ def test_decisions_of_a_replaced_planner_are_void(new_script: NewScript) -> None
     assert asyncio.run(go(stale=False)) == asyncio.run(go(stale=True))
 
 
+def test_a_refused_duplicate_ends_no_open_plan(new_script: NewScript) -> None:
+    """Any device may name any plan in a report."""
+
+    async def go() -> None:
+        s = new_script()
+        await s.start()
+        plan = await s.plan("a")
+        ids = {"plan_id": plan.plan_id, "worker_id": "b", "reason": "the plan is a's"}
+        stamp = {"run_id": "run-1", "epoch": 1, "fleet_offset": 0, "at_s": 0.0}
+        await s.decide(m.UpdateRefused(outcome=m.Outcome.DUPLICATE, **ids, **stamp))
+        await s.admit(plan)
+        await s.close()
+        await s.end()
+        await s.aggregate()
+
+        assert 1 == (await s.versions())[1].merged_count
+
+    asyncio.run(go())
+
+
 def test_the_order_of_the_log_decides_and_not_that_of_arrival(new_script: NewScript) -> None:
     async def go(arrival: tuple[int, int, int]) -> bytes:
         s = new_script()

@@ -196,6 +196,7 @@ FOREIGN = {
     "a negative index": [*chunks(5), chunk(b"-1", b"x")],
     "an index of a thousand digits": [*chunks(5), chunk(b"9" * 1000, b"x")],
     "more bytes than promised": [*chunks(10), chunk(10, bytes(50_000))],
+    "one byte more than promised": [*chunks(10), chunk(10, DATA[10 * CHUNK :] + b"x")],
 }
 
 

@@ -213,6 +213,21 @@ def test_a_newer_plan_is_not_ended_by_the_refusal_of_an_older_one(writer: Writer
     assert ("p2", 1) == (run.devices["a"].plan_id, run.plans_open)
 
 
+def test_a_refused_duplicate_ends_no_open_plan(writer: Writer) -> None:
+    """Any device may name any plan in a report."""
+    plan = writer.plan("p1", "a", (CORE0, HEAD0))
+    for worker in ("a", "b"):
+        ids = {"plan_id": "p1", "worker_id": worker, "reason": "not now"}
+        writer.say(m.UpdateRefused, outcome=Outcome.DUPLICATE, **ids)
+    run = writer.folded()
+    assert ("p1", 1) == (run.devices["a"].plan_id, run.plans_open)
+
+    writer.admit(plan)
+    writer.close(1)
+
+    assert writer.folded().coverage().any()
+
+
 def test_bytes_are_those_of_records_and_of_the_blobs_that_they_name(writer: Writer) -> None:
     """The request's blob is version 0's; each record of the test is one byte long."""
     run = writer.folded()

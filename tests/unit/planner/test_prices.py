@@ -81,6 +81,55 @@ def test_a_device_in_trouble_counts_for_no_floor_until_its_next_plan(vit: Tables
     assert 0 == holdings.prices(others).max()
 
 
+def test_units_that_only_a_released_device_holds_gain_price_with_the_next_choice(
+    vit: Tables,
+) -> None:
+    costs = CostModel(vit(2), 2, 32)
+    holdings = Holdings(costs, coverage_floor=1)
+    whole = Choice(tuple(range(len(costs.table))))
+    holdings.issue("w1", whole)
+    holdings.release("w1")
+    holdings.release("w1")
+    holdings.issue("w2", whole)
+    holdings.issue("w3", Choice(costs.smallest))
+
+    enough = np.ones(len(costs.table))
+    assert 0 == holdings.prices(enough).max()  # w2 holds all of them once
+    holdings.release("w2")
+    holdings.issue("w4", whole)
+    holdings.release("w4")
+    holdings.issue("w5", whole)
+    assert ["w3", "w5"] == list(holdings.state.present)
+
+
+def refused(outcome: m.Outcome) -> Callable[[Any], Any]:
+    status = {m.Outcome.CANCELLED: "failed", m.Outcome.INVALID: "done"}[outcome]
+    return lambda stage: stage.report(stage.plan_of("w1"), status=status, steps_done=0)
+
+
+@pytest.mark.parametrize(
+    ("end", "holders"),
+    [
+        (lambda stage: stage.pass_time(16, "w2"), ["w2"]),
+        (lambda stage: stage.goodbye("w1"), ["w2"]),
+        (refused(m.Outcome.CANCELLED), ["w2"]),
+        (refused(m.Outcome.INVALID), ["w1", "w2"]),
+        (lambda stage: stage.report(stage.plan_of("w1")), ["w1", "w2"]),
+    ],
+    ids=["silent", "left", "failed", "refused", "updated"],
+)
+def test_a_device_counts_for_the_floor_until_its_plan_ends_without_an_answer(
+    new_stage: New, end: Callable[[Any], Any], holders: list[str]
+) -> None:
+    stage = new_stage({"rounds": {"update_fraction": 1.0}})
+    stage.hello("w1")
+    stage.hello("w2")
+
+    end(stage)
+
+    assert holders == sorted(stage.core.ledger.run.holdings.state.present)
+
+
 # ---------------------------------------------------------------- what the planner says
 
 

@@ -64,7 +64,9 @@ def _part(part: Part | Literal["train"]) -> tuple[NDArray[np.float32], NDArray[n
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise SettingsError("the digits come with scikit-learn: install cos2p[demo]") from error
+        raise SettingsError(
+            "the digits come with scikit-learn: install Co-S2P's extra `digits`"
+        ) from error
     found = load_digits()
     images = (found.images / 8.0 - 1.0).astype(np.float32)
     labels = found.target.astype(np.int64)
@@ -93,7 +95,7 @@ TASK = Task(
     classes=CLASSES,
     # The margin is what transients add to the cost model's forecast in the smallest submodels.
     run=RunConfig(
-        rounds=RoundConfig(versions=80),
+        rounds=RoundConfig(versions=60),
         local=LocalConfig(
             steps=20,
             learning_rate=2e-3,
