@@ -135,8 +135,10 @@ class PlannedRun:
             weights = self.costs.weight_bytes(plan.trained)
             flops = self.costs.training_flops(plan.trained, plan.frozen)
             work = Workload(flops, plan.batch_size, plan.local_steps, weights, weights)
-            train_s = work.train_s(profile) * float(np.exp(JITTER * self._chance.normal()))
-            due_s = now + train_s + work.wire_s(profile)
+            train_s = work.train_s(profile.flops_per_s) * float(
+                np.exp(JITTER * self._chance.normal())
+            )
+            due_s = now + train_s + work.wire_s(profile.bytes_per_s)
             heapq.heappush(self._queue, (due_s, len(self.decisions), plan, train_s))
 
     def _report(self, plan: m.Plan, train_s: float) -> m.Report:

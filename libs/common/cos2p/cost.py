@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import BudgetError, SettingsError
-from cos2p.messages import DeviceProfile
 from cos2p.nested import nested_widths
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p.units import STEM, UnitTable
@@ -263,13 +262,13 @@ class Workload:
     bytes_down: int
     bytes_up: int
 
-    def train_s(self, profile: DeviceProfile) -> float:
+    def train_s(self, flops_per_s: float) -> float:
         """Forecast seconds of the training: steps * (fixed + batch * flops / speed)."""
-        return self.steps * (STEP_FIXED_S + self.batch_size * self.flops / profile.flops_per_s)
+        return self.steps * (STEP_FIXED_S + self.batch_size * self.flops / flops_per_s)
 
-    def wire_s(self, profile: DeviceProfile) -> float:
+    def wire_s(self, bytes_per_s: float) -> float:
         """Forecast seconds of fetching and sending."""
-        return (self.bytes_down + self.bytes_up) / profile.bytes_per_s
+        return (self.bytes_down + self.bytes_up) / bytes_per_s
 
 
 @dataclass(frozen=True)

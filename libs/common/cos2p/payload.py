@@ -20,9 +20,10 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.bus import Buffer
 from cos2p.errors import BlobError
 from cos2p.units import UNIT_DIGEST_BYTES, UnitTable, unit_digest
+
+Buffer = bytes | bytearray | memoryview
 
 MAGIC = b"C2P1"
 _HEAD = struct.Struct("<4sI")

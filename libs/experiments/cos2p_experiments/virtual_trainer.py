@@ -87,7 +87,7 @@ class VirtualTrainer:
             bytes_up=0,
         )
         profile = DeviceProfile(memory_bytes=0, flops_per_s=self._member.flops_per_s)
-        return work.train_s(profile)
+        return work.train_s(profile.flops_per_s)
 
     def _jitter(self) -> float:
         """By seed, device and the device's own count of plans: alike for all policies."""

@@ -117,7 +117,7 @@ class StandInTrainer:
         profile = DeviceProfile(
             memory_bytes=self._temper.memory_bytes, flops_per_s=self._temper.flops_per_s
         )
-        return work.train_s(profile)
+        return work.train_s(profile.flops_per_s)
 
 
 def stand_in_deltas(

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from cos2p.cost import FLOAT_BYTES, CostModel, Workload
-from cos2p_planner.choosers.question import Ask, Choice, Floats
+from cos2p_planner.choice import Choice
+from cos2p_planner.choosers.question import Ask, Floats
 from cos2p_planner.device import Device
 from cos2p_planner.fleet import Fleet
 from cos2p_planner.importance import Importance

@@ -19,7 +19,8 @@ from typing import Literal
 
 from cos2p.run_config import LocalConfig, RoundConfig
 from cos2p_planner.arrivals import Arrivals, latest_for
-from cos2p_planner.pace import Pace, Speed, steps_bounds, steps_for
+from cos2p_planner.pace import Pace, steps_bounds, steps_for
+from cos2p_planner.speed import Speed
 
 INF = math.inf
 CloseReason = Literal["count", "deadline", "all", "group"]

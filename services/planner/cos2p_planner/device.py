@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cos2p import messages as m
 from cos2p.cost import Calibration, Workload
-from cos2p_planner.pace import Speed
+from cos2p_planner.speed import Speed
 
 BEFORE_PLANS = -1
 """The version in which a device joined that was there before the run's first plan."""
@@ -76,8 +76,12 @@ class Device(DeviceRecord):
 
     def speed(self, step: Workload) -> Speed:
         """How fast it does plans whose steps are like this one: observed, else forecast."""
-        fixed_s = step.wire_s(self.profile) if self.overhead_s is None else self.overhead_s
-        step_s = step.train_s(self.profile) * self.calibration.seconds_factor / step.steps
+        fixed_s = (
+            step.wire_s(self.profile.bytes_per_s) if self.overhead_s is None else self.overhead_s
+        )
+        step_s = (
+            step.train_s(self.profile.flops_per_s) * self.calibration.seconds_factor / step.steps
+        )
         return Speed(step_s, fixed_s, known=self.overhead_s is not None)
 
     def is_there(self, now: float, lost_after_s: float) -> bool:

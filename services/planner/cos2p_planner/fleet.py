@@ -279,7 +279,9 @@ class Fleet:
         device.excluded = self._state.excluded.get(device.worker_id, "")
         device.budget_bytes = self._budget_bytes(device, run)
         usual = _usual_work(device, run)
-        device.forecast_s = usual.train_s(device.profile) + usual.wire_s(device.profile)
+        device.forecast_s = usual.train_s(device.profile.flops_per_s) + usual.wire_s(
+            device.profile.bytes_per_s
+        )
         device.whole_s = device.speed(usual).duration_s(usual.steps)
         device.objection = self._objection(device, run)
         if device.objection == device.excluded:

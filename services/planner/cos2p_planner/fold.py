@@ -19,7 +19,7 @@ from cos2p_planner.fleet import Fleet, FleetState
 from cos2p_planner.importance import ImportanceState
 from cos2p_planner.issue import Rules
 from cos2p_planner.ledger import Ledger, LedgerState
-from cos2p_planner.waiting import Publications, PublicationsState
+from cos2p_planner.publications import Publications, PublicationsState
 
 RESTARTED = "the worker was restarted"
 """Why a plan was cancelled whose device came back with another incarnation."""

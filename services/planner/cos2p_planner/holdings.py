@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cos2p.cost import CostModel
 from cos2p.state_codec import Floats, Floats32
-from cos2p_planner.choosers.question import Choice
+from cos2p_planner.choice import Choice
 from cos2p_planner.prices import FloorPrices
 
 RECENCY_DECAY = 0.8

@@ -28,7 +28,7 @@ from cos2p.state_codec import Floats
 from cos2p.units import UnitTable
 from cos2p_planner.device import Device
 from cos2p_planner.ledger import PlanFacts, unpacked
-from cos2p_planner.verdict import wrong_scores
+from cos2p_planner.reported_scores import wrong_scores
 
 OWN_SHARE = 0.5
 """lambda: share of a device's own scores in its value; the rest is the fleet's, by label. No other

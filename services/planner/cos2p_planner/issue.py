@@ -12,14 +12,14 @@ from blake3 import blake3
 from cos2p import messages as m
 from cos2p.cost import Workload
 from cos2p_planner.asking import Chooser
-from cos2p_planner.choosers.question import Choice
+from cos2p_planner.choice import Choice
 from cos2p_planner.closings import Closing, OpenRound, Order, closing_of
 from cos2p_planner.device import Device
 from cos2p_planner.fleet import Fleet
 from cos2p_planner.importance import Importance, ImportanceState
 from cos2p_planner.ledger import Ledger
-from cos2p_planner.pace import Speed
 from cos2p_planner.run import Run
+from cos2p_planner.speed import Speed
 
 SEED_MAX = 2**62 - 1
 

@@ -4,13 +4,13 @@ Sources: steps fitted to a time budget from FedCompass (arXiv 2309.14675); the d
 of what devices need plus some median absolute deviations, is ours.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cos2p.run_config import LocalConfig, RoundConfig
+from cos2p_planner.speed import Speed
 
 DEADLINE_FLOOR_S = 0.5
 """Arrivals of tiny models lie so close together that a hiccup would count as late."""
@@ -23,35 +23,6 @@ DEADLINE_MADS = 3.0
 standard deviations, so all but the slowest 2 %. No other value was measured."""
 STRETCH = 2
 """A fast device with aligned steps is asked for at most so many times E: longer plans drift."""
-STEPS_MAX = 1_000_000
-ROUNDING = 1e-9
-"""0.3 s hold three steps of 0.1 s, whatever floating point says."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How long a plan of certain units takes a device.
-
-    Attributes:
-        step_s: seconds of a local step.
-        fixed_s: seconds from issue to report beside the steps.
-        known: whether the device has reported; before that both are forecasts.
-    """
-
-    step_s: float
-    fixed_s: float
-    known: bool = True
-
-    def duration_s(self, steps: int) -> float:
-        """Seconds from issue to report."""
-        return self.fixed_s + steps * self.step_s
-
-    def steps_in(self, seconds: float) -> int:
-        """Steps of a plan that is reported after so many seconds; 0 where there is no time."""
-        left = max(0.0, seconds - self.fixed_s)
-        if left >= STEPS_MAX * self.step_s:
-            return STEPS_MAX
-        return math.floor(left / self.step_s + ROUNDING)
 
 
 def deadline_s(durations_s: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from cos2p import messages as m
 from cos2p.cost import CostModel
 from cos2p.state_codec import Counts
 from cos2p_planner.arrivals import Arrivals
-from cos2p_planner.choosers.question import Choice
+from cos2p_planner.choice import Choice
 from cos2p_planner.holdings import Holdings, HoldingsState
 
 INTERVALS_KEPT = 9

@@ -140,8 +140,8 @@ def test_seconds_are_steps_arithmetic_and_wire() -> None:
     profile = DeviceProfile(memory_bytes=1, flops_per_s=1e6, bytes_per_s=1e3)
     work = Workload(flops=500, batch_size=20, steps=10, bytes_down=1500, bytes_up=500)
 
-    assert pytest.approx(10 * (STEP_FIXED_S + 0.01)) == work.train_s(profile)
-    assert 2.0 == work.wire_s(profile)
+    assert pytest.approx(10 * (STEP_FIXED_S + 0.01)) == work.train_s(profile.flops_per_s)
+    assert 2.0 == work.wire_s(profile.bytes_per_s)
 
 
 def test_a_measured_peak_above_the_forecast_shrinks_the_budget_and_one_below_leaves_it() -> None:

@@ -9,7 +9,8 @@ from cos2p.messages import Plan
 from cos2p.run_config import LocalConfig, RoundConfig
 from cos2p_planner.arrivals import Arrivals
 from cos2p_planner.closings import Closing, OpenRound, Order, Standing, closing_of
-from cos2p_planner.pace import Pace, Speed
+from cos2p_planner.pace import Pace
+from cos2p_planner.speed import Speed
 
 INF = float("inf")
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from cos2p.cost import CostModel
 from cos2p.units import UnitTable
+from cos2p_planner.choice import Choice
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask, Choice
+from cos2p_planner.choosers.question import Ask
 from cos2p_planner.holdings import Holdings
 
 Tables = Callable[..., UnitTable]

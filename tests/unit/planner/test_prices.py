@@ -10,7 +10,7 @@ from planned_fleet import JETSON16_WEAK, PlannedRun
 from cos2p import messages as m
 from cos2p.cost import CostModel
 from cos2p.units import UnitTable
-from cos2p_planner.choosers.question import Choice
+from cos2p_planner.choice import Choice
 from cos2p_planner.holdings import Holdings
 from cos2p_planner.prices import PENALTY, STEP, FloorPrices
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cos2p.cost import CostModel
-from cos2p_planner.choosers.question import Ask, Choice
+from cos2p_planner.choice import Choice
+from cos2p_planner.choosers.question import Ask
 from cos2p_planner.choosers.structure import ROUNDING, Structure
 
 

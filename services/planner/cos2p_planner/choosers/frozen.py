@@ -11,9 +11,10 @@ from functools import cached_property
 import numpy as np
 
 from cos2p.units import STEM
+from cos2p_planner.choice import Choice
 from cos2p_planner.choosers.basket import Basket, Limit
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask, Choice, Floats, Indices
+from cos2p_planner.choosers.question import Ask, Floats, Indices
 
 
 class FrozenPrefixRule(KnapsackRule):

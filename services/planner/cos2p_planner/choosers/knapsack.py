@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from cos2p.cost import BACKWARD_FACTOR, CostModel
 from cos2p.units import STEM
+from cos2p_planner.choice import Choice
 from cos2p_planner.choosers.basket import Basket, Limit
-from cos2p_planner.choosers.question import Ask, Choice, Floats, Indices
+from cos2p_planner.choosers.question import Ask, Floats, Indices
 from cos2p_planner.choosers.structure import Ring, Structure
 
 RECENCY_WEIGHT = 0.5

@@ -7,7 +7,8 @@ not fit.
 import numpy as np
 
 from cos2p.cost import CostModel
-from cos2p_planner.choosers.question import Ask, Choice
+from cos2p_planner.choice import Choice
+from cos2p_planner.choosers.question import Ask
 from cos2p_planner.choosers.structure import Structure
 
 

@@ -10,16 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cos2p_planner.choice import Choice
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A submodel: unit indices, ascending, closed under their cores."""
-
-    trained: tuple[int, ...]
-    frozen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Invariant: the answer depends on the device only by whether it fits.
 from functools import cached_property, partial
 
 from cos2p.cost import CostModel
-from cos2p_planner.choosers.question import Ask, Choice
+from cos2p_planner.choice import Choice
+from cos2p_planner.choosers.question import Ask
 from cos2p_planner.choosers.structure import Structure
 
 

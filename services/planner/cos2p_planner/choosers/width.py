@@ -15,7 +15,8 @@ from functools import partial
 import numpy as np
 
 from cos2p.cost import CostModel
-from cos2p_planner.choosers.question import Ask, Choice, Indices
+from cos2p_planner.choice import Choice
+from cos2p_planner.choosers.question import Ask, Indices
 from cos2p_planner.choosers.structure import Ring, Structure
 
 Keep = Callable[[Ring, int, Ask], Indices]
