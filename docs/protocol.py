@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from cos2p import messages, unit_wire
-from cos2p.topics import CATALOGUE, CHUNK_BYTES_MAX, DAY_S, RECORD_BYTES_MAX, Topic
+from cos2p.log import messages
+from cos2p.log.topics import CATALOGUE, CHUNK_BYTES_MAX, DAY_S, RECORD_BYTES_MAX, Topic
+from cos2p.model import unit_wire
 
 HEAD = f"""# The protocol
 
-Generated from `libs/common/cos2p/topics.py` and `messages.py` by `make docs`; a test fails
+Generated from `libs/common/cos2p/log/topics.py` and `messages.py` by `make docs`; a test fails
 when it is out of date.
 
 A record's headers name the message (`cos2p-message`) and its version (`cos2p-version`); its value

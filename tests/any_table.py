@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from cos2p.units import Unit, UnitTable
+from cos2p.model.units import Unit, UnitTable
 
 
 @st.composite

@@ -42,10 +42,12 @@ CORES = (
     Core("planner", ("services/planner/cos2p_planner",), ("tests/unit/planner",)),
     Core("aggregator", ("services/aggregator/cos2p_aggregator",), ("tests/unit/aggregator",)),
     Core("worker", ("services/worker/cos2p_worker/core.py",), ("tests/unit/worker/test_core.py",)),
-    Core("payload", ("libs/common/cos2p/payload.py",), ("tests/unit/common/test_payload.py",)),
-    Core("blobs", ("libs/common/cos2p/blobs.py",), ("tests/unit/common/test_blobs.py",)),
-    Core("cost", ("libs/common/cos2p/cost.py",), ("tests/unit/common/test_cost.py",)),
-    Core("fence", ("libs/common/cos2p/fence.py",), ("tests/unit/common/test_fence.py",)),
+    Core(
+        "payload", ("libs/common/cos2p/model/payload.py",), ("tests/unit/common/test_payload.py",)
+    ),
+    Core("blobs", ("libs/common/cos2p/log/blobs.py",), ("tests/unit/common/test_blobs.py",)),
+    Core("cost", ("libs/common/cos2p/model/cost.py",), ("tests/unit/common/test_cost.py",)),
+    Core("fence", ("libs/common/cos2p/log/fence.py",), ("tests/unit/common/test_fence.py",)),
 )
 WITH_IO = {"__init__.py", "__main__.py", "shell.py", "snapshotting.py", "take_over.py"}
 """Files of the cores' folders that are no core: tests of whole processes cover them."""

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p import messages as m
-from cos2p.cost import CostModel, Workload
-from cos2p.payload import expected_bytes
+from cos2p.log import messages as m
+from cos2p.log.topics import partition_of
+from cos2p.model.cost import CostModel, Workload
+from cos2p.model.payload import expected_bytes
+from cos2p.model.unit_wire import UnitColumns, UnitScores
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import partition_of
-from cos2p.unit_wire import UnitColumns, UnitScores
-from cos2p.units import UnitTable
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.core import PlannerCore
-from cos2p_planner.policies import OURS_OFF
 from cos2p_planner.presets import merged
 
 JETSON16_WEAK = (

@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from cos2p import messages as m
-from cos2p.bus import Bus
 from cos2p.clock import SystemClock
-from cos2p.fence import EpochFence
-from cos2p.mailbox import Mailbox
-from cos2p.messages import Message
-from cos2p.open_bus import open_bus
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import Message
+from cos2p.log.run_request import NewRun, request_run
+from cos2p.log.topics import DECISIONS, FLEET, MODELS, Topic
+from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import (
     AnchorConfig,
     GrowthConfig,
@@ -34,10 +36,8 @@ from cos2p.run_config import (
     RoundConfig,
     RunConfig,
 )
-from cos2p.run_request import NewRun, request_run
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
-from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
-from cos2p.units import STEM, Unit, UnitTable
 from cos2p_aggregator.replay import replay
 
 HERE = Path(__file__).resolve().parent

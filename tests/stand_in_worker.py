@@ -7,9 +7,9 @@ import sys
 
 from ring import table
 
-from cos2p.messages import RunOpened
-from cos2p.role import RoleContext
-from cos2p.service import run_service
+from cos2p.log.messages import RunOpened
+from cos2p.service.lifecycle import run_service
+from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
 from cos2p_sim.learner import StandInTrainer, Temper
 from cos2p_worker.shell import Device, Kit, run_worker

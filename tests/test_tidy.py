@@ -40,7 +40,7 @@ MAY_IMPORT = {
 # Names leave these two lists, none is added: give such a function an object that holds what belongs
 # together, and such a class parts.
 MANY_PARAMETERS = {
-    "cos2p.mailbox:Mailbox.__init__",
+    "cos2p.log.mailbox:Mailbox.__init__",
     "cos2p_planner.shell:run_planner",
     "cos2p_worker.evaluator:run_evaluator",
     "cos2p_worker.shell:run_worker",
@@ -49,7 +49,7 @@ MANY_ATTRIBUTES = {
     "cos2p.history.device:DeviceRow",
     "cos2p.history.state:HistoryState",
     "cos2p.history.version:VersionRow",
-    "cos2p_planner.device:Device",
+    "cos2p_planner.state.device:Device",
     "cos2p_sim.history:History",
 }
 CLOCK_OWNERS = {"clock.py", "sqlite.py", "kafka_link.py", "segments.py"}

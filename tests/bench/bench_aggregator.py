@@ -22,19 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from rows import Row
 
-from cos2p import messages as m
-from cos2p.blobs import write_blob
-from cos2p.bus import Buffer, Bus, NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
-from cos2p.logs import configure_logs
-from cos2p.mailbox import Outbox
-from cos2p.payload import Header, parts
-from cos2p.role import RoleContext
+from cos2p.log import messages as m
+from cos2p.log.blobs import write_blob
+from cos2p.log.bus import Buffer, Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.mailbox import Outbox
+from cos2p.log.topics import CHECKPOINTS, DECISIONS, UPDATES, partition_of, specs
+from cos2p.model.payload import Header, parts
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
 from cos2p.run_config import RunConfig
-from cos2p.topics import CHECKPOINTS, DECISIONS, UPDATES, partition_of, specs
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator import merge
 from cos2p_aggregator.memory import give_chunks_back
 from cos2p_aggregator.shell import run_aggregator

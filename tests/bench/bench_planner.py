@@ -5,14 +5,14 @@ import time
 import numpy as np
 from rows import Row
 
-from cos2p import messages as m
-from cos2p.payload import expected_bytes
+from cos2p.log import messages as m
+from cos2p.log.topics import partition_of
+from cos2p.model.payload import expected_bytes
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import partition_of
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import Unit, UnitTable
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.core import PlannerCore
-from cos2p_planner.policies import OURS_OFF
 from cos2p_planner.presets import merged
 
 DEVICES, BLOCKS, HEADS, GROUPS = 1000, 12, 12, 30

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.blobs import BLOB_HEADER, CHUNK_HEADER
-from cos2p.bus import Bus, NewRecord
-from cos2p.messages import BlobRef
-from cos2p.payload import header_of, parts
-from cos2p.run_config import RunConfig
-from cos2p.run_request import NewRun, request_run
-from cos2p.topics import (
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.blobs import BLOB_HEADER, CHUNK_HEADER
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.messages import BlobRef
+from cos2p.log.run_request import NewRun, request_run
+from cos2p.log.topics import (
     CHECKPOINTS,
     DECISIONS,
     FLEET,
@@ -33,12 +31,14 @@ from cos2p.topics import (
     UPDATES,
     Topic,
 )
-from cos2p.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.model.payload import header_of, parts
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.run_config import RunConfig
 from cos2p_aggregator.effects import Checkpoint
 from cos2p_aggregator.store import ModelStore
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold
-from cos2p_planner.policies import OURS_OFF
 from cos2p_planner.presets import merged
 
 RUN = "long"

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from long_log import DEVICES, RUN, config, table
 
-from cos2p import messages as m
-from cos2p.mailbox import Mailbox
-from cos2p.messages import RunOpened
-from cos2p.role import RoleContext
-from cos2p.service import run_service
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import RunOpened
+from cos2p.log.topics import FLEET
+from cos2p.service.lifecycle import run_service
+from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
-from cos2p.topics import FLEET
 from cos2p_sim.learner import StandInTrainer, Temper
 from cos2p_worker.core import Send, WorkerCore
 from cos2p_worker.shell import Device, Kit, run_worker

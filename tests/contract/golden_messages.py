@@ -9,9 +9,9 @@ VERSION, a new example here, an upcast in the codec, and a new file; the old fil
 import sys
 from pathlib import Path
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.messages import (
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.messages import (
     BlobRef,
     DeviceProfile,
     LeftOut,
@@ -19,8 +19,8 @@ from cos2p.messages import (
     Outcome,
     Plan,
 )
+from cos2p.model.unit_wire import UnitColumns, UnitScores
 from cos2p.run_config import RoundConfig, RunConfig
-from cos2p.unit_wire import UnitColumns, UnitScores
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 TASK = "cos2p_worker.tasks.digits:task"

@@ -8,23 +8,23 @@ from typing import TypeVar
 import pytest
 from golden_logs.record import GOLDEN, Golden
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.bus import Bus, NewRecord
-from cos2p.buses.memory import MemoryBus
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
-from cos2p.fence import EpochFence
-from cos2p.mailbox import Mailbox
-from cos2p.messages import Message
-from cos2p.role import RoleContext
-from cos2p.snapshots import FOLDS, snapshots_of
-from cos2p.state_codec import pack
-from cos2p.topics import CATALOGUE, DECISIONS, FLEET, MODELS, SNAPSHOTS, Topic, specs
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import Message
+from cos2p.log.snapshots import FOLDS, snapshots_of
+from cos2p.log.state_codec import pack
+from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, MODELS, SNAPSHOTS, Topic, specs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.replay import replay
 from cos2p_aggregator.shell import run_aggregator
-from cos2p_planner.compare import OTHER, compare_snapshots
 from cos2p_planner.fold import PlannerState
+from cos2p_planner.snapshot_check import OTHER, compare_snapshots
 from cos2p_planner.take_over import Intake, take_over
 from cos2p_sim.cluster import PREFIX, silent_log
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ring import Ring, config, table
 
-from cos2p.topics import CATALOGUE
+from cos2p.log.topics import CATALOGUE
 
 HEAVY = ("torch", "matplotlib", "sklearn", "scipy", "jinja2", "safetensors")
 BARE = (

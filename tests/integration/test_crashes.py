@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ring import Ring, config, table
 
-from cos2p import messages as m
-from cos2p.messages import Message
-from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
+from cos2p.log import messages as m
+from cos2p.log.messages import Message
+from cos2p.log.topics import DECISIONS, FLEET, MODELS, Topic
 
 pytestmark = pytest.mark.processes
 

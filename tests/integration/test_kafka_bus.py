@@ -11,9 +11,6 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition
 
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.kafka import KafkaBus
 from cos2p.errors import (
     BusUnreachableError,
     OffsetExpiredError,
@@ -21,6 +18,9 @@ from cos2p.errors import (
     TopicMismatchError,
     TopicMissingError,
 )
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.kafka import KafkaBus
 from cos2p.settings import BusSettings
 
 pytestmark = pytest.mark.kafka

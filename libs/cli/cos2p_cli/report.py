@@ -18,7 +18,7 @@ from cos2p.history.device import DeviceRow
 from cos2p.history.figure import figures_of, value_of
 from cos2p.history.follow import HistoryReader
 from cos2p.history.run import RunHistory
-from cos2p.messages import Outcome
+from cos2p.log.messages import Outcome
 from cos2p.settings import BusSettings
 from cos2p_cli import figures, options
 from cos2p_cli.audit import Audit

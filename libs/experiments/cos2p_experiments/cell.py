@@ -15,15 +15,15 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from cos2p import codec
-from cos2p.archive import copy, extent_of
-from cos2p.bus import Bus, Record
 from cos2p.clock import LoopClock
 from cos2p.errors import RunFailedError
-from cos2p.logs import Log
-from cos2p.messages import EpochStarted, Message, RunOpened
-from cos2p.role import RoleContext
-from cos2p.topics import CATALOGUE, DECISIONS, FLEET, MODELS, Topic
+from cos2p.log import codec
+from cos2p.log.archive import copy, extent_of
+from cos2p.log.bus import Bus, Record
+from cos2p.log.messages import EpochStarted, Message, RunOpened
+from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, MODELS, Topic
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.shell import run_aggregator
 from cos2p_experiments.fleets import Member
 from cos2p_experiments.fold import Fold

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.clock import Clock
-from cos2p.cost import CostModel, Workload
-from cos2p.messages import DeviceProfile, Plan
+from cos2p.log.messages import DeviceProfile, Plan
+from cos2p.model.cost import CostModel, Workload
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member
 from cos2p_worker.task import Dataset, Task

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from blake3 import blake3
 
-from cos2p import messages as m
-from cos2p.fence import EpochFence
-from cos2p.messages import Outcome
-from cos2p.units import UNIT_DIGEST_BYTES
+from cos2p.log import messages as m
+from cos2p.log.fence import EpochFence
+from cos2p.log.messages import Outcome
+from cos2p.model.units import UNIT_DIGEST_BYTES
 from cos2p_sim.history import History
 
 Faults = Iterator[str]

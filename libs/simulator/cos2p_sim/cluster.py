@@ -15,18 +15,18 @@ import numpy as np
 import structlog
 from blake3 import blake3
 
-from cos2p.bus import Bus
 from cos2p.clock import LoopClock
 from cos2p.errors import BusError, FencedError, RunFailedError
-from cos2p.logs import Log
-from cos2p.messages import EpochStarted, RunOpened
-from cos2p.role import RoleContext
-from cos2p.run_request import NewRun, request_run
-from cos2p.topics import FLEET, Role
-from cos2p.units import UnitTable
+from cos2p.log.bus import Bus
+from cos2p.log.messages import EpochStarted, RunOpened
+from cos2p.log.run_request import NewRun, request_run
+from cos2p.log.topics import FLEET, Role
+from cos2p.model.units import UnitTable
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.shell import run_aggregator
-from cos2p_planner.compare import compare_snapshots
 from cos2p_planner.shell import run_planner
+from cos2p_planner.snapshot_check import compare_snapshots
 from cos2p_sim.faults import FaultCount, FaultyBus
 from cos2p_sim.fleets import StandIn, draw_fleet, small_table
 from cos2p_sim.learner import StandInTrainer

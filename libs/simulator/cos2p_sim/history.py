@@ -5,9 +5,9 @@ Invariant: it holds what was told, right or wrong; judging is the checkers' part
 
 from dataclasses import dataclass, field
 
-from cos2p import messages as m
-from cos2p.messages import Outcome
-from cos2p.units import UnitTable
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.model.units import UnitTable
 
 
 @dataclass(frozen=True)

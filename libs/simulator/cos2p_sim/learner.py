@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.clock import Clock
-from cos2p.cost import CostModel, Workload
-from cos2p.messages import DeviceProfile, Plan
+from cos2p.log.messages import DeviceProfile, Plan
+from cos2p.model.cost import CostModel, Workload
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.units import UnitTable
 from cos2p_worker.trainer import (
     TrainingFailedError,
     TrainingOutOfMemoryError,

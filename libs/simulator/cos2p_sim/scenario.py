@@ -21,7 +21,7 @@ from cos2p.run_config import (
     RunConfig,
     plain_validation,
 )
-from cos2p_planner.policies import OURS_OFF
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.presets import merged, with_changes
 
 Span = tuple[int, int]

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cos2p.service import role_parser, run_role, run_service
+from cos2p.service.lifecycle import role_parser, run_role, run_service
 from cos2p.settings import AggregatorSettings
 from cos2p_aggregator.memory import give_chunks_back
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from cos2p.errors import DivergedError, SettingsError
-from cos2p.fence import EpochFence
-from cos2p.messages import (
+from cos2p.log.fence import EpochFence
+from cos2p.log.messages import (
     PROTOCOL,
     Decision,
     EpochStarted,
@@ -27,7 +27,7 @@ from cos2p.messages import (
     UpdateAdmitted,
     VersionPublished,
 )
-from cos2p.units import UnitTable
+from cos2p.model.units import UnitTable
 from cos2p_aggregator.effects import (
     Checkpoint,
     CheckpointPart,

@@ -7,14 +7,14 @@ whole; what the core has obeyed again leaves it, so it doesn't grow while the sh
 
 from dataclasses import dataclass, field
 
-from cos2p.messages import (
+from cos2p.log.messages import (
     Dispatched,
     Message,
     RunFinished,
     RunOpened,
     VersionPublished,
 )
-from cos2p.units import UNIT_DIGEST_BYTES, UnitTable
+from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 from cos2p_aggregator.effects import CheckpointPart
 
 

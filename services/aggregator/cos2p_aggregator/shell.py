@@ -9,15 +9,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
-from cos2p.blobs import write_blob
-from cos2p.bus import Buffer
 from cos2p.errors import SettingsError, TopicMissingError
-from cos2p.fence import EpochFence
-from cos2p.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
-from cos2p.messages import BlobRef, Decision, Dispatched, RunStarted
-from cos2p.role import RoleContext
-from cos2p.run_request import require_run
-from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
+from cos2p.log.blobs import write_blob
+from cos2p.log.bus import Buffer
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
+from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import (
     Checkpoint,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import RunFailedError
-from cos2p.units import UnitTable, unit_digest
+from cos2p.model.units import UnitTable, unit_digest
 from cos2p_aggregator import merge
 from cos2p_aggregator.merge import F32Array
 

@@ -7,10 +7,10 @@ within the norm bound. Every unit of the plan that this shard owns is merged or 
 
 from typing import Literal
 
-from cos2p.bus import Buffer
 from cos2p.errors import BlobError, ChunkMissingError
-from cos2p.messages import BlobRef, LeftOut, Plan, UpdateAdmitted
-from cos2p.payload import PayloadReader, UnitValues, expected_bytes
+from cos2p.log.bus import Buffer
+from cos2p.log.messages import BlobRef, LeftOut, Plan, UpdateAdmitted
+from cos2p.model.payload import PayloadReader, UnitValues, expected_bytes
 from cos2p_aggregator.merge import inspected
 from cos2p_aggregator.store import ModelStore
 

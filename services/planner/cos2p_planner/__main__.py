@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from cos2p.role import RoleContext
-from cos2p.service import role_parser, run_role, run_service
+from cos2p.service.lifecycle import role_parser, run_role, run_service
+from cos2p.service.role import RoleContext
 from cos2p.settings import PlannerSettings
 from cos2p_planner.shell import run_planner
 from cos2p_planner.signed import checker_of

@@ -10,22 +10,22 @@ append it must stop.
 
 from typing import Literal
 
-from cos2p import messages as m
-from cos2p.mailbox import Letter
-from cos2p.messages import Outcome
-from cos2p.topics import FLEET
-from cos2p_planner.closings import OpenRound
-from cos2p_planner.device import Device
-from cos2p_planner.fleet import Fleet, Notice
-from cos2p_planner.floor import FloorWatch
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import Outcome
+from cos2p.log.topics import FLEET
 from cos2p_planner.fold import RESTARTED, PlannerFold
-from cos2p_planner.issue import issue
-from cos2p_planner.ledger import Ledger
-from cos2p_planner.rounds import figures, open_round, standing
-from cos2p_planner.run import Run
-from cos2p_planner.verdict import judge, wrong_request
-from cos2p_planner.waiting import waiting_for, why_expired
-from cos2p_planner.weights import Arrival, weigh
+from cos2p_planner.planning import issue
+from cos2p_planner.rules.admission import judge, wrong_request
+from cos2p_planner.rules.closing import OpenRound
+from cos2p_planner.rules.coverage_floor import FloorWatch
+from cos2p_planner.rules.open_round import figures, open_round, standing
+from cos2p_planner.rules.stalls import waiting_for, why_expired
+from cos2p_planner.rules.weights import Arrival, weigh
+from cos2p_planner.state.device import Device
+from cos2p_planner.state.fleet import Fleet, Notice
+from cos2p_planner.state.ledger import Ledger
+from cos2p_planner.state.run import Run
 
 INF = float("inf")
 SWEEP_S = 0.1

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cos2p.errors import SettingsError
 from cos2p.run_config import RunConfig, plain_validation
-from cos2p_planner.policies import policy_named
+from cos2p_planner.baselines.policies import policy_named
 
 
 def config_of(base: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

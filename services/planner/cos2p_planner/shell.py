@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from cos2p import messages as m
 from cos2p.errors import FencedError, RunFailedError
-from cos2p.mailbox import Letter, Mailbox, Outbox
-from cos2p.role import RoleContext
-from cos2p.run_request import require_run
-from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter, Mailbox, Outbox
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
+from cos2p.service.role import RoleContext
 from cos2p_planner.refusals import Refusals
 from cos2p_planner.snapshotting import RECORDS_MIN, Snapshots
 from cos2p_planner.take_over import CheckerFactory, Intake, TakenOver, take_over

@@ -8,18 +8,18 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cos2p import messages as m
-from cos2p.bus import Record
 from cos2p.errors import FencedError
 from cos2p.history.follow import beats_kept, first_row_kept
 from cos2p.history.read import RunLog, Tape
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.mailbox import Check, Mailbox, Outbox, Refusal
-from cos2p.role import RoleContext
-from cos2p.snapshots import Position, fitting_snapshots, next_number, snapshots_of
-from cos2p.state_codec import StateError, unpack
-from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
+from cos2p.log import messages as m
+from cos2p.log.bus import Record
+from cos2p.log.mailbox import Check, Mailbox, Outbox, Refusal
+from cos2p.log.snapshots import Position, fitting_snapshots, next_number, snapshots_of
+from cos2p.log.state_codec import StateError, unpack
+from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
+from cos2p.service.role import RoleContext
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold, PlannerState
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cos2p.errors import SettingsError
-from cos2p.messages import RunOpened
-from cos2p.role import RoleContext
-from cos2p.service import Body, role_parser, run_role, run_service
+from cos2p.log.messages import RunOpened
+from cos2p.service.lifecycle import Body, role_parser, run_role, run_service
+from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings
 from cos2p_worker.device import GpuProbe, cpu_limit, memory_limit, thread_count
 from cos2p_worker.shell import Device, Kit, run_worker

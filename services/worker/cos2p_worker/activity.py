@@ -13,15 +13,15 @@ from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
-from cos2p.blobs import write_blob
 from cos2p.errors import BlobError, StorageError
-from cos2p.mailbox import Letter, Mailbox, Outbox
-from cos2p.messages import Heartbeat, Hello, Report
-from cos2p.payload import header_of, parts
-from cos2p.role import RoleContext
+from cos2p.log.blobs import write_blob
+from cos2p.log.mailbox import Letter, Mailbox, Outbox
+from cos2p.log.messages import Heartbeat, Hello, Report
+from cos2p.log.topics import FLEET, HEARTBEATS, UPDATES, partition_of
+from cos2p.model.payload import header_of, parts
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import FLEET, HEARTBEATS, UPDATES, partition_of
-from cos2p.units import UnitTable
+from cos2p.service.role import RoleContext
 from cos2p_worker.core import (
     Cancel,
     Effect,

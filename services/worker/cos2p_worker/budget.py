@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.cost import CostModel
-from cos2p.units import UnitTable
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
 
 WIDTH_MIN = 0.5
 """Share of its width that a block keeps before one more is left out."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from cos2p.messages import (
+from cos2p.log.messages import (
     BlobRef,
     Dispatched,
     Goodbye,
@@ -23,9 +23,9 @@ from cos2p.messages import (
     Report,
     RunFinished,
 )
+from cos2p.log.topics import SUBMODELS
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import SUBMODELS
-from cos2p.units import UnitTable
 from cos2p_worker.hellos import Hellos
 from cos2p_worker.trainer import TrainResult
 

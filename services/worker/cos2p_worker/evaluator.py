@@ -9,17 +9,17 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cos2p.backwards import end_of, newest_first
-from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import ChunkMissingError, SettingsError
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox, Outbox
-from cos2p.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
-from cos2p.role import RoleContext
-from cos2p.run_request import require_run
-from cos2p.survival import Survival, first_version
-from cos2p.topics import FLEET, MODELS
+from cos2p.history.survival import Survival, first_version
+from cos2p.log.backwards import end_of, newest_first
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Mailbox, Outbox
+from cos2p.log.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import FLEET, MODELS
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_worker.evaluation import Verdict, judge_values
 from cos2p_worker.joining import await_run
 from cos2p_worker.layout import UnitArrays

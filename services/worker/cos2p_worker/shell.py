@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cos2p.backwards import end_of
-from cos2p.cost import CostModel
 from cos2p.errors import SettingsError
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox
-from cos2p.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
-from cos2p.role import RoleContext
-from cos2p.run_request import require_run
-from cos2p.topics import MODELS, SUBMODELS
-from cos2p.units import UnitTable
+from cos2p.log.backwards import end_of
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import MODELS, SUBMODELS
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_worker.activity import Activity
 from cos2p_worker.core import WorkerCore
 from cos2p_worker.joining import await_run, find_finish

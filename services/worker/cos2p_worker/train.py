@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.objectives.batch import Batch

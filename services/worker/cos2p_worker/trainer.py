@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import Cos2pError, ExitCode
-from cos2p.messages import Plan
-from cos2p.unit_wire import UnitScores
+from cos2p.log.messages import Plan
+from cos2p.model.unit_wire import UnitScores
 
 
 class TrainingOutOfMemoryError(Cos2pError):

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cos2p import messages as m
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord, Record
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.codec import decode
-from cos2p.logs import configure_logs
-from cos2p.mailbox import Outbox
-from cos2p.payload import header_of, parts
-from cos2p.role import RoleContext
+from cos2p.log import messages as m
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord, Record
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.codec import decode
+from cos2p.log.mailbox import Outbox
+from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, UPDATES, partition_of, specs
+from cos2p.model.payload import header_of, parts
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import MergeConfig, RunConfig
-from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, UPDATES, partition_of, specs
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import STEM, Unit, UnitTable
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.shell import run_aggregator
 
 PREFIX = "t"

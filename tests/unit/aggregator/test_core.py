@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cos2p import messages as m
 from cos2p.errors import MessageError, SettingsError
+from cos2p.log import messages as m
 
 if TYPE_CHECKING:
     from unit.aggregator.conftest import NewScript, Script

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cos2p import messages as m
+from cos2p.log import messages as m
 from cos2p_aggregator.replay import replay
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.codec import encode
 from cos2p.errors import ChunkMissingError, DigestError, DivergedError
-from cos2p.logs import configure_logs
-from cos2p.role import RoleContext
-from cos2p.units import STEM, Unit, UnitTable
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.codec import encode
+from cos2p.model.units import STEM, Unit, UnitTable
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.replay import replay
 from cos2p_aggregator.shell import run_aggregator
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from counting_bus import CountingBus
 
-from cos2p import messages as m
-from cos2p.bus import Bus, NewRecord
-from cos2p.buses.memory import MemoryBus
-from cos2p.buses.passing import PassingBus
 from cos2p.clock import LoopClock, SystemClock
-from cos2p.codec import decode
 from cos2p.errors import MessageError
-from cos2p.fence import EpochFence
-from cos2p.logs import configure_logs
-from cos2p.role import RoleContext
-from cos2p.topics import specs
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.buses.passing import PassingBus
+from cos2p.log.codec import decode
+from cos2p.log.fence import EpochFence
+from cos2p.log.topics import specs
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import Load, Merge
 from cos2p_aggregator.shell import run_aggregator

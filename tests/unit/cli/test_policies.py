@@ -6,7 +6,7 @@ import pytest
 
 from cos2p.run_config import RunConfig
 from cos2p_cli.policies import policies
-from cos2p_planner.policies import POLICIES
+from cos2p_planner.baselines.policies import POLICIES
 from cos2p_planner.presets import config_of
 
 

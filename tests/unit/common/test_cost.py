@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos2p.cost import (
+from cos2p.errors import BudgetError, SettingsError
+from cos2p.log.messages import DeviceProfile
+from cos2p.model.cost import (
     STEP_FIXED_S,
     Calibration,
     CostModel,
@@ -15,10 +17,8 @@ from cos2p.cost import (
     memory_for_fraction,
     plain_bytes,
 )
-from cos2p.errors import BudgetError, SettingsError
-from cos2p.messages import DeviceProfile
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
-from cos2p.units import Unit, UnitTable
 
 TABLE = UnitTable(
     (

@@ -8,15 +8,15 @@ from fed import Fed
 from hand_run import CORE0, HEAD0, HEAD1, Writer
 from random_run import RandomRun
 
-from cos2p import messages as m
 from cos2p.history.curve import POINTS_MAX
 from cos2p.history.device import natural
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.log.snapshots import tail_of
+from cos2p.log.state_codec import pack, unpack
 from cos2p.run_config import RoundConfig, RunConfig
-from cos2p.snapshots import tail_of
-from cos2p.state_codec import pack, unpack
 
 
 @pytest.fixture

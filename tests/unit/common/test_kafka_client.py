@@ -19,8 +19,8 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import ProducerClosed
 from aiokafka.protocol.metadata import MetadataRequest
 
-from cos2p.buses import kafka_link
-from cos2p.buses.kafka_access import access_from
+from cos2p.log.buses import kafka_link
+from cos2p.log.buses.kafka_access import access_from
 from cos2p.settings import BusSettings
 
 T = TypeVar("T")

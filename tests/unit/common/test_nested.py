@@ -2,8 +2,8 @@
 
 import pytest
 
-from cos2p.nested import nested_widths
-from cos2p.units import Unit, UnitTable
+from cos2p.model.nested import nested_widths
+from cos2p.model.units import Unit, UnitTable
 
 TABLE = UnitTable(
     (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cos2p.errors import BlobError
-from cos2p.payload import (
+from cos2p.model.payload import (
     MAGIC,
     Header,
     PayloadReader,
@@ -20,7 +20,7 @@ from cos2p.payload import (
     parts,
     payload_bytes,
 )
-from cos2p.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
 
 TABLE = UnitTable(
     (

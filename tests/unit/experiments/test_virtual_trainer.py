@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cos2p.clock import LoopClock
-from cos2p.cost import STEP_FIXED_S, CostModel
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
+from cos2p.model.cost import STEP_FIXED_S, CostModel
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member, Scale, fleet_named, members
 from cos2p_experiments.virtual_trainer import VirtualTrainer

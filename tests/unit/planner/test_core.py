@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from cos2p import messages as m
-from cos2p.cost import Calibration
 from cos2p.errors import SettingsError
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.model.cost import Calibration
 
 New = Callable[..., Any]
 Only = Callable[..., Any]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from cos2p import messages as m
+from cos2p.log import messages as m
+from cos2p.model.unit_wire import UnitScores
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.unit_wire import UnitScores
-from cos2p.units import Unit, UnitTable
-from cos2p_planner.device import BEFORE_PLANS, Device
-from cos2p_planner.importance import Importance
-from cos2p_planner.ledger import PlanFacts, packed
+from cos2p_planner.state.device import BEFORE_PLANS, Device
+from cos2p_planner.state.importance import Importance
+from cos2p_planner.state.ledger import PlanFacts, packed
 
 New = Callable[..., Any]
 RUN = "run-1"

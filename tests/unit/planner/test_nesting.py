@@ -8,10 +8,10 @@ import pytest
 from planned_fleet import PlannedRun
 from pydantic import ValidationError
 
-from cos2p import messages as m
+from cos2p.log import messages as m
+from cos2p.model.units import UnitTable
 from cos2p.run_config import GrowthConfig
-from cos2p.units import UnitTable
-from cos2p_planner.nesting import WEIGHT, first_blocks, nested_value, waiting
+from cos2p_planner.choosers.nesting import WEIGHT, first_blocks, nested_value, waiting
 
 Tables = Callable[..., UnitTable]
 LARGE, SMALL, TINY = 0.75, 0.5, 0.2

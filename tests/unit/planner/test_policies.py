@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cos2p import messages as m
 from cos2p.errors import SettingsError
+from cos2p.log import messages as m
 from cos2p.run_config import RunConfig
-from cos2p_planner.policies import POLICIES, policy_named
+from cos2p_planner.baselines.policies import POLICIES, policy_named
 from cos2p_planner.presets import config_of
 
 New = Callable[..., Any]

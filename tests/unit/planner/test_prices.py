@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from planned_fleet import JETSON16_WEAK, PlannedRun
 
-from cos2p import messages as m
-from cos2p.cost import CostModel
-from cos2p.units import UnitTable
-from cos2p_planner.choice import Choice
-from cos2p_planner.holdings import Holdings
-from cos2p_planner.prices import PENALTY, STEP, FloorPrices
+from cos2p.log import messages as m
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
+from cos2p_planner.state.choice import Choice
+from cos2p_planner.state.holdings import Holdings
+from cos2p_planner.state.prices import PENALTY, STEP, FloorPrices
 
 Tables = Callable[..., UnitTable]
 New = Callable[..., Any]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cos2p import messages as m
-from cos2p.state_codec import pack
-from cos2p.unit_wire import UnitScores
+from cos2p.log import messages as m
+from cos2p.log.state_codec import pack
+from cos2p.model.unit_wire import UnitScores
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerState
 

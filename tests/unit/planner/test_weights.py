@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cos2p.run_config import LocalConfig, RoundConfig
-from cos2p_planner.weights import Arrival, Weight, weigh
+from cos2p_planner.rules.weights import Arrival, Weight, weigh
 
 LOCAL = LocalConfig(steps=10)
 

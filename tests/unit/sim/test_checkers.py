@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from cos2p import messages as m
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import MergeConfig, RoundConfig, RunConfig
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import Unit, UnitTable
 from cos2p_sim.checkers import Checker, InvariantError
 
 TABLE = UnitTable(

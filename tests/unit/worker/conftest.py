@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.models.resnet import ResNetConfig, Stage, resnet

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.loss import label_shift

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cos2p.messages import (
+from cos2p.log.messages import (
     BlobRef,
     DeviceProfile,
     Dispatched,
@@ -18,8 +18,8 @@ from cos2p.messages import (
     Report,
     RunFinished,
 )
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
-from cos2p.units import Unit, UnitTable
 from cos2p_worker.core import Cancel, Effect, Fetch, Leave, Send, Train, Upload, WorkerCore
 from cos2p_worker.trainer import GateScores, TrainResult
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from cos2p.errors import SettingsError
+from cos2p.model.units import STEM
 from cos2p.run_config import LocalConfig, RunConfig
-from cos2p.units import STEM
 from cos2p_worker.initial import initial_values
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.models.exits import NO_EXITS, Exits, exits_of, heads_of

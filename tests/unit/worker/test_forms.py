@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from cos2p.cost import CostModel
 from cos2p.errors import SettingsError
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
+from cos2p.model.cost import CostModel
 from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
 from cos2p_worker.evaluation import judge_values
 from cos2p_worker.initial import initial_values

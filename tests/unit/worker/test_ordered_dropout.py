@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cos2p.cost import CostModel
-from cos2p.messages import Plan
-from cos2p.nested import nested_widths
+from cos2p.log.messages import Plan
+from cos2p.model.cost import CostModel
+from cos2p.model.nested import nested_widths
 from cos2p.run_config import ExitConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.models.architecture import Architecture

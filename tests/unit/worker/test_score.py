@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
+from cos2p.model.units import Kind
 from cos2p.run_config import AnchorConfig, LocalConfig, PlanConfig, RunConfig
-from cos2p.units import Kind
 from cos2p_worker.models.architecture import CHANNEL_DIM, Architecture, Tap, Tapped
 from cos2p_worker.score import PRODUCT_ELEMENTS, GateScorer
 from cos2p_worker.submodel import all_units, build_submodel

@@ -13,15 +13,14 @@ import structlog.testing
 from counting_bus import CountingBus
 from numpy.typing import NDArray
 
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.codec import encode
 from cos2p.errors import BudgetError, SettingsError, StorageError
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox
-from cos2p.messages import (
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.codec import encode
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import (
     Dispatched,
     Goodbye,
     Heartbeat,
@@ -33,11 +32,12 @@ from cos2p.messages import (
     RunOpened,
     VersionPublished,
 )
-from cos2p.payload import PayloadReader, header_of, parts
-from cos2p.role import RoleContext
+from cos2p.log.topics import FLEET, HEARTBEATS, MODELS, SUBMODELS, partition_of, specs
+from cos2p.model.payload import PayloadReader, header_of, parts
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
-from cos2p.topics import FLEET, HEARTBEATS, MODELS, SUBMODELS, partition_of, specs
-from cos2p.units import Unit, UnitTable
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_sim.loop import run_virtual
 from cos2p_worker.shell import Device, Kit, run_worker
 from cos2p_worker.trainer import (

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import all_units, build_submodel
 from cos2p_worker.task import Dataset, Task

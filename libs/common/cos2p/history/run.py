@@ -13,7 +13,6 @@ that, the state is the same. Heartbeats are soft: they are not part of the state
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from cos2p import messages as m
 from cos2p.history import version as of_version
 from cos2p.history.curve import Verdict
 from cos2p.history.device import DeviceRow, natural
@@ -21,9 +20,10 @@ from cos2p.history.now import Beat, RunNow
 from cos2p.history.plan import PlanRow
 from cos2p.history.state import Activity, HistoryState, Span
 from cos2p.history.version import Merged, Surroundings, VersionRow
-from cos2p.mailbox import Letter
-from cos2p.messages import Message, Outcome
-from cos2p.snapshots import Position, tail_of
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import Message, Outcome
+from cos2p.log.snapshots import Position, tail_of
 
 ROWS_MAX = 64
 """Versions of which a bounded history keeps the rows."""
@@ -142,7 +142,7 @@ class RunHistory(RunNow):
             self.beats[message.worker_id] = Beat(message, at_s)
 
     def _admits(self, decision: m.Decision) -> bool:
-        """The epoch fence (`cos2p.fence`), on an epoch that is part of the state."""
+        """The epoch fence (`cos2p.log.fence`), on an epoch that is part of the state."""
         if isinstance(decision, m.EpochStarted):
             if decision.epoch <= self.state.epoch:
                 return False

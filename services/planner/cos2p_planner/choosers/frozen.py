@@ -10,11 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
-from cos2p.units import STEM
-from cos2p_planner.choice import Choice
+from cos2p.model.units import STEM
 from cos2p_planner.choosers.basket import Basket, Limit
 from cos2p_planner.choosers.knapsack import KnapsackRule
 from cos2p_planner.choosers.question import Ask, Floats, Indices
+from cos2p_planner.state.choice import Choice
 
 
 class FrozenPrefixRule(KnapsackRule):

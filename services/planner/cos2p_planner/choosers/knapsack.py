@@ -22,12 +22,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.cost import BACKWARD_FACTOR, CostModel
-from cos2p.units import STEM
-from cos2p_planner.choice import Choice
+from cos2p.model.cost import BACKWARD_FACTOR, CostModel
+from cos2p.model.units import STEM
 from cos2p_planner.choosers.basket import Basket, Limit
 from cos2p_planner.choosers.question import Ask, Floats, Indices
 from cos2p_planner.choosers.structure import Ring, Structure
+from cos2p_planner.state.choice import Choice
 
 RECENCY_WEIGHT = 0.5
 """A unit that this device has just trained counts as covered by half a device more: coverage stays

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p_planner.choice import Choice
+from cos2p_planner.state.choice import Choice
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

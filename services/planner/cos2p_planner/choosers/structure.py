@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from cos2p.cost import CostModel
-from cos2p.units import STEM, Kind
+from cos2p.model.cost import CostModel
+from cos2p.model.units import STEM, Kind
 from cos2p_planner.choosers.question import Indices
 
 ROUNDING = 1e-9

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p_worker.loss import Loss, adjusted, label_shift
 from cos2p_worker.models.exits import heads_of
