@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,11 +49,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def install(wheel: Path, tmp_path: Path) -> Install:
+def install(wheel: Path, tmp_path: Path) -> Iterator[Install]:
     """Install the wheel, with extras, in a fresh virtual environment; its folder of programs."""
+    place = tmp_path / "venv"
 
     def make(*extras: str) -> Path:
-        place = tmp_path / "venv"
         needing_an_index(UV, "venv", "--quiet", "--python", sys.executable, str(place))
         needing_an_index(
             *(UV, "pip", "install", "--quiet", "--python", str(place / "bin/python")),
@@ -62,7 +62,8 @@ def install(wheel: Path, tmp_path: Path) -> Install:
         )
         return place / "bin"
 
-    return make
+    yield make
+    shutil.rmtree(place, ignore_errors=True)  # with torch it has some GB
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -81,25 +81,33 @@ def test_a_device_in_trouble_counts_for_no_floor_until_its_next_plan(vit: Tables
     assert 0 == holdings.prices(others).max()
 
 
-def test_units_that_only_a_released_device_holds_gain_price_with_the_next_choice(
-    vit: Tables,
+def released(holdings: Holdings, fewer: Choice) -> None:
+    holdings.release("w1")
+    holdings.release("w1")
+    holdings.issue("w4", fewer)
+
+
+def changed(holdings: Holdings, fewer: Choice) -> None:
+    holdings.issue("w1", fewer)
+
+
+@pytest.mark.parametrize("give_up", [released, changed])
+def test_a_unit_that_a_device_gives_up_gains_price_with_that_very_choice(
+    vit: Tables, give_up: Callable[[Holdings, Choice], None]
 ) -> None:
     costs = CostModel(vit(2), 2, 32)
-    holdings = Holdings(costs, coverage_floor=1)
-    whole = Choice(tuple(range(len(costs.table))))
-    holdings.issue("w1", whole)
-    holdings.release("w1")
-    holdings.release("w1")
-    holdings.issue("w2", whole)
-    holdings.issue("w3", Choice(costs.smallest))
+    holdings = Holdings(costs, coverage_floor=2)
+    units = tuple(range(len(costs.table)))
+    given_up = int(np.flatnonzero(costs.table.prunable)[-1])
+    whole, fewer = Choice(units), Choice(tuple(u for u in units if u != given_up))
+    for worker, choice in {"w1": whole, "w2": whole, "w3": fewer}.items():
+        holdings.issue(worker, choice)
+    enough = np.full(len(units), 2.0)
+    assert 0 == holdings.prices(enough).max()
 
-    enough = np.ones(len(costs.table))
-    assert 0 == holdings.prices(enough).max()  # w2 holds all of them once
-    holdings.release("w2")
-    holdings.issue("w4", whole)
-    holdings.release("w4")
-    holdings.issue("w5", whole)
-    assert ["w3", "w5"] == list(holdings.state.present)
+    give_up(holdings, fewer)
+
+    assert {given_up: STEP} == {u: p for u, p in enumerate(holdings.prices(enough)) if p}
 
 
 def refused(outcome: m.Outcome) -> Callable[[Any], Any]:
