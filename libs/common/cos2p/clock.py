@@ -14,7 +14,7 @@ class Clock(Protocol):
     """The clock that a service uses."""
 
     def now(self) -> float:
-        """Seconds since the epoch at the process's start, then monotonic."""
+        """Seconds since the epoch as read at the process's start, monotonic from then on."""
         ...
 
     async def sleep(self, seconds: float) -> None:

@@ -71,7 +71,7 @@ class AnchorConfig(_Section):
 class ExitConfig(_Section):
     """Loss weights of exits after inner blocks and of distillation between them.
 
-    Each objective reads only the fields that name it.
+    Each objective reads only the fields that it uses.
     """
 
     weight: float = Field(0.3, ge=0)

@@ -77,7 +77,7 @@ class Mailbox:
         kinds: kinds of messages to give; others are not decoded. Empty for all.
         check: a further check of each record; it raises `MessageError` to refuse the record.
         bury_from: offset from which refused records become dead letters. An earlier reader has
-            handled those before it. None writes no dead letters.
+            handled those before it. None writes no dead letters, because a later reader does.
         refused: receives each refusal.
     """
 

@@ -85,7 +85,7 @@ class KafkaBus:
         try:
             return await self._writer.append(topic, partition, records)
         except kafka.UnknownError as error:
-            # INVALID_RECORD, a number that aiokafka does not know.
+            # aiokafka has no error for the code INVALID_RECORD and raises this one.
             if all(record.key for record in records):
                 await self._refuse(error, topic, partition)
             raise BusError(
