@@ -37,7 +37,11 @@ class Exits:
         return bool(self.after) or not self.shared
 
     def kept(self, blocks: set[int], last: int) -> tuple[tuple[int, ...], bool]:
-        """Return the inner exits of the submodel with these blocks, and if it has the final head.
+        """Return the submodel's inner exits, and whether it has the final head.
+
+        Args:
+            blocks: the submodel's blocks.
+            last: the model's last block.
         """
         if self.shared:
             return self.after, True
