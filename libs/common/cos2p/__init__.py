@@ -1,3 +1,6 @@
-"""Co-S2P's shared library: units, messages, buses. It imports no service and never torch."""
+"""Co-S2P's shared library: units, messages and buses.
+
+Invariant: it imports neither a service nor torch.
+"""
 
 __version__ = "0.1.0"

@@ -1,6 +1,8 @@
-"""Time as an argument: the only module (with the buses) that may read a clock or sleep.
+"""Clocks that services receive as an argument.
 
-Invariant: `now()` never goes back within a process, whatever happens to the wall clock.
+Only this module and the buses may read a clock or sleep.
+
+Invariant: `now()` never goes back within a process, even if the wall clock does.
 """
 
 import asyncio
@@ -9,25 +11,25 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What services know of time."""
+    """The clock that a service uses."""
 
     def now(self) -> float:
-        """Seconds since the epoch at the process's start, then monotonic."""
+        """Seconds since the epoch as read at the process's start, monotonic from then on."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Wait for `seconds`."""
         ...
 
 
 class SystemClock:
-    """Real time."""
+    """The clock of real time."""
 
     def __init__(self) -> None:
         self._base_s = time.time() - time.monotonic()
 
     def now(self) -> float:
-        """Seconds since the epoch, unmoved by later changes of the wall clock."""
+        """Seconds since the epoch; later changes of the wall clock have no effect."""
         return self._base_s + time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
@@ -36,7 +38,7 @@ class SystemClock:
 
 
 class LoopClock:
-    """The running event loop's time: virtual under the simulator's loop."""
+    """The running event loop's time, which is virtual under the simulator's loop."""
 
     def now(self) -> float:
         """Seconds on the loop's clock."""

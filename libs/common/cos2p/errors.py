@@ -1,14 +1,16 @@
-"""Every way in which a command can end, and the tree of errors that lead there.
+"""The exit codes of all commands, and the tree of errors that lead to them.
 
-Invariant: an error that a user can cause is a `Cos2pError`; its text says what happened, where, and
-what to do, and it carries the exit code of the process that it ends.
+Invariants:
+An error that a user can cause is a `Cos2pError`.
+Its text states what happened, where, and what to do.
+It carries the exit code of the process that it ends.
 """
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process's exit status means; `help` is the sentence shown in the docs."""
+    """The meaning of the process's exit status; the docs show `help`."""
 
     help: str
 
@@ -33,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 class Cos2pError(Exception):
-    """Base of all errors with a foreseen cause."""
+    """Base of all errors with an expected cause."""
 
     exit_code = ExitCode.USAGE
 
@@ -47,13 +49,13 @@ class BudgetError(SettingsError):
 
 
 class BusError(Cos2pError):
-    """The bus can't do what was asked; the cause is in the text."""
+    """The bus can't do what was asked; the text gives the cause."""
 
     exit_code = ExitCode.BUS
 
 
 class BusUnreachableError(BusError):
-    """No connection: the text names host and cause (refused, TLS, password, ...)."""
+    """There is no connection; the text names host and cause (refused, TLS, password, ...)."""
 
 
 class TopicMissingError(BusError):
@@ -61,15 +63,15 @@ class TopicMissingError(BusError):
 
 
 class TopicMismatchError(BusError):
-    """A topic exists with another number of partitions than the run needs."""
+    """A topic exists, but with a different number of partitions than the run needs."""
 
 
 class RecordTooLargeError(BusError):
-    """A record is over the topic's size limit; nothing was written."""
+    """A record exceeds the topic's size limit; nothing was written."""
 
 
 class OffsetExpiredError(BusError):
-    """The asked offset is no longer in the log (retention), or was never there."""
+    """The requested offset is no longer in the log (retention), or was never there."""
 
     exit_code = ExitCode.DATA
 
@@ -81,21 +83,21 @@ class StorageError(Cos2pError):
 
 
 class RunExistsError(SettingsError):
-    """A run is already stored, or being run, at this place."""
+    """A run is already stored, or is running, at this place."""
 
 
 class BlobError(Cos2pError):
-    """A blob can't be read whole and right."""
+    """A blob can't be read completely and correctly."""
 
     exit_code = ExitCode.DATA
 
 
 class ChunkMissingError(BlobError):
-    """A chunk of the blob is not where its reference says (gap, expired, truncated)."""
+    """A chunk of the blob is not where its reference points (gap, expired, truncated)."""
 
 
 class ChunkForeignError(BlobError):
-    """A record at the blob's place claims to be its chunk and is not (index, count, repeat)."""
+    """A record claims to be a chunk of the blob, but is not (index, count, repeat)."""
 
 
 class DigestError(BlobError):
@@ -103,7 +105,7 @@ class DigestError(BlobError):
 
 
 class MessageError(Cos2pError):
-    """A record can't be decoded: it goes to the dead-letter topic and is counted."""
+    """A record can't be decoded; it is counted and goes to the dead-letter topic."""
 
     exit_code = ExitCode.DATA
 
@@ -113,7 +115,7 @@ class UnknownMessageError(MessageError):
 
 
 class SignatureError(MessageError):
-    """A record is not signed by whom it says: it is refused like one that can't be read."""
+    """A record is not signed by its claimed author; it is refused like an unreadable one."""
 
 
 class FencedError(Cos2pError):
@@ -123,12 +125,12 @@ class FencedError(Cos2pError):
 
 
 class DivergedError(Cos2pError):
-    """The same log gave other bytes."""
+    """A replay of the same log gave different bytes."""
 
     exit_code = ExitCode.DIVERGED
 
 
 class RunFailedError(Cos2pError):
-    """A run ended short of its target."""
+    """A run ended without reaching its target."""
 
     exit_code = ExitCode.RUN_FAILED

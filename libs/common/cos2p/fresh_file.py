@@ -1,7 +1,9 @@
-"""What is in a file, read again when the file changes: a Secret that is mounted, a register.
+"""A file's value that is read again when the file changes.
 
-Invariant: one that has become wrong or unreadable leaves the value as it was until it changes
-again.
+Examples are a mounted Secret and a register of keys.
+
+Invariant: a file that becomes wrong or unreadable leaves the value unchanged.
+The file is read again at its next change.
 """
 
 from collections.abc import Callable
@@ -14,15 +16,15 @@ T = TypeVar("T")
 
 
 class FreshFile(Generic[T]):
-    """Call it for the file's value as it is now.
+    """A callable that returns the file's current value.
 
     Args:
-        file: it.
-        read: makes the value; raises SettingsError where the file is wrong.
-        warn: told why a changed file is not taken over.
+        file: path of the file.
+        read: makes the value from the file; raises SettingsError if the file is wrong.
+        warn: receives the reason why a changed file is ignored.
 
     Raises:
-        SettingsError: at the start, from `read`.
+        SettingsError: `read` failed at the start.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class FreshFile(Generic[T]):
         self._value = read(file)
 
     def __call__(self) -> T:
-        """The value; costs a stat where nothing has changed."""
+        """Return the value; an unchanged file costs one stat."""
         stamp = self._seen()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -48,5 +50,5 @@ class FreshFile(Generic[T]):
             found = self._file.stat()
         except OSError:
             return None
-        # The time of the last change of status, too: rights that were mended are no new content.
+        # ctime, too: fixed permissions change it, but leave mtime and size unchanged.
         return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

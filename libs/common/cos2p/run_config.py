@@ -1,8 +1,13 @@
-"""The settings of one run: what `cos2p init` reads from TOML and every role obeys.
+"""The settings of one run.
 
-Invariants: they travel in RunStarted and never change within a run, so a replay needs no other
-file. A default is Co-S2P's own value, and stands here alone; baselines turn ours off in their
-presets. docs/settings.md is generated from this file.
+`cos2p init` reads them from TOML, and every role obeys them.
+docs/settings.md is generated from this file.
+
+Invariants:
+The settings travel in RunStarted and never change within a run.
+So a replay needs no other file.
+A default is Co-S2P's own value and is defined only here.
+Presets of the baselines turn Co-S2P's methods off.
 """
 
 import math
@@ -22,18 +27,20 @@ class _Section(BaseModel):
 
 
 class RoundConfig(_Section):
-    """When a version closes and what an update counts."""
+    """When a version closes, and how much an update counts."""
 
     versions: int = Field(100, ge=1)
-    """Versions after which the run ends."""
+    """Number of versions after which the run ends."""
     horizon_s: float | None = Field(None, gt=0)
-    """Seconds after which it ends all the same; schedules then follow what comes first."""
+    """Seconds after which the run ends in any case. Schedules then follow the limit that comes
+    first."""
     closing: Literal["semi-async", "synchronous", "buffer", "compass"] = "semi-async"
-    """When a version closes: semi-async on K_min updates, or on the deadline; synchronous when
-    every device has answered; buffer on K_min updates however long it takes (FedBuff; FedAsync with
-    1); compass by groups of arrival (FedCompass)."""
+    """When a version closes. semi-async: on K_min updates, or on the deadline. synchronous: when
+    every device has answered. buffer: on K_min updates, without a deadline (FedBuff; FedAsync with
+    1). compass: by groups of arrival (FedCompass)."""
     update_fraction: float = Field(0.4, gt=0, le=1)
-    """K_min: a version may close when this share of the live devices has an update in it."""
+    """K_min as a share: a version may close when this share of the live devices has an update in
+    it."""
     update_count: int | None = Field(None, ge=1)
     """K_min as a number; None takes update_fraction."""
     staleness_max: int = Field(6, ge=0)
@@ -41,9 +48,10 @@ class RoundConfig(_Section):
     staleness_exponent: float = Field(0.5, ge=0)
     """s(tau) = (1 + tau) ** -exponent (FedBuff, arXiv 2106.06639)."""
     staleness_on: Literal["weight", "delta"] = "weight"
-    """Where s(tau) acts: on the update's share of the mean, or on its delta (as FedBuff has it)."""
+    """Where s(tau) acts: on the update's share of the mean, or on its delta (as in FedBuff)."""
     normalise_steps: bool = True
-    """A delta of fewer local steps than E counts as of E (FedNova, arXiv 2007.07481)."""
+    """Whether a delta of fewer local steps than E counts as one of E (FedNova, arXiv
+    2007.07481)."""
     sample_exponent: float = Field(0.5, ge=0, le=1)
     """An update's weight grows with samples ** exponent."""
     coverage_window: int = Field(4, ge=1)
@@ -51,84 +59,93 @@ class RoundConfig(_Section):
 
 
 class AnchorConfig(_Section):
-    """KL from the dispatched submodel's own output on a share of the steps; needs classes."""
+    """The anchor: KL from the dispatched submodel's own output, on a share of the steps.
+
+    It needs a task with classes.
+    """
 
     share: float = Field(0.25, ge=0, le=1)
     """Share of the local steps that have the term; 0 turns it off."""
 
 
 class ExitConfig(_Section):
-    """Exits after inner blocks, and what teaches whom; each objective reads what it has."""
+    """Loss weights of exits after inner blocks and of distillation between them.
+
+    Each objective reads only the fields that it uses.
+    """
 
     weight: float = Field(0.3, ge=0)
-    """w: of the sum of the exits' own losses ("exits")."""
+    """w: weight of the sum of the exits' own losses ("exits")."""
     distillation: float = Field(0.0, ge=0)
-    """lambda: of the KL from the detached mean of all heads to each exit ("exits"), between all
-    pairs of exits ("depthfl"), from the deepest to the others ("scalefl"), of the cross-entropy
-    with the full width's probabilities ("fjord"; 0 leaves that pass out)."""
+    """lambda: weight of the KL from the detached mean of all heads to each exit ("exits"), between
+    all pairs of exits ("depthfl"), or from the deepest to the others ("scalefl"). With "fjord", it
+    weighs the cross-entropy with the full width's probabilities; 0 leaves that pass out."""
     final_share: float = Field(0.0, ge=0)
-    """mu: of the KL from that mean to the final head, times lambda ("exits")."""
+    """mu: weight of the KL from that mean to the final head, times lambda ("exits")."""
     temperature: float = Field(2.0, gt=0)
-    """T of softened outputs; what compares them is weighted with T^2."""
+    """T of softened outputs; terms that compare them are weighted with T^2."""
     ramp: float = Field(0.2, ge=0, le=1)
-    """Share of the run over which lambda rises ("exits" in a line, "depthfl" as
-    published), or after which it is there ("scalefl")."""
+    """Share of the run over which lambda rises ("exits": linearly, "depthfl": as published), or
+    after which lambda applies ("scalefl")."""
 
 
 class LocalConfig(_Section):
-    """What a device does with a plan."""
+    """How a device trains a plan."""
 
     steps: int = Field(10, ge=1)
     """E: local steps of a plan on a device that is not slower than its time budget."""
     steps_min: int = Field(2, ge=1)
-    """A slow device is asked for no fewer."""
+    """Least number of local steps that a plan asks of a slow device."""
     align_steps: bool = True
-    """Local steps are chosen so that arrivals meet the round's deadline: a fast device is asked for
-    up to twice E."""
+    """Whether local steps are chosen so that updates arrive by the round's deadline. A fast device
+    then gets up to twice E."""
     batch_size: int = Field(32, ge=1)
     """Samples of a local step."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    """A device keeps no, one (momentum) or two values (adamw) per trained parameter."""
+    """The local optimiser. Per trained parameter, a device keeps no value (sgd), one (sgd with
+    momentum) or two (adamw)."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Of the run's first version."""
+    """Learning rate of the run's first version."""
     learning_rate_final: float = Field(1.0, gt=0, le=1)
-    """Share of the learning rate left at the run's last version (cosine; 1 keeps it)."""
+    """Share of the learning rate left at the run's last version (cosine; 1 keeps it constant)."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     gradient_norm_max: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     logit_adjustment: float = Field(1.0, ge=0)
-    """Strength of the shift of logits by the log of the device's own label share (2007.07314); 0 is
-    none."""
+    """Strength of the shift of logits by the log of the device's own label share (arXiv
+    2007.07314); 0 turns it off."""
     objective: Literal["final", "exits", "depthfl", "scalefl", "fjord"] = "final"
-    """The local loss: of the final head; with exits that all devices share, and distillation
-    between them; or that of the baseline of this name, as published."""
+    """The local loss. final: the loss of the final head. exits: the loss with exits that all
+    devices share, and distillation between them. Other names: the loss of the baseline of this
+    name, as published."""
     exits: ExitConfig = ExitConfig()
     anchor: AnchorConfig = AnchorConfig()
     proximal: float = Field(0.0, ge=0)
-    """rho / 2 * squared distance from the dispatched weights is added (FedProx, 1812.06127)."""
+    """rho of FedProx (arXiv 1812.06127): the loss includes rho / 2 * squared distance from the
+    dispatched weights."""
     score_every: int = Field(5, ge=0)
-    """With plans.importance "gate", scores are collected at the first local step and every so many
-    after it: a scored step takes some 10 % longer."""
+    """With plans.importance "gate", scores are collected at the first local step and at every step
+    of this number after it. A scored step takes about 10 % longer."""
 
     def learning_rate_at(self, progress: float) -> float:
-        """The learning rate after a share of the run (0 to 1), cosine decay (arXiv 1608.03983)."""
+        """The learning rate after a share of the run (0 to 1): cosine decay (arXiv 1608.03983)."""
         left = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         final = self.learning_rate_final
         return self.learning_rate * (final + (1 - final) * left)
 
 
 class GrowthConfig(_Section):
-    """The model begins small and grows, shallow blocks first."""
+    """Growth: the model starts small and takes in deeper blocks later."""
 
     start: float = Field(0.2, gt=0, le=1)
-    """Share of the model that is in play at first: no submodel is larger, and the blocks beyond
-    this share of the depth wait. What the weakest device can hold is a good choice; 1 has the whole
-    model in play from the start."""
+    """Share of the model that is in use at first. No submodel is larger, and the blocks beyond this
+    share of the depth are not trained yet. The share that the weakest device can hold is a good
+    choice. 1 uses the whole model from the start."""
     since: float = Field(0.5, ge=0, le=1)
-    """Share of the run after which it begins to grow, in a line."""
+    """Share of the run after which the model begins to grow, linearly."""
     until: float = Field(0.9, ge=0, le=1)
-    """Share of the run after which all of it is in play."""
+    """Share of the run after which the whole model is in use."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -137,7 +154,7 @@ class GrowthConfig(_Section):
         return self
 
     def share_at(self, progress: float) -> float:
-        """The share in play after a share of the run (0 to 1)."""
+        """The share of the model in use after a share of the run (0 to 1)."""
         if progress >= self.until:
             return 1.0
         done = max(progress - self.since, 0.0) / (self.until - self.since or 1.0)
@@ -145,82 +162,85 @@ class GrowthConfig(_Section):
 
 
 class PlanConfig(_Section):
-    """How units are chosen."""
+    """How the planner chooses units."""
 
     hold_plans: int = Field(4, ge=1)
     """A device keeps its units, and its optimiser's state, for this many plans."""
     block_width_min: float = Field(1.0, gt=0, le=1)
-    """Blocks are skipped where keeping all would leave them narrower than this."""
+    """Least width of a block: blocks are skipped where keeping all would leave them narrower."""
     importance: Literal["none", "gate", "magnitude"] = "none"
-    """What makes a unit worth more to a device beyond coverage: squared gate gradients on its data,
-    the size of its weights, or nothing (units rotate)."""
+    """What makes a unit worth more to a device beyond coverage. gate: squared gate gradients on its
+    data. magnitude: the size of its weights. none: nothing (units rotate)."""
     importance_weight: float = Field(1.0, ge=0)
-    """How many devices' coverage a unit of mean importance is worth."""
+    """Number of devices whose coverage a unit of mean importance is worth."""
     importance_scope: Literal["block", "model"] = "block"
-    """Units are compared with their kind in their own block, or in all blocks, which lets devices
-    gather in the blocks that matter most."""
+    """Whether units are compared with their kind in their own block, or in all blocks. The latter
+    lets devices gather in the blocks that matter most."""
     nested_depth: float = Field(0.1, ge=0, le=1)
     """Share of the blocks, from the first on, that every device trains as far as it can before
-    anything else; what it holds beyond them rotates. 1 gives each device the first blocks that fit
-    it, 0 nests nothing."""
+    other units. Its units beyond these blocks rotate. 1 gives each device the first blocks that
+    fit, 0 turns nesting off."""
     growth: GrowthConfig = GrowthConfig()
     coverage_floor: int = Field(0, ge=0)
-    """N* to plan for: dual prices hold every unit's coverage at or over it; 0 has no floor."""
+    """N* to plan for: dual prices keep every unit's coverage at or above it. 0 sets no floor."""
     depth: Literal["skip", "frozen-prefix"] = "skip"
-    """How a device too small for block_width_min everywhere is served: blocks are left out, or
-    neighbouring blocks are trained and those before them run forward only."""
+    """What a device trains that is too small for block_width_min everywhere. skip: blocks are left
+    out. frozen-prefix: it trains neighbouring blocks, and the blocks before them run forward
+    only."""
     enforce_memory: bool = True
-    """Whether budgets bind. Off, every device may be planned the whole model and its worker trains
-    it whatever it uses: the ceiling that no real fleet reaches (fedavg-ideal), for simulations."""
+    """Whether budgets bind. If off, a plan may give any device the whole model, and its worker
+    trains the plan regardless of its memory. This is for simulations of an upper bound that no real
+    fleet reaches (fedavg-ideal)."""
     memory_margin: float = Field(0.0, ge=0, lt=1)
-    """Share of a device's memory left unplanned."""
+    """Share of a device's memory that plans leave free."""
 
 
 class MergeConfig(_Section):
-    """What the aggregator does with updates."""
+    """How the aggregator merges updates."""
 
     server_lr: float = Field(1.0, gt=0)
     """Factor on each version's step."""
     average_decay: float = Field(0.9, ge=0, lt=1)
-    """The published model is the moving average of versions with this decay; 0 turns it off."""
+    """Decay of the moving average of versions, which is the published model; 0 turns it off."""
     shards: int = Field(1, ge=1, le=64)
-    """Aggregator processes; each has a part of the model's units."""
+    """Number of aggregator processes; each has a part of the model's units."""
     checkpoint_every: int = Field(10, ge=1)
-    """Whole versions are written every so many versions (and at the end)."""
+    """Number of versions from one checkpoint to the next. The last version has one, too."""
 
 
 class EvaluationConfig(_Section):
-    """How a published version is judged."""
+    """How the evaluator measures a published version."""
 
     scaling: Literal["survival", "none"] = "survival"
-    """What a unit gives to the stream when the whole model is used: times its survival probability,
-    the share of the last versions' updates whose submodels held it, by weight (dropout's and
-    stochastic depth's rule); or as it is."""
+    """How a unit's contribution to the stream is scaled when the whole model is used. survival: by
+    its survival probability, the share of the last versions' updates, by weight, whose submodels
+    held it (the rule of dropout and stochastic depth). none: unchanged."""
     answer: Literal["final", "mean"] = "final"
-    """Whose answer is the model's where methods are compared: the final head's, or that of the mean
-    of all exits' probabilities. Both are told in any case."""
+    """The model's answer where methods are compared: that of the final head, or that of the mean of
+    all exits' probabilities. Both are reported in any case."""
 
 
 class LivenessConfig(_Section):
-    """When a silent part is given up."""
+    """When a silent device loses its plan, and when a stalled run ends."""
 
     min_workers: int = Field(1, ge=1)
-    """Plans are issued once so many devices are there, those refused for memory among them."""
+    """Number of devices that must be present before plans are issued. Devices refused for memory
+    count, too."""
     heartbeat_s: float = Field(2.0, gt=0)
-    """A device says that it is alive so often."""
+    """Seconds between two heartbeats of a device."""
     lost_after_s: float = Field(15.0, gt=0)
-    """A device silent for so long loses its plan (EXPIRED)."""
+    """Seconds of silence after which a device loses its plan (EXPIRED)."""
     warn_after_s: float = Field(60.0, gt=0)
-    """A run without a new version for so long, or for half of `stall_after_s` where that is less,
-    is told of: the planner is not ready, and names who is waited for."""
+    """Seconds without a new version after which the planner reports that it is not ready, and names
+    the devices that it waits for. Half of `stall_after_s` applies where that is less."""
     stall_after_s: float = Field(120.0, gt=0)
-    """A run without a new version for so long ends, naming what is missing."""
+    """Seconds without a new version after which the run ends and names what is missing."""
     strikes_max: int = Field(3, ge=1)
-    """A device whose updates failed checks so often gets no more plans."""
+    """Number of updates that failed checks after which a device gets no more plans."""
 
     @property
     def patience_s(self) -> float:
-        """How long a version may take before that is told."""
+        """How long a version may take before the planner reports a stall, in seconds."""
         return min(self.warn_after_s, self.stall_after_s / 2)
 
 
@@ -228,7 +248,7 @@ class RunConfig(_Section):
     """All settings of a run."""
 
     seed: int = Field(0, ge=0)
-    """Of all that is drawn at random."""
+    """Seed of all random draws."""
     policy: str = Field("co-s2p", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """The planner's rules: how to choose units, close versions and weigh updates."""
     rounds: RoundConfig = RoundConfig()
@@ -238,7 +258,7 @@ class RunConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     liveness: LivenessConfig = LivenessConfig()
     partitions: int = Field(4, ge=1, le=1024)
-    """Partitions of the blob topics."""
+    """Number of partitions of each blob topic."""
 
     @model_validator(mode="after")
     def _scores_come_from_somewhere(self) -> Self:
@@ -258,7 +278,8 @@ def load_run_config(path: Path) -> RunConfig:
     """Read a run's TOML file.
 
     Raises:
-        SettingsError: the file is missing, no TOML, or holds a key or value that is not allowed.
+        SettingsError: the file is missing, is not TOML, or holds a key or value that is not
+            allowed.
     """
     try:
         body = tomllib.loads(path.read_text())
@@ -273,7 +294,7 @@ def load_run_config(path: Path) -> RunConfig:
 
 
 def plain_validation(error: ValidationError) -> str:
-    """What pydantic found, as one line that a person can act on."""
+    """Describe what pydantic found, in one line that a person can act on."""
     return "; ".join(
         f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {e['msg']}" for e in error.errors()
     )

@@ -1,7 +1,11 @@
-"""What operators set from outside, one class per role, from the environment (prefix COS2P_).
+"""The settings that operators give from outside: one class per role.
 
-Invariants: a variable that starts with COS2P_ and that no role knows is an error, with the closest
-known name; secrets never appear in a repr or an error.
+They come from environment variables with the prefix COS2P_.
+
+Invariants:
+A variable that starts with COS2P_ and that no role knows is an error.
+The error gives the closest known name.
+Secrets never appear in a repr or an error.
 """
 
 import difflib
@@ -37,18 +41,18 @@ class BusSettings(BaseSettings):
     kafka_username: str | None = None
     kafka_password: SecretStr | None = None
     kafka_password_file: Path | None = None
-    """A file that holds the password, as a mounted Secret does."""
+    """File that holds the password, for example a mounted Secret."""
     kafka_ca_file: Path | None = None
     kafka_cert_file: Path | None = None
     kafka_key_file: Path | None = None
     kafka_timeout_s: float = Field(30.0, gt=0)
     """How long a lost connection is retried before the bus counts as unreachable."""
     signing_key_file: Path | None = None
-    """Private key (PEM, Ed25519) that signs what this process says on `fleet`; see `cos2p keys`."""
+    """Private key (PEM, Ed25519) that signs this process's records on `fleet`; see `cos2p keys`."""
 
 
 class ServiceSettings(BusSettings):
-    """What every long-running role knows."""
+    """The settings of every long-running role."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
@@ -56,62 +60,63 @@ class ServiceSettings(BusSettings):
     shutdown_deadline_s: float = Field(10.0, gt=0)
     """A stop that takes longer is forced (exit code 5)."""
     run_id: str | None = None
-    """The run that this process is for: another one at its prefix is refused. None takes any."""
+    """The run that this process serves. It refuses another run at its prefix. None takes any."""
     stay: bool = False
-    """Wait for topics that are not made yet, and stay, idle, when the run has ended: where a
-    supervisor restarts what exits."""
+    """Wait for topics that do not exist yet, and stay idle when the run has ended. Use it where a
+    supervisor restarts processes that exit."""
     health_file: Path | None = None
-    """Touched while the event loop turns: an exec probe compares its age."""
+    """File that is touched while the event loop runs, so that an exec probe can compare its age."""
     metrics_port: int | None = Field(None, ge=0, le=65535)
-    """/metrics, /healthz and /readyz are served here; 0 takes a free port, None serves nothing."""
+    """Port of /metrics, /healthz and /readyz; 0 takes a free port, None serves nothing."""
     metrics_host: str = "127.0.0.1"
-    """The address that serves them; 0.0.0.0 for all."""
+    """Address that serves them; 0.0.0.0 for all."""
 
 
 class PlannerSettings(ServiceSettings):
-    """The planner's."""
+    """The planner's settings."""
 
     planner_id: str = Field("planner", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     keys_file: Path | None = None
-    """Register of public keys: then what is said on `fleet` counts only if one of them signed it.
-    Read again when it changes."""
+    """Register of public keys. With it, a record on `fleet` counts only if one of them signed it.
+    The file is read again when it changes."""
 
 
 class AggregatorSettings(ServiceSettings):
-    """The aggregator's."""
+    """The aggregator's settings."""
 
     shard: int = Field(0, ge=0)
-    """Which shard of the model this process owns; how many there are is set by the run."""
+    """The shard of the model that this process owns. The run sets the number of shards."""
 
 
 class WorkerSettings(ServiceSettings):
-    """The worker's and the evaluator's."""
+    """The settings of the worker and the evaluator."""
 
     worker_id: str = Field("worker-0", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     task: str | None = None
-    """module:attribute of the task; None takes the one that the run names."""
+    """module:attribute of the task; None takes the task that the run names."""
     shard_index: int = Field(0, ge=0)
-    """Which part of the training data is this device's..."""
+    """Number of this device's part of the training data, from 0."""
     shard_offset: int = Field(0, ge=0)
-    """...added to it: where a pod's ordinal is its index, the parts before its class..."""
+    """Added to `shard_index`. Where a pod's ordinal is its index, it is the number of parts before
+    the pod's class."""
     shard_count: int = Field(1, ge=1)
-    """...of how many."""
+    """Number of parts of the training data."""
     device_class: str = Field("default", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     memory_bytes: int | None = Field(None, gt=0)
-    """What training may use; None takes it from the cgroup, the GPU or the machine."""
+    """Memory that training may use; None takes it from the cgroup, the GPU or the machine."""
     slowdown: float = Field(1.0, ge=1.0)
-    """Sleep between steps so that the device seems this many times slower (demo)."""
+    """Factor by which the device seems slower, because it sleeps between steps (demo)."""
     share_labels: bool = True
-    """Tell the planner how many samples of each label there are."""
+    """Report to the planner how many samples of each label there are."""
     scratch_dir: Path | None = None
-    """Where dispatched weights are memory-mapped; None takes the system's temporary folder. A
-    worker that starts removes what killed ones left there."""
+    """Folder where dispatched weights are memory-mapped; None takes the system's temporary folder.
+    A worker that starts removes the files that killed workers left there."""
     data_dir: Path | None = None
     """Folder of the task's data, for tasks that read files."""
     threads: int | None = Field(None, ge=1)
-    """Threads that compute; None takes whole CPUs of what cgroup and affinity allow."""
+    """Threads that compute; None takes the whole CPUs that cgroup and affinity allow."""
     evaluate: bool = False
-    """Be the evaluator: read published versions, never train."""
+    """Work as the evaluator: read published versions and never train."""
 
 
 S = TypeVar("S", bound=BusSettings)
@@ -124,7 +129,7 @@ ALL_SETTINGS: tuple[type[BusSettings], ...] = (
 OTHER_VARIABLES = frozenset(
     {"COS2P_TEST_KAFKA", "COS2P_TEST_IMAGE_TAG", "COS2P_TEST_KAFKA_IMAGE", "COS2P_TEST_KUBERNETES"}
 )
-"""Variables of the tests."""
+"""Variables that only the tests read."""
 
 
 def known_variables() -> dict[str, str]:
@@ -140,7 +145,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
     """Refuse misspelt variables.
 
     Raises:
-        SettingsError: a COS2P_ variable that no role knows.
+        SettingsError: no role knows a COS2P_ variable.
     """
     known = set(known_variables()) | OTHER_VARIABLES
     for name in sorted(environ):
@@ -151,10 +156,14 @@ def check_environment(environ: Mapping[str, str]) -> None:
 
 
 def load_settings(kind: type[S], **given: object) -> S:
-    """Settings of a role: arguments first, then the environment, then defaults.
+    """Read a role's settings: arguments first, then the environment, then defaults.
+
+    Args:
+        kind: class of the settings.
+        given: arguments by field name; None leaves the field to the environment.
 
     Raises:
-        SettingsError: an unknown variable or a value that is not allowed.
+        SettingsError: a variable is unknown, or a value is not allowed.
     """
     check_environment(os.environ)
     try:

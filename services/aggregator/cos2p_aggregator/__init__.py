@@ -1,1 +1,1 @@
-"""The aggregator: it obeys the decisions and holds the model. numpy only."""
+"""The aggregator: it obeys the decisions and holds the model. It needs numpy only."""

@@ -1,7 +1,7 @@
 """The `cos2p-aggregator` command.
 
-Invariant: numpy's linear algebra runs on one thread here: its sums are too small to be worth a
-second one, whose waiting would take processor time from the workers beside us.
+Invariant: numpy's linear algebra runs on one thread here. Its sums are too small to be worth a
+second thread. While waiting, that thread would take processor time from the workers next to it.
 """
 
 import os
@@ -22,7 +22,7 @@ example:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one shard until its run has ended or a signal comes; the exit code."""
+    """Run one shard until its run has ended or a signal comes, and return the exit code."""
     what = "Holds one shard of a run's model: dispatches, merges and publishes it."
     parser = role_parser("aggregator", what, EPILOG)
     parser.add_argument("--shard", type=int, help="which shard of the model, from 0 (default 0)")
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(settings: AggregatorSettings) -> int:
-    """Run one shard with these settings; the exit code."""
+    """Run one shard with these settings, and return the exit code."""
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     # numpy reads those variables when it is imported, so it is imported after them.

@@ -1,8 +1,8 @@
-"""The aggregator without I/O: decisions in, effects out; production and replay run this same code.
+"""The aggregator without I/O: decisions in, effects out. Production and replay run this same code.
 
-Invariants: the state is a function of the decisions obeyed, in their order, and of the blobs they
-name; a plan's update is merged once at most; versions rise by one; what the ledger holds is not
-told again, but a version made anew must have the digest that was told.
+Invariants: the state is a function of the decisions obeyed, in their order, and of the blobs that
+they name. A plan's update is merged at most once. Versions rise by one. What the ledger holds is
+not published again. A version that is made again must have the digest that was published.
 """
 
 from collections.abc import Iterator
@@ -47,11 +47,11 @@ from cos2p_aggregator.store import Closing, ModelStore
 from cos2p_aggregator.update import UpdateMerge
 
 PAUSE_BYTES = 32 << 20
-"""Computed between two pauses: some ten milliseconds."""
+"""Bytes computed between two pauses: some ten milliseconds."""
 LEFT_OUT_BYTES = 180
-"""The most that one LeftOut takes in a record."""
+"""The most bytes that one `LeftOut` takes in a record."""
 OPEN_PLAN_BYTES = 9
-"""The most that an offset takes in a record."""
+"""The most bytes that an offset takes in a record."""
 PUBLISHED_BYTES_MAX = 900_000
 LEFT_OUT_MAX = 10_000
 
@@ -61,8 +61,8 @@ class Place:
     """Which part of the model a core owns.
 
     Attributes:
-        shard: its number.
-        shard_count: of how many; None takes what the run says.
+        shard: the shard's number.
+        shard_count: number of shards; None takes the run's setting.
         updates_topic: the only topic from which updates are read.
     """
 
@@ -82,13 +82,13 @@ class _Open:
 
 
 class AggregatorCore:
-    """One shard.
+    """One shard of the model, driven by decisions.
 
     Args:
-        place: which part of the model.
-        ledger: what was told before a restart; None for a replay.
-        start: where to go on; None for version 0. Of the decisions before it the core needs those
-            that the point names (see `cos2p_aggregator.start`) and ignores all others.
+        place: the part of the model that it owns.
+        ledger: what was published before a restart; None for a replay.
+        start: the point to continue from; None for version 0. Of the decisions before it the core
+            needs those that the point names (see `cos2p_aggregator.start`) and ignores all others.
     """
 
     def __init__(
@@ -115,16 +115,16 @@ class AggregatorCore:
 
     @property
     def plans_open(self) -> int:
-        """Plans issued and not ended."""
+        """The number of plans issued and not ended."""
         return len(self._plans)
 
     def feed(self, offset: int, decision: Decision) -> Iterator[Effect]:
-        """Obey the next decision of the log: draw and carry out each effect, in order, to the end.
+        """Obey the next decision. The caller must carry out each effect, in order, to the end.
 
         Raises:
             SettingsError: the run has fewer shards than this one's number.
             MessageError: the log contradicts itself.
-            DivergedError: a version made anew differs from what was published.
+            DivergedError: a version made again differs from what was published.
             BlobError: a checkpoint is damaged.
         """
         if self._run is not None and self._recall.takes(offset, decision):
@@ -264,7 +264,7 @@ class AggregatorCore:
         due: bool = False,
         checkpointed: bool = False,
     ) -> Iterator[Effect]:
-        """Tell of the version just made, unless the ledger holds it whole already."""
+        """Publish the version just made, unless the ledger already holds it with its checkpoint."""
         store = self._model
         digests, norms = b"".join(store.digest(u) for u in store.owned), store.unit_norms
         told_bytes = len(digests) + len(norms) + len(store.unit_shares)
@@ -301,13 +301,13 @@ class AggregatorCore:
         yield Publish(message, figures, self._checkpoint() if due else None)
 
     def _known(self, message: VersionPublished) -> VersionPublished | None:
-        """What was told of this version before, found equal.
+        """Return what was published of this version before, found equal.
 
-        Digests decide alone: the norms told beside them are sums in the order of the linear algebra
-        library, which another processor or another alignment may change in the last place.
+        Digests alone decide. The norms published next to them are sums in the order of the linear
+        algebra library. Another processor or another alignment may change their last place.
 
         Raises:
-            DivergedError: it was told with other bytes.
+            DivergedError: it was published with other bytes.
         """
         known = self._ledger.versions.pop(message.version, None) if self._ledger else None
         if known is not None and known.unit_digests != message.unit_digests:
@@ -354,10 +354,10 @@ class AggregatorCore:
 
 
 def _left_out_max(other_bytes: int) -> int:
-    """How many units left out a record can name and stay under the bus's limit.
+    """Return how many left-out units a record can name within the bus's size limit.
 
     Args:
-        other_bytes: what the shard's units and the open plans take in it.
+        other_bytes: the record's bytes for the shard's units and the open plans.
     """
     room = max(0, PUBLISHED_BYTES_MAX - other_bytes)
     return min(LEFT_OUT_MAX, room // LEFT_OUT_BYTES)

@@ -1,7 +1,7 @@
-"""What the core asks its shell to do, one frozen dataclass per deed.
+"""What the core asks its shell to do, one frozen dataclass per effect.
 
-Invariant: an effect is carried out before the core is asked for the next one: its arrays are views
-of the model as it is at this point of the log, and are not copied.
+Invariant: an effect is carried out before the core is asked for the next one. Its arrays are views
+of the model at this point of the log, not copies.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from cos2p_aggregator.update import UpdateMerge
 
 @dataclass(frozen=True)
 class CheckpointPart:
-    """A blob that holds (part of) a version.
+    """A blob that holds a version or part of one.
 
     Attributes:
-        blob: where it lies.
-        owner: what its payload belongs to.
+        blob: the reference to the blob.
+        owner: the owner named in its payload.
         units: the units in it, ascending.
-        states: 1 raw, 2 raw and average.
+        states: 1 for raw weights, 2 for raw weights and average.
     """
 
     blob: BlobRef
@@ -37,20 +37,20 @@ class CheckpointPart:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """Tell the workers of the run."""
+    """Announce the run to the workers."""
 
     message: RunOpened
 
 
 @dataclass(frozen=True)
 class Load:
-    """Stream a checkpoint into the model; a fault in it is the run's end."""
+    """Stream a checkpoint into the model; a fault in it ends the run."""
 
     part: CheckpointPart
     store: ModelStore
 
     def reader(self) -> PayloadReader:
-        """What the chunks are fed to."""
+        """Make the reader that receives the chunks."""
         part, store = self.part, self.store
         wanted = frozenset(part.units) & store.owned_set
         return PayloadReader(store.table, part.owner, part.units, states=part.states, wanted=wanted)
@@ -59,7 +59,7 @@ class Load:
         """Take the next bytes.
 
         Raises:
-            BlobError: it is not the checkpoint that was asked for.
+            BlobError: the bytes are not the checkpoint that was asked for.
         """
         for found in reader.feed(chunk):
             if not found.intact:
@@ -70,7 +70,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Write the weights of a plan, then say where they lie."""
+    """Write the weights of a plan, then publish the reference to them."""
 
     plan: Plan
     decisions_offset: int
@@ -78,7 +78,7 @@ class Dispatch:
     store: ModelStore
 
     def payload(self) -> Iterator[Buffer]:
-        """The payload's bytes, without copies of the weights."""
+        """Return the payload's bytes, without copies of the weights."""
         digests = tuple(self.store.raw_digest(u) for u in self.units)
         header = Header(self.plan.plan_id, self.units, 1, digests)
         return parts(header, [self.store.raw(u) for u in self.units])
@@ -94,13 +94,13 @@ class Merge:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The shard's part of a version, to be written whole."""
+    """The shard's part of a version, to be written completely."""
 
     owner: str
     store: ModelStore
 
     def payload(self) -> Iterator[Buffer]:
-        """The payload's bytes: of each unit the raw weights, then the published ones."""
+        """Return the payload's bytes: of each unit the raw weights, then the published ones."""
         store = self.store
         header = Header(self.owner, store.owned, 2, tuple(store.digest(u) for u in store.owned))
         states = (s for u in store.owned for s in (store.raw(u), store.average(u)))
@@ -109,7 +109,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a replay tells of a version beside its digests.
+    """What a replay reports of a version in addition to its digests.
 
     Attributes:
         update_count: updates admitted to it.
@@ -130,7 +130,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Publish:
-    """Tell of a version; where there is a checkpoint, write it first and refer to it."""
+    """Publish a version; where there is a checkpoint, write it first and refer to it."""
 
     message: VersionPublished
     figures: Figures
@@ -139,12 +139,12 @@ class Publish:
 
 @dataclass(frozen=True)
 class Pause:
-    """Much was computed: let others have the processor."""
+    """Let other tasks run after much was computed."""
 
 
 @dataclass(frozen=True)
 class Finish:
-    """The run's end is obeyed; shard 0 tells the workers."""
+    """Note that the run's end is obeyed; shard 0 informs the workers."""
 
     message: RunFinished | None
 

@@ -1,8 +1,9 @@
-"""What this shard has told already: read from `models` at the start, so that nothing is told twice.
+"""What this shard has published: read from `models` at the start, so nothing is published twice.
 
-Invariants: it is filled from the end of `models` and needs no record that lies before the version
-before the newest whole one; the start point it names is the newest version that this shard wrote
-whole; what the core has obeyed again leaves it, so it doesn't grow while the shard runs.
+Invariants: the ledger is filled from the end of `models`. It needs no record that lies before the
+version before the newest whole one. The start point that it names is the newest version that this
+shard wrote whole. What the core has obeyed again leaves it, so it doesn't grow while the shard
+runs.
 """
 
 from dataclasses import dataclass, field
@@ -20,13 +21,13 @@ from cos2p_aggregator.effects import CheckpointPart
 
 @dataclass(frozen=True)
 class StartPoint:
-    """From where a core goes on.
+    """The point from which a core continues.
 
     Attributes:
-        version: the version that is there whole.
-        decisions_offset: of the decision after the one that made it.
-        parts: its checkpoint.
-        open_plans: offsets of the PlanIssued of plans that were open then, ascending.
+        version: the version whose checkpoint is complete.
+        decisions_offset: offset of the decision after the one that made the version.
+        parts: the version's checkpoint.
+        open_plans: offsets of the `PlanIssued` of plans that were open then, ascending.
     """
 
     version: int
@@ -40,10 +41,11 @@ class Ledger:
     """One shard's records on `models`, noted from the newest to the oldest.
 
     Attributes:
-        opened: RunOpened is there, or something that comes after it.
-        dispatched: plans whose weights are dispatched, with the records' decisions_offset.
-        versions: what was published; of one published twice the record with the checkpoint.
-        finished: RunFinished is there.
+        shard: the shard's number.
+        opened: whether `RunOpened`, or a record that comes after it, is there.
+        dispatched: plans whose weights are dispatched, with the records' `decisions_offset`.
+        versions: published versions; of one published twice, the record with the checkpoint.
+        finished: whether `RunFinished` is there.
     """
 
     shard: int
@@ -53,7 +55,7 @@ class Ledger:
     finished: bool = False
 
     def take(self, message: Message) -> None:
-        """Note the record before those noted."""
+        """Note a record that is older than those noted."""
         match message:
             case RunOpened():
                 self.opened = True
@@ -62,7 +64,7 @@ class Ledger:
             case Dispatched() if message.shard == self.shard:
                 self.dispatched[message.plan.plan_id] = message.decisions_offset
             case VersionPublished() if message.shard == self.shard:
-                self.opened = True  # by shard 0, before its first version
+                self.opened = True  # shard 0 wrote it before its first version
                 known = self.versions.get(message.version)
                 if known is None or known.checkpoint is None:
                     self.versions[message.version] = message
@@ -77,16 +79,16 @@ class Ledger:
 
     @property
     def complete(self) -> bool:
-        """No older record says anything of what comes after the newest whole version.
+        """Whether no older record concerns what comes after the newest whole version.
 
-        That one alone doesn't show it: the run's last version is published with its checkpoint
+        That version alone doesn't show it: the run's last version is published with its checkpoint
         after plans that were dispatched from it. The version before it does.
         """
         newest = self.newest_checkpoint
         return newest is not None and min(self.versions) < newest.version
 
     def settle(self) -> None:
-        """Let go of what lies before the newest whole version: it is never made again."""
+        """Remove what lies before the newest whole version: it is never made again."""
         newest = self.newest_checkpoint
         if newest is None:
             return
@@ -96,7 +98,7 @@ class Ledger:
 
 
 def start_point(published: tuple[VersionPublished, ...], table: UnitTable) -> StartPoint:
-    """The start point that the shards' records of one version, all with checkpoints, make."""
+    """Make the start point from the shards' records of one version, all with checkpoints."""
     found = []
     first = published[0]
     for message in published:
@@ -113,14 +115,14 @@ def start_point(published: tuple[VersionPublished, ...], table: UnitTable) -> St
 
 
 def unit_digests_of(message: VersionPublished, table: UnitTable) -> dict[int, bytes]:
-    """The published digest of each unit that the record speaks of."""
+    """Return the published digest of each unit in the record."""
     owned = table.owned_by(message.shard, message.shard_count)
     step, text = UNIT_DIGEST_BYTES, message.unit_digests
     return {unit: text[i * step : (i + 1) * step] for i, unit in enumerate(owned)}
 
 
 def first_difference(told: VersionPublished, made: VersionPublished, table: UnitTable) -> str:
-    """The name of the first unit whose digest differs between two records of a version."""
+    """Name the first unit whose digest differs between two records of a version."""
     ours = unit_digests_of(made, table)
     for unit, digest in unit_digests_of(told, table).items():
         if ours.get(unit) != digest:

@@ -1,6 +1,6 @@
-"""Keeps the process as small as what it holds.
+"""Keeps the process's memory small.
 
-Invariant: nothing here changes a result; where the C library is not glibc it does nothing.
+Invariant: nothing here changes a result. Where the C library is not glibc, it does nothing.
 """
 
 import ctypes
@@ -10,10 +10,10 @@ CHUNK_FLOOR_BYTES = 256 << 10
 
 
 def give_chunks_back() -> bool:
-    """Let the allocator return freed chunks to the system at once; False where it can't.
+    """Make the allocator return freed chunks to the system at once; return False where it can't.
 
-    By itself glibc learns from the first freed chunk to keep all later ones on its heap, and each
-    thread has its own: some tens of megabytes that serve nobody.
+    By default glibc learns from the first freed chunk to keep all later ones on its heap. Each
+    thread has its own heap. Together they hold some tens of megabytes without use.
     """
     library = ctypes.CDLL(None)
     mallopt = getattr(library, "mallopt", None)

@@ -1,10 +1,12 @@
 """Merging as arithmetic: flat float32 arrays in, the same bytes out on every machine.
 
-Invariants: everything that reaches the model is elementwise, in float32, in one fixed order of
-operations, so neither blocks, shards nor the processor change a bit of it. Sums over elements
-decide whether a delta is taken, and are told as norms; no norm that is told decides anything, and
-where a sum is too close to its bound to trust the order of its terms, it is taken again correctly
-rounded.
+Invariants:
+- Everything that reaches the model is elementwise, in float32, in one fixed order of operations. So
+  blocks, shards and the processor change no bit of it.
+- Sums over elements decide whether a delta is merged, and are published as norms. No published norm
+  decides anything.
+- Where a sum is too close to its bound for the order of its terms to be safe, it is computed again,
+  correctly rounded.
 """
 
 import math
@@ -18,17 +20,18 @@ F32Array = NDArray[np.float32]
 BLOCK = 1 << 15
 """Elements handled at once: 128 KiB, so that the product stays in the cache between two passes."""
 DOUBT = 1e-2
-"""Relative error that a float32 sum over a block can't exceed, with room to spare."""
+"""Relative error that a float32 sum over a block can't exceed, with a margin."""
 
 QUIET = np.errstate(over="ignore", invalid="ignore")
-"""Overflow is looked for in the results, where a unit can be named."""
+"""Ignores overflow in computations: it is detected in the results, where a unit can be named."""
 
 
 @QUIET
 def square_sum(values: F32Array) -> float:
-    """Sum of squares, fast and to about six digits; infinite or NaN where an element is.
+    """Return the sum of squares, fast and to about six digits; infinite or NaN where an element is.
 
-    The order of the terms is the linear algebra library's: never let it decide on bytes alone.
+    The linear algebra library chooses the order of the terms. So this sum must never be the only
+    input of a decision about bytes.
     """
     total = 0.0
     for start in range(0, len(values), BLOCK):
@@ -38,9 +41,10 @@ def square_sum(values: F32Array) -> float:
 
 
 def exact_square_sum(values: F32Array) -> float:
-    """Sum of squares, correctly rounded per block and over blocks: the same on every machine.
+    """Return the sum of squares, correctly rounded per block and over blocks.
 
-    A float32's square is exact in float64, so `math.fsum` rounds once per block.
+    It is the same on every machine. A float32's square is exact in float64, so `math.fsum` rounds
+    once per block.
     """
     squares = (
         np.square(values[start : start + BLOCK], dtype=np.float64)
@@ -52,18 +56,20 @@ def exact_square_sum(values: F32Array) -> float:
 def inspected(
     delta: F32Array, norm_max: float
 ) -> tuple[Literal["not_finite", "norm"] | None, float]:
-    """Why a unit's delta must not be merged, None where it may; and its sum of squares.
+    """Return why a unit's delta must not be merged, None where it may, and its sum of squares.
 
     Args:
         delta: shape (size,), float32.
-        norm_max: largest L2 norm that is taken.
+        norm_max: largest L2 norm that is allowed.
     """
     total, limit = square_sum(delta), norm_max * norm_max
     if not math.isfinite(total):
         if not bool(np.isfinite(delta).all()):
             return "not_finite", total
+        # The float32 sum overflowed, but the elements are finite.
         total = exact_square_sum(delta)
     elif abs(total - limit) <= DOUBT * limit:
+        # Too close to the limit: the order of the terms could decide.
         total = exact_square_sum(delta)
     return ("norm" if total > limit else None), total
 
@@ -72,13 +78,13 @@ def inspected(
 def add_weighted(
     accumulator: F32Array, delta: F32Array, factor: float, *, first: bool, scratch: F32Array
 ) -> None:
-    """Accumulator += factor * delta, in place; with `first`, what it held is overwritten unread.
+    """Accumulator += factor * delta, in place; with `first`, its old content is overwritten unread.
 
     Args:
         accumulator: shape (size,), float32.
         delta: shape (size,), float32; unchanged.
-        factor: rounded to float32 once.
-        first: nothing was added to this unit since the last version.
+        factor: the factor on the delta, rounded to float32 once.
+        first: whether nothing was added to this unit since the last version.
         scratch: shape (BLOCK,), float32.
     """
     scale = np.float32(factor)
@@ -95,7 +101,7 @@ def add_weighted(
 
 @QUIET
 def apply_step(raw: F32Array, accumulator: F32Array, rate: float, *, scratch: F32Array) -> float:
-    """Raw += rate * accumulator, in place; the sum of squares of the step.
+    """Raw += rate * accumulator, in place; return the sum of squares of the step.
 
     Args:
         raw: shape (size,), float32.
@@ -133,5 +139,5 @@ def move_average(average: F32Array, raw: F32Array, keep: float, *, scratch: F32A
 
 
 def decay_at(version: int, decay: float) -> float:
-    """The average's decay d at a version: short at first, so that version 0 is soon forgotten."""
+    """Return the average's decay d at a version: low at first, so version 0 is soon forgotten."""
     return min(decay, (1.0 + version) / (10.0 + version))

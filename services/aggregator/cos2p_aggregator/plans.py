@@ -1,8 +1,8 @@
 """Which plans are open: followed through the log, or recalled where a core starts in its middle.
 
-Invariants: a plan is open from its PlanIssued to the one decision that ends it; a core that starts
-at a checkpoint has the same open plans, in the same order, as one that read the whole log; before
-it has all of them it obeys nothing.
+Invariants: a plan is open from its `PlanIssued` to the one decision that ends it. A core that
+starts at a checkpoint has the same open plans, in the same order, as one that read the whole log.
+Before it has all of them it obeys nothing.
 """
 
 from cos2p.errors import MessageError
@@ -21,7 +21,7 @@ from cos2p_aggregator.ledger import StartPoint
 
 
 class OpenPlans:
-    """Plans issued and not ended, oldest first, each with the offset of its PlanIssued."""
+    """Plans issued and not ended, oldest first, each with the offset of its `PlanIssued`."""
 
     def __init__(self) -> None:
         self._plans: dict[str, tuple[int, Plan]] = {}
@@ -31,11 +31,11 @@ class OpenPlans:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Where they were issued, ascending."""
+        """Offsets at which the plans were issued, ascending."""
         return tuple(offset for offset, _ in self._plans.values())
 
     def note(self, offset: int, decision: Decision) -> None:
-        """Follow the next decision."""
+        """Apply the next decision to the open plans."""
         match decision:
             case PlanIssued():
                 self._plans[decision.plan.plan_id] = offset, decision.plan
@@ -47,16 +47,17 @@ class OpenPlans:
                 pass
 
     def end(self, plan_id: str) -> Plan | None:
-        """Take a plan out; None where it was not open."""
+        """Remove a plan and return it; None where it was not open."""
         _, plan = self._plans.pop(plan_id, (0, None))
         return plan
 
 
 class Recall:
-    """Takes from the log before a start point what the point names, and nothing else.
+    """Takes from the log before a start point only what the point names.
 
-    That is the plans that were open at it, then the decision that made its version. All of them
-    were obeyed, so no fence need judge them: the last one's epoch was in force.
+    It names the plans that were open at the point, then the decision that made its version. All of
+    these decisions were obeyed, so no fence needs to check them. The epoch of the last one was in
+    force.
     """
 
     def __init__(self, start: StartPoint | None, plans: OpenPlans, fence: EpochFence) -> None:
@@ -66,11 +67,11 @@ class Recall:
             self._missing = {*start.open_plans, start.decisions_offset - 1}
 
     def begin(self, offset: int) -> None:
-        """The run starts here: the decision that makes version 0."""
+        """Note that the run starts here: this decision makes version 0."""
         self._missing.discard(offset)
 
     def takes(self, offset: int, decision: Decision) -> bool:
-        """Whether the decision lies before the start point, where only what it names counts.
+        """Return whether a decision lies before the start point, where only named ones count.
 
         Raises:
             MessageError: the log is not the one that the point was made from.
@@ -90,7 +91,7 @@ class Recall:
         return True
 
     def require_all(self) -> None:
-        """Go on from the point only with all that it names.
+        """Continue from the point only with all that it names.
 
         Raises:
             MessageError: a decision that it names did not come.
@@ -100,5 +101,5 @@ class Recall:
 
 
 def contradiction(offset: int, what: str) -> MessageError:
-    """The error of a log that can't be."""
+    """Make the error for a log that contradicts itself."""
     return MessageError(f"the decision at offset {offset} {what}: the log is damaged")

@@ -1,7 +1,7 @@
 """Rebuilds a run's versions from its log with the aggregator's own core, and compares the digests.
 
-Invariants: nothing is written to the bus; without what-if options the bytes are the run's own, or
-the first version and unit that differ are named; the number of shards changes no byte.
+Invariants: nothing is written to the bus. Without what-if options the bytes equal the run's own, or
+the first version and unit that differ are named. The number of shards changes no byte.
 """
 
 import math
@@ -37,18 +37,19 @@ from cos2p_aggregator.stream import load_checkpoint, merge_update
 
 @dataclass(frozen=True)
 class VersionReplay:
-    """One version, made anew.
+    """One version, made again.
 
     Attributes:
-        version: its number.
+        version: the version's number.
         update_count: updates admitted to it.
         weight_sum: sum of their weights.
         coverage_min: least number of updates merged into any prunable unit over the run's window.
         step_norm: L2 norm of the change from the version before.
         model_norm: L2 norm of the raw weights.
         left_out_count: units of updates that failed a check.
-        digest: of all unit digests in table order, hexadecimal; the same for any shard count.
-        compared: its digests were compared with published ones.
+        digest: digest of all unit digests in table order, hexadecimal; the same for any shard
+            count.
+        compared: whether its digests were compared with published ones.
     """
 
     version: int
@@ -64,7 +65,7 @@ class VersionReplay:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first place where the replay's bytes are not the run's."""
+    """The first place where the replay's bytes differ from the run's."""
 
     version: int
     unit: str
@@ -75,12 +76,12 @@ class ReplayResult:
     """What a replay found.
 
     Attributes:
-        run_id: of the run.
-        shards: in how many parts it was replayed.
+        run_id: id of the run.
+        shards: the number of parts in which it was replayed.
         started_at: 0, or the version of the oldest checkpoint that was complete.
-        what_if: options changed the run, so digests are told and not compared.
-        versions: each version made, the one started at included.
-        difference: None where all that was compared agrees.
+        what_if: whether options changed the run; then digests are reported and not compared.
+        versions: each version made, including the one that it started at.
+        difference: the first difference; None where all that was compared agrees.
     """
 
     run_id: str
@@ -92,14 +93,14 @@ class ReplayResult:
 
     @property
     def compared_count(self) -> int:
-        """Versions whose digests were compared."""
+        """Number of versions whose digests were compared."""
         return sum(v.compared for v in self.versions)
 
     def check(self) -> None:
-        """Nothing, if the replay agrees.
+        """Do nothing if the replay agrees with the run.
 
         Raises:
-            DivergedError: it does not; version and unit are named.
+            DivergedError: it does not agree; version and unit are named.
         """
         if self.difference is not None:
             raise DivergedError(
@@ -109,7 +110,7 @@ class ReplayResult:
             )
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for a JSON document."""
+        """Return plain values for a JSON document."""
         return asdict(self) | {"compared_count": self.compared_count}
 
 
@@ -122,19 +123,19 @@ async def replay(
     staleness: str | None = None,
     shards: int | None = None,
 ) -> ReplayResult:
-    """Make a run's versions anew from its log.
+    """Make a run's versions again from its log.
 
     Args:
-        bus: where the log is; it is only read.
-        prefix: of the topics' names.
+        bus: the bus that holds the log; it is only read.
+        prefix: prefix of the topics' names.
         until: the last version to make; None for all.
         without: workers whose updates are left out.
-        staleness: another rule of what late updates count: see `staleness_rule`.
-        shards: in how many parts to do it; None takes one.
+        staleness: another rule for the weight of late updates: see `staleness_rule`.
+        shards: the number of parts to replay in; None takes one.
 
     Raises:
         SettingsError: no run, no such version or worker, or no such rule.
-        BlobError: blobs that are needed have left the log; the text says what is still possible.
+        BlobError: blobs that are needed have left the log; the text names what is still possible.
         MessageError: the decision log contradicts itself.
     """
     run = await survey(bus, prefix, frozenset(without or ()))
@@ -169,7 +170,7 @@ async def replay(
 async def _needed(
     bus: Bus, prefix: str, run: Survey, start: StartPoint | None
 ) -> AsyncIterator[Letter]:
-    """The decisions that a core needs that begins at a start point."""
+    """Yield the decisions that a core needs if it begins at a start point."""
     run_id = run.started.run_id
     if start is not None:
         for letter in run.head:
@@ -182,7 +183,7 @@ async def _needed(
 
 
 async def _named(bus: Bus, prefix: str, run: Survey, made: "_Made") -> "Difference | None":
-    """The first unit in which a version is not the one published."""
+    """Find the first unit in which a version differs from the published one."""
     table = run.started.units.table()
     told: dict[int, bytes] = {}
     for record in run.told[made.version].values():
@@ -224,7 +225,7 @@ class _Changes:
         self.any = bool(without) or self._rule is not None
 
     def apply(self, decision: Decision) -> Decision | None:
-        """The decision to obey instead; None where an update does not count."""
+        """Return the decision to obey instead; None where an update does not count."""
         if not isinstance(decision, UpdateAdmitted):
             return decision
         if decision.worker_id in self.without:
@@ -243,20 +244,20 @@ class _Changes:
 
 @dataclass(frozen=True)
 class _Made:
-    """A version that was made anew: the digest of each unit."""
+    """A version that was made again: the digest of each unit."""
 
     version: int
     digests: dict[int, bytes]
 
 
 class _Rebuild:
-    """Puts the shards' versions together and compares them."""
+    """Combines the shards' parts of each version and compares them with the log."""
 
     def __init__(self, run: Survey, what_if: bool, shards: int) -> None:
         self.shards = shards
         self.difference: Difference | None = None
         self.suspect: _Made | None = None
-        """The version at hand, where a digest over its units is not the published one."""
+        """The current version, where a digest over its units differs from the published one."""
         self._run, self._what_if = run, what_if
         self._table: UnitTable = run.started.units.table()
         self._pending: list[Publish] = []
@@ -265,20 +266,20 @@ class _Rebuild:
         self._counts: deque[NDArray[np.int64]] = deque(maxlen=window)
 
     def reached(self, until: int | None) -> bool:
-        """Whether the last version asked for is made."""
+        """Return whether the last version asked for is made."""
         return until is not None and bool(self._made) and self._made[-1].version >= until
 
     def take(self, effect: Publish) -> None:
-        """One shard's part of a version; the last one completes it."""
+        """Take one shard's part of a version; the last part completes it."""
         if self._made and self._made[-1].version == effect.message.version:
-            return  # told again with its checkpoint, at the run's end
+            return  # published again with its checkpoint, at the run's end
         self._pending.append(effect)
         if len(self._pending) == self.shards:
             self._complete(self._pending)
             self._pending = []
 
     def result(self, started_at: int) -> ReplayResult:
-        """What came of it."""
+        """Return what the replay found."""
         return ReplayResult(
             self._run.started.run_id,
             self.shards,
@@ -319,7 +320,7 @@ class _Rebuild:
         return int(merged[self._table.prunable].min())
 
     def _agrees(self, version: int, digests: dict[int, bytes]) -> bool:
-        """Whether each shard published these digests of its units."""
+        """Return whether each shard published these digests of its units."""
         for shard, told in self._run.told[version].items():
             owned = self._table.owned_by(shard, told.shard_count)
             if seal_of(b"".join(digests[unit] for unit in owned)) != told.seal:

@@ -1,8 +1,8 @@
-"""What a log can give a replay: which versions were published, and from where it can start.
+"""What a log allows a replay: which versions were published, and where a replay can start.
 
-Invariants: the bus is only read; a start point is offered only if its checkpoint and every update
-admitted after it are still in the log; of a version's record a digest and places are kept, the
-record itself stays in the log, so memory is a few hundred bytes per version and shard.
+Invariants: the bus is only read. A start point is offered only if its checkpoint and every update
+admitted after it are still in the log. Of a version's record only a digest and places are kept. So
+memory is a few hundred bytes per version and shard.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,9 +43,9 @@ class Told:
     """What is kept of a shard's record of a version.
 
     Attributes:
-        offset: where the record lies on `models`.
+        offset: the record's offset on `models`.
         seal: digest of its unit digests.
-        shard_count: of how many shards it is one.
+        shard_count: the number of shards of the version.
         decisions_offset: see `Made`.
         checkpoint: where its checkpoint begins, if it has one.
     """
@@ -59,16 +59,16 @@ class Told:
 
 @dataclass
 class Survey:
-    """What stands in the log.
+    """What the log holds.
 
     Attributes:
-        started: the run's beginning.
-        head: the decisions up to it, itself included.
+        started: the decision that started the run.
+        head: the decisions up to `started`, including it.
         last_version: the newest version that was closed.
-        workers: who was ever asked for something.
+        workers: all workers that ever had a plan.
         lost: by version, the last offset at which an update was admitted to it whose blob counted
             and has left the log.
-        told: by version and shard; of records of one version the first with a checkpoint.
+        told: records by version and shard; of records of one version the first with a checkpoint.
     """
 
     started: RunStarted
@@ -93,12 +93,12 @@ class Survey:
             )
 
     def lost_before(self, version: int) -> int:
-        """The offset of the last lost update that a version needs; -1 where there is none."""
+        """Return the offset of the last lost update that a version needs; -1 if there is none."""
         return max((offset for v, offset in self.lost.items() if v <= version), default=-1)
 
 
 def seal_of(unit_digests: bytes) -> bytes:
-    """What is kept of a record's unit digests."""
+    """Return the digest that is kept of a record's unit digests."""
     return bytes(blake3(unit_digests).digest(length=16))
 
 
@@ -106,8 +106,8 @@ async def survey(bus: Bus, prefix: str, without: frozenset[str] = frozenset()) -
     """Read a run's small records.
 
     Args:
-        bus: where they are.
-        prefix: of the topics' names.
+        bus: the bus that holds them.
+        prefix: prefix of the topics' names.
         without: workers whose updates needn't be there.
 
     Raises:
@@ -150,7 +150,9 @@ async def _begin(bus: Bus, prefix: str) -> Survey:
 
 
 async def choose_start(bus: Bus, prefix: str, run: Survey, until: int) -> StartPoint | None:
-    """The oldest point from which all that is needed up to `until` is there; None for version 0.
+    """Choose the oldest start point from which everything up to `until` is there.
+
+    None stands for version 0.
 
     Raises:
         BlobError: there is none; the text names the version from which on there is one.
@@ -179,10 +181,10 @@ async def choose_start(bus: Bus, prefix: str, run: Survey, until: int) -> StartP
 
 
 async def read_told(bus: Bus, prefix: str, told: Told) -> VersionPublished:
-    """The record itself.
+    """Read the record itself.
 
     Raises:
-        MessageError: it is not in the log any more.
+        MessageError: the record is not in the log any more.
     """
     name = MODELS.full_name(prefix)
     records = await bus.read(name, 0, told.offset, bytes_max=1, wait_s=1.0)
@@ -193,7 +195,7 @@ async def read_told(bus: Bus, prefix: str, told: Told) -> VersionPublished:
 
 
 async def _first_whole(extent: "_Extent", run: Survey, lost_before: int) -> int | None:
-    """The oldest version after offset `lost_before` whose checkpoint is in the log."""
+    """Return the oldest version after offset `lost_before` whose checkpoint is in the log."""
     for version, shards in _whole_versions(run.told):
         if not version or shards[0].decisions_offset <= lost_before:
             continue
@@ -205,7 +207,7 @@ async def _first_whole(extent: "_Extent", run: Survey, lost_before: int) -> int 
 def _whole_versions(
     told: Mapping[int, Mapping[int, Told]],
 ) -> Iterable[tuple[int, tuple[Told, ...]]]:
-    """Versions of which every shard wrote a checkpoint, oldest first."""
+    """Yield the versions of which every shard wrote a checkpoint, oldest first."""
     for version in sorted(told):
         shards = tuple(told[version][s] for s in sorted(told[version]))
         if len(shards) == shards[0].shard_count and all(t.checkpoint for t in shards):
@@ -213,14 +215,14 @@ def _whole_versions(
 
 
 class _Extent:
-    """Which offsets of the blob topics are in the log, asked once per topic."""
+    """Which offsets of the blob topics are in the log; reads each topic's ends once."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._ends: dict[str, dict[int, Offsets]] = {}
 
     async def holds(self, blob: BlobRef | Place) -> bool:
-        """Whether retention has left the blob alone; True for one that was never there."""
+        """Return whether retention has not removed the blob; True for one that was never there."""
         if blob.topic not in self._ends:
             try:
                 self._ends[blob.topic] = await self._bus.end_offsets(blob.topic)

@@ -1,8 +1,8 @@
 """The aggregator's shell: reads the decisions, carries out the core's effects on the bus.
 
-Invariants: a crash at any point loses nothing: the state is rebuilt from the newest checkpoint and
-the log, and what `models` holds is not told again; a blob is acknowledged before a record refers to
-it; the event loop turns at least once per chunk.
+Invariants: a crash at any point loses nothing. The state is rebuilt from the newest checkpoint and
+the log, and what `models` holds is not published again. A blob is acknowledged before a record
+refers to it. The event loop turns at least once per chunk.
 """
 
 import asyncio
@@ -34,16 +34,16 @@ from cos2p_aggregator.start import read_ledger, recalled
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 
 POLL_S = 0.5
-"""How long a stop may go unnoticed while nothing is decided."""
+"""The longest time that a stop may go unnoticed while nothing is decided."""
 WAIT_LOG_S = 10.0
 
 
 async def run_aggregator(context: RoleContext, *, shard: int) -> None:
-    """Wait for a run, obey its decisions to the end; return then, or soon after a stop is asked.
+    """Wait for a run and obey its decisions until it ends, or until soon after a stop is asked for.
 
     Raises:
         RunExistsError: another run than the context's has this prefix.
-        DivergedError: a version made anew differs from the one published.
+        DivergedError: a version made again differs from the one published.
         BlobError: a checkpoint is damaged or gone.
         MessageError: the decision log contradicts itself.
         SettingsError: the run has no such shard.
@@ -59,7 +59,7 @@ async def run_aggregator(context: RoleContext, *, shard: int) -> None:
 
 
 class _StopAskedError(Exception):
-    """The blob being written is not needed any more: the next process writes it anew."""
+    """A stop interrupts the blob being written; the next process writes it again."""
 
 
 class _Shell:
@@ -69,14 +69,15 @@ class _Shell:
         self._reader = f"aggregator-{shard}"
         self._models = Outbox(context.bus, context.prefix, MODELS)
         self._head: list[Letter] = []
-        # Blobs of an earlier life may lie half written under the same name: make ours differ.
+        # Blobs of an earlier process may lie half written under the same name, so this one's names
+        # differ.
         self._life = f"{int(context.clock.now() * 1000):x}"
         self._partitions = 1
         self._run_id = ""
         self._shard_count = 1
 
     async def wait_for_run(self) -> RunStarted | None:
-        """The run's start; the decisions up to it are kept. None when asked to stop."""
+        """Wait for the run's start, and keep the decisions up to it; None when asked to stop."""
         told_at = self._clock.now()
         fence = EpochFence()
         head = Mailbox(self._bus, self._prefix, DECISIONS, reader=self._reader, bury_from=None)
@@ -124,7 +125,7 @@ class _Shell:
                     return
 
     async def _decisions(self, start: StartPoint | None) -> AsyncGenerator[Letter, None]:
-        """What the core needs of the log before the start, then all from there on."""
+        """Yield what the core needs of the log before the start, then all records after it."""
         if start is not None:
             for letter in self._head:
                 yield letter
@@ -224,7 +225,7 @@ class _Shell:
         )
 
     def _until_stop(self, payload: Iterator[Buffer]) -> Iterator[Buffer]:
-        """A checkpoint takes longer to write than a process may take to stop."""
+        """Yield the payload until a stop: writing a checkpoint takes longer than a stop may."""
         for part in payload:
             if self._stop.is_set():
                 raise _StopAskedError

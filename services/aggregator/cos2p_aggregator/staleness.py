@@ -1,4 +1,4 @@
-"""Rules of what a late update counts, by name, for replays that ask what another would have done.
+"""Rules for the weight of a late update, by name, for replays that ask what if.
 
 The rules are FedAsync's (arXiv 1903.03934, section 5.2) with tau versions between base and merge.
 """
@@ -12,10 +12,11 @@ Rule = Callable[[int], float]
 
 
 def staleness_rule(text: str) -> Rule:
-    """The rule s(tau) that `text` names.
+    """Return the rule s(tau) that `text` names.
 
-    constant: s = 1. poly:A: s = (1 + tau) ** -A.
-    hinge:A,B: s = 1 up to tau = B, then 1 / (A * (tau - B) + 1).
+    - constant: s = 1.
+    - poly:A: s = (1 + tau) ** -A.
+    - hinge:A,B: s = 1 up to tau = B, then 1 / (A * (tau - B) + 1).
 
     Raises:
         SettingsError: no such rule, or numbers that it does not take.

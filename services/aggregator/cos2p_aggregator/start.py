@@ -1,8 +1,9 @@
-"""Where a shard goes on, found at the log's ends: neither topic is read from end to end.
+"""Where a shard continues, found at the log's ends: neither topic is read from end to end.
 
-`models` is read backwards to the shard's newest whole version and one version further; of
-`decisions` its first records, up to the run's start, the few that the version rests on, and all
-that follow it. So a start costs what the state costs, and what was decided since the checkpoint.
+`models` is read backwards to the shard's newest whole version, and one version further. Of
+`decisions` three parts are read: the first records up to the run's start, the few that the version
+depends on, and all that follow it. So a start costs what the state costs, plus what was decided
+since the checkpoint.
 """
 
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
 async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> Ledger:
-    """What a shard has told since its newest whole version.
+    """Read what a shard has published since its newest whole version.
 
     Raises:
         What the bus raises.
@@ -35,13 +36,13 @@ async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> Ledger:
 
 
 async def recalled(bus: Bus, prefix: str, point: StartPoint) -> AsyncIterator[Letter]:
-    """The decisions before a start point that it rests on (see `AggregatorCore`).
+    """Yield the decisions before a start point that it depends on (see `AggregatorCore`).
 
     Raises:
         MessageError: one of them is not in the log, or can't be read.
     """
     if not point.version:
-        return  # it rests on the run's start alone
+        return  # version 0 depends on the run's start alone
     name = DECISIONS.full_name(prefix)
     at_hand: dict[int, Record] = {}
     for offset in (*point.open_plans, point.decisions_offset - 1):

@@ -1,9 +1,11 @@
 """The model in memory: raw weights, their moving average and the open version's accumulator.
 
-Invariants: each state is one contiguous float32 array over the units that this shard owns, so the
-whole is three models at most, however many workers there are; the average is only there where the
-run asks for one; a unit that no update touched keeps its raw bytes; digests are taken anew only for
-units whose bytes changed.
+Invariants:
+- Each state is one contiguous float32 array over the units that this shard owns. So the whole is at
+  most three models, for any number of workers.
+- The average exists only where the run asks for one.
+- A unit that no update touched keeps its raw bytes.
+- Digests are computed again only for units whose bytes changed.
 """
 
 import math
@@ -21,10 +23,10 @@ from cos2p_aggregator.merge import F32Array
 
 @dataclass(frozen=True)
 class Closing:
-    """How a version is made of what was accumulated.
+    """How a version is made from what was accumulated.
 
     Attributes:
-        version: the version that comes to be.
+        version: the version that is made.
         server_lr: factor on the mean delta.
         average_decay: the average's decay; 0 where there is none.
     """
@@ -40,7 +42,7 @@ class ModelStore:
     Args:
         table: the model's units.
         owned: the units of this shard, ascending.
-        averaged: keep a moving average beside the raw weights.
+        averaged: whether to keep a moving average next to the raw weights.
     """
 
     def __init__(self, table: UnitTable, owned: Sequence[int], *, averaged: bool) -> None:
@@ -54,7 +56,7 @@ class ModelStore:
             for unit, size, end in zip(self.owned, sizes, ends, strict=True)
         }
         total = int(sizes.sum())
-        # Not zeroed: pages come to be when a checkpoint is loaded, or a unit is first merged.
+        # Not zeroed: pages are allocated when a checkpoint is loaded, or a unit is first merged.
         self._raw: F32Array = np.empty(total, np.float32)
         self._accumulator: F32Array = np.empty(total, np.float32)
         self._average: F32Array | None = np.empty(total, np.float32) if averaged else None
@@ -69,12 +71,13 @@ class ModelStore:
         self._delta_squares = dict.fromkeys(self.owned, 0.0)
         self._step_square_sum = 0.0
         self.unit_shares = b""
-        """Of the last version: weight of the updates whose submodels held each owned unit over that
-        of all, float32, little-endian, in table order; empty where it has no updates."""
+        """For the last version and each owned unit: the weight of the updates whose submodels held
+        the unit, over the weight of all. It is float32, little-endian, in table order; empty where
+        the version has no updates."""
         self.delta_square = 0.0
-        """Of the last version: mean over a unit's updates of their squared L2 norm, weighted as the
-        merge weighs them, summed over the units merged. Less the square of the mean delta's norm
-        (step_norm / server_lr) it is the updates' dispersion about their mean."""
+        """For the last version: mean over a unit's updates of their squared L2 norm, weighted as in
+        the merge, summed over the units merged. Less the square of the mean delta's norm (step_norm
+        / server_lr) it is the updates' dispersion about their mean."""
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -93,7 +96,7 @@ class ModelStore:
 
     @property
     def square_sums(self) -> tuple[float, float]:
-        """Squares of the two norms, to add up over shards: (step, model)."""
+        """Squares of the two norms, to be summed over shards: (step, model)."""
         return self._step_square_sum, sum(self._square_sums.values())
 
     @property
@@ -103,11 +106,11 @@ class ModelStore:
         return np.minimum(norms, np.finfo(np.float32).max).astype("<f4").tobytes()
 
     def raw(self, unit: int) -> F32Array:
-        """A view of the unit's raw weights, shape (size,)."""
+        """Return a view of the unit's raw weights, shape (size,)."""
         return self._raw[self._places[unit]]
 
     def average(self, unit: int) -> F32Array:
-        """A view of the unit's published weights: the average, or the raw ones without one."""
+        """Return a view of the unit's published weights: the average, else the raw weights."""
         return self.raw(unit) if self._average is None else self._average[self._places[unit]]
 
     def load(self, unit: int, states: F32Array) -> None:
@@ -128,7 +131,7 @@ class ModelStore:
     def add(
         self, unit: int, delta: F32Array, *, weight: float, scale: float, square_sum: float
     ) -> None:
-        """Take a checked delta of a unit, whose squares sum to `square_sum`, into the version."""
+        """Add a checked delta of a unit, whose squares sum to `square_sum`, to the open version."""
         place = self._accumulator[self._places[unit]]
         first = self._counts[unit] == 0
         merge.add_weighted(place, delta, weight * scale, first=bool(first), scratch=self._scratch)
@@ -137,10 +140,10 @@ class ModelStore:
         self._counts[unit] += 1
 
     def close(self, closing: Closing) -> Iterator[int]:
-        """Make the next version, unit by unit; yields each unit's bytes so that a caller can rest.
+        """Make the next version, unit by unit; yield each unit's bytes so that a caller can pause.
 
         The units touched get w += server_lr * sum(a * delta) / sum(a) (FedAvg restricted to the
-        covering updates, HeteroFL, arXiv 2010.01264); then the average moves.
+        covering updates, HeteroFL, arXiv 2010.01264). Then the average moves.
 
         Raises:
             RunFailedError: the weights overflow float32.
@@ -164,14 +167,14 @@ class ModelStore:
         self._held, self._weight_sum = np.zeros(len(self.table)), 0.0
 
     def digest(self, unit: int) -> bytes:
-        """Digest of the unit's raw and published weights together."""
+        """Return the digest of the unit's raw and published weights together."""
         found = self._digests.get(unit)
         if found is None:
             found = self._digests[unit] = unit_digest(self.raw(unit), self.average(unit))
         return found
 
     def raw_digest(self, unit: int) -> bytes:
-        """Digest of the unit's raw weights, the ones that are dispatched."""
+        """Return the digest of the unit's raw weights, the ones that are dispatched."""
         found = self._raw_digests.get(unit)
         if found is None:
             found = self._raw_digests[unit] = unit_digest(self.raw(unit))
@@ -195,7 +198,7 @@ class ModelStore:
 
 
 def _finite_square_sum(values: F32Array) -> float:
-    """Sum of squares, in float64 where float32 overflows."""
+    """Return the sum of squares, in float64 where float32 overflows."""
     total = merge.square_sum(values)
     if math.isfinite(total) or not bool(np.isfinite(values).all()):
         return total

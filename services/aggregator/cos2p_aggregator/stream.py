@@ -1,7 +1,7 @@
 """Streams blobs into a core's effects: the same code for the live shard and for a replay.
 
-Invariants: one chunk is held at a time; the event loop turns after each; a fault in an update's
-blob is the update's matter and never raised, a fault in a checkpoint is.
+Invariants: one chunk is held at a time. The event loop turns after each chunk. A fault in an
+update's blob is handled by the update and never raised. A fault in a checkpoint is raised.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from cos2p_aggregator.effects import Load, Merge
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """Return False: no stop is asked for."""
     return False
 
 
 async def load_checkpoint(bus: Bus, effect: Load, stopped: Callable[[], bool] = never) -> None:
-    """Fill the model from a checkpoint; half done where `stopped` says so.
+    """Fill the model from a checkpoint; leave it half filled where `stopped` returns True.
 
     Raises:
         BlobError: the checkpoint is gone or damaged.
@@ -38,15 +38,16 @@ async def load_checkpoint(bus: Bus, effect: Load, stopped: Callable[[], bool] = 
 async def merge_update(
     bus: Bus, effect: Merge, stopped: Callable[[], bool] = never
 ) -> BlobError | None:
-    """Take an update into the open version; the fault that cut it short, if any.
+    """Merge an update into the open version, and return the fault that cut it short, if any.
 
-    Where `stopped` says so it ends half done: the model is then good for nothing.
+    Where `stopped` returns True, it ends half done and the model can't be used any more.
     """
     update = effect.update
     fault: BlobError | None = None
     update.begin()
     try:
-        # Each unit's digest is checked: the whole blob's would come after they are merged.
+        # Each unit's digest is checked. A check of the whole blob would come after the units are
+        # merged.
         async with aclosing(read_blob(bus, effect.blob, verify=False)) as chunks:
             async for chunk in chunks:
                 update.feed(chunk)

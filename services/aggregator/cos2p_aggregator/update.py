@@ -1,8 +1,9 @@
-"""One admitted update on its way from the log into the open version, unit by unit.
+"""Merges one admitted update from the log into the open version, unit by unit.
 
-Invariants: what is merged and what is left out depends on the log's bytes alone: a unit counts if
-and only if it stands whole, before the first fault of its blob, with the right digest, finite and
-within the norm bound. Every unit of the plan that this shard owns is merged or named with a reason.
+Invariants: what is merged and what is left out depends only on the log's bytes. A unit counts if
+and only if it passes every check. It is complete, before the first fault of its blob. Its digest is
+right. Its values are finite and within the norm bound. Every unit of the plan that this shard owns
+is merged or named with a reason.
 """
 
 from typing import Literal
@@ -15,18 +16,18 @@ from cos2p_aggregator.merge import inspected
 from cos2p_aggregator.store import ModelStore
 
 UPDATE_NORM_MAX = 1e3
-"""A unit's delta with a larger L2 norm is left out. No honest plan moves a unit so far: what is
-larger is broken."""
+"""A unit's delta with a larger L2 norm is left out. No correct plan moves a unit that far: a larger
+delta is broken."""
 Reason = Literal["missing", "digest", "not_finite", "norm", "foreign", "size"]
 
 
 class UpdateMerge:
-    """Feeds on the chunks of an update's blob.
+    """Takes the chunks of an update's blob.
 
     Args:
-        store: the model that it goes into.
-        plan: what the worker was asked for.
-        admitted: the planner's decision: weight, scale and where the blob lies.
+        store: the model that the update goes into.
+        plan: the plan that the worker received.
+        admitted: the planner's decision: weight, scale and the reference to the blob.
     """
 
     def __init__(self, store: ModelStore, plan: Plan, admitted: UpdateAdmitted) -> None:
@@ -38,11 +39,11 @@ class UpdateMerge:
 
     @property
     def complete(self) -> bool:
-        """Every owned unit is merged or left out: the rest of the blob is not needed."""
+        """Whether every owned unit is merged or left out: the rest of the blob is not needed."""
         return not self._pending
 
     def refuse_reference(self, updates_topic: str, partitions: int) -> bool:
-        """Leave everything out where the reference alone shows that it can't be this update."""
+        """Leave all units out where the reference alone shows that the blob is not this update."""
         reason = _fault_of_reference(self._admitted.blob, updates_topic, partitions)
         if reason is None:
             trained = self._plan.trained
@@ -53,7 +54,7 @@ class UpdateMerge:
         return reason is not None
 
     def begin(self) -> None:
-        """Make room for the largest unit."""
+        """Prepare the reader, with space for the largest unit."""
         self._reader = PayloadReader(
             self._store.table,
             self._plan.plan_id,
@@ -65,7 +66,7 @@ class UpdateMerge:
         """Take the blob's next bytes.
 
         Raises:
-            BlobError: the payload is not this plan's; hand the error to `finish`.
+            BlobError: the payload is not this plan's; pass the error to `finish`.
         """
         if self._reader is None:
             raise RuntimeError("begin() comes before feed()")
@@ -73,7 +74,7 @@ class UpdateMerge:
             self._take(found)
 
     def finish(self, error: BlobError | None = None) -> None:
-        """No more bytes come, because of `error` or because that was all."""
+        """Note that no more bytes come, because of `error` or because the blob ended."""
         missing = error is None or isinstance(error, ChunkMissingError)
         self._leave_rest_out("missing" if missing else "foreign")
         self._reader = None

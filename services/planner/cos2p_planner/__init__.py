@@ -1,1 +1,1 @@
-"""The planner: it alone decides who trains what, what counts, and when a version closes."""
+"""The planner: it alone decides who trains what, which updates count and when a version closes."""

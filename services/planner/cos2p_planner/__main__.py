@@ -1,4 +1,4 @@
-"""`cos2p-planner`: the process. Settings from the environment, the flags below before them."""
+"""`cos2p-planner`: the process. Flags override settings from the environment."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ EXAMPLE = """example:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the planner until its run ends; the exit code."""
+    """Run the planner until its run ends, and return the exit code."""
     what = "Decides who trains what, which update counts, and when a version closes."
     parser = role_parser("planner", what, EXAMPLE)
     parser.add_argument("--planner-id", help="name in the log (COS2P_PLANNER_ID)")
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(settings: PlannerSettings) -> int:
-    """Run the planner with these settings; the exit code."""
+    """Run the planner with these settings, and return the exit code."""
 
     async def body(context: RoleContext) -> None:
         def kept(text: str) -> None:

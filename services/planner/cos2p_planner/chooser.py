@@ -1,7 +1,7 @@
-"""What a rule is asked for a device, and whether it is asked at all: units are held for some plans.
+"""Which question a rule receives for a device, and whether it receives one: devices hold units.
 
-Invariants: units that a device holds are kept while the hold lasts and they fit; a question is a
-function of the decision log, the fleet's words and what the aggregator has published.
+Invariants: a device keeps the units that it holds while the hold lasts and they fit. A question is
+a function of the decision log, the devices' messages and what the aggregator has published.
 """
 
 import math
@@ -22,11 +22,11 @@ from cos2p_planner.state.run import Run
 
 
 class Chooser:
-    """What a run's policy chooses, and what beyond the decisions it chooses by.
+    """Chooses units by a run's policy, from the decisions and from the units' importance.
 
     Args:
         run: the run, started.
-        importance: what units are worth, kept up to date by others.
+        importance: what units are worth; other code keeps it up to date.
     """
 
     def __init__(self, run: Run, importance: Importance) -> None:
@@ -35,7 +35,7 @@ class Chooser:
 
     @property
     def least_bytes(self) -> int:
-        """Budget under which a device gets no plans."""
+        """The smallest budget with which a device gets plans."""
         return self._rule.least_bytes
 
     def choose(
@@ -48,14 +48,14 @@ class Chooser:
         limit_s: float,
         progress: float,
     ) -> Choice | None:
-        """The device's units: those it holds while the hold lasts and they fit, else a new choice.
+        """Choose the device's units: those that it holds if the hold lasts and they fit, or others.
 
         Args:
-            device: who asks.
+            device: the device that needs units.
             ledger: the run's plans and versions.
             fleet: all devices.
-            others: devices that can train now, this one left out.
-            limit_s: seconds that its plan may last.
+            others: devices that can train now, without this one.
+            limit_s: seconds that the device's plan may last.
             progress: share of the run that is done.
         """
         run = self._run
@@ -77,7 +77,7 @@ class Chooser:
         limit_s: float,
         share: float,
     ) -> Ask:
-        """The question, where this share of the model is in play."""
+        """Make the question for a device, where this share of the model is in play."""
         run, plans = self._run, self._run.config.plans
         holdings = run.holdings
         coverage = holdings.coverage(others)
@@ -108,10 +108,10 @@ class Chooser:
 
 
 def unit_seconds(device: Device, costs: CostModel, steps: int) -> tuple[Floats, float]:
-    """What each trained unit adds to a plan of so many steps, and what the plan takes besides.
+    """Return what each trained unit adds to a plan of `steps` steps, and the plan's fixed time.
 
-    Seconds, shape (units,). The wire counts by the unit until the device has shown how long it
-    takes besides its steps, and with the rest from then on.
+    In seconds; the array has shape (units,). Transfer time counts per unit until the device has
+    shown its overhead outside the steps. From then on it is part of the fixed time.
     """
     profile = device.profile
     rate = device.calibration.seconds_factor / profile.flops_per_s

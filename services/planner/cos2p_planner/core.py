@@ -1,11 +1,12 @@
 """The planner's core: messages and time in, decisions out. No clock, chance, topics or logging.
 
-Invariants: versions rise by one; every plan ends in exactly one outcome; a device has one open plan
-at most; a decision is a function of what is known (`fold.py`), of who was heard when, and of `now`,
-so a planner restarted from the log goes on as the first would have. It is level-triggered: `handle`
-updates what is known and ends plans, `advance` brings the run to where it should be by now; either
-may be called any number of times. A returned decision is already applied: a caller that fails to
-append it must stop.
+Invariants:
+- Versions rise by one. Every plan ends in exactly one outcome. A device has at most one open plan.
+- A decision is a function of what is known (`fold.py`), of when each device was last heard, and of
+  `now`. So a planner restarted from the log continues as the first would have.
+- It is level-triggered. `handle` updates what is known and ends plans. `advance` brings the run to
+  where it should be by now. Both may be called any number of times.
+- A returned decision is already applied. A caller that fails to append it must stop.
 """
 
 from typing import Literal
@@ -29,16 +30,16 @@ from cos2p_planner.state.run import Run
 
 INF = float("inf")
 SWEEP_S = 0.1
-"""How often all devices are looked at for silence: a large fleet talks more often than that."""
+"""How often all devices are checked for silence. A large fleet sends messages more often."""
 
 
 class PlannerCore:
     """Plans one run.
 
     Args:
-        run_id: the run.
-        epoch: this planner's; written into every decision.
-        updates_topic: full name of the topic that deltas lie in.
+        run_id: the run's id.
+        epoch: this planner's epoch; written into every decision.
+        updates_topic: full name of the topic that holds deltas.
         known: what is known of the run; None where nothing is.
     """
 
@@ -56,17 +57,17 @@ class PlannerCore:
 
     @property
     def ledger(self) -> Ledger:
-        """The run as its decisions have it."""
+        """The run, as its decisions define it."""
         return self.known.ledger
 
     @property
     def fleet(self) -> Fleet:
-        """The devices."""
+        """The devices that have sent a Hello."""
         return self.known.fleet
 
     @property
     def notices(self) -> list[Notice]:
-        """What the shell logs and clears."""
+        """Notices that the shell logs and clears."""
         return self.known.fleet.notices
 
     # ------------------------------------------------------------ taking over
@@ -82,9 +83,9 @@ class PlannerCore:
         self.known.take(letter)
 
     def resume(self, now: float) -> None:
-        """Begin to advance, the log folded and the newest heartbeats taken.
+        """Begin to advance, after the log is folded and the newest heartbeats are taken.
 
-        Silence since the newest record of any device proves nothing: no planner listened.
+        Silence since the newest record of any device proves nothing, because no planner listened.
         """
         self._begun_s = self._advanced_s = now
         self.fleet.shift(max(0.0, now - self._heard_s))
@@ -94,7 +95,7 @@ class PlannerCore:
     # ------------------------------------------------------------ working
 
     def handle(self, offset: int, message: m.Message, now: float) -> list[m.Decision]:
-        """Take the fleet record at `offset`."""
+        """Take the fleet record at `offset`, and return the decisions made."""
         self._heard_s = max(self._heard_s, now)
         self.known.take_fleet(offset, message, now)
         if self.ledger.ended is None:
@@ -107,7 +108,7 @@ class PlannerCore:
         return self._taken()
 
     def handle_heartbeat(self, message: m.Message, now: float) -> None:
-        """Take a record of `heartbeats`: who is alive."""
+        """Take a record of `heartbeats`: it shows which device is alive."""
         if isinstance(message, m.Heartbeat):
             self._heard_s = max(self._heard_s, now)
             self.fleet.heartbeat(message, now)
@@ -117,7 +118,7 @@ class PlannerCore:
         self.known.take_model(message, now)
 
     def advance(self, now: float) -> list[m.Decision]:
-        """Bring the run to where it should be at `now`."""
+        """Bring the run to where it should be at `now`, and return the decisions made."""
         run = self.ledger.run
         if run is None or self.ledger.ended is not None:
             return self._taken()
@@ -138,18 +139,18 @@ class PlannerCore:
         return self._taken()
 
     def waiting_for(self, now: float) -> str:
-        """What the next version is waiting for, by name."""
+        """Describe what the next version is waiting for, by name."""
         return waiting_for(self.ledger, self.fleet, self.known.publications, now)
 
     def waits_long(self, now: float) -> bool:
-        """Whether a version takes so long that it is to be told."""
+        """Return whether a version takes so long that the operator must be warned."""
         run = self.ledger.run
         if run is None or self.ledger.ended is not None:
             return False
         return now - self._progress_s >= run.config.liveness.patience_s
 
     def wake_at(self, now: float) -> float:
-        """The next time at which `advance` may have something to do unasked."""
+        """Return the next time at which `advance` may have work although no record arrives."""
         run = self.ledger.run
         if run is None or self.ledger.ended is not None:
             return now + 1.0
@@ -167,7 +168,7 @@ class PlannerCore:
         return max(self.ledger.progress_s, self._begun_s)
 
     def _forgive_own_absence(self, run: Run, now: float) -> None:
-        """A planner that was itself suspended has not listened: silence then proves nothing."""
+        """Forgive the fleet's silence after this planner was suspended and did not listen."""
         before = now if self._advanced_s is None else self._advanced_s
         self._advanced_s = now
         if now - before > run.config.liveness.lost_after_s / 2:
@@ -183,6 +184,7 @@ class PlannerCore:
         stamp = {
             "run_id": self._run_id,
             "epoch": self.epoch,
+            # Folds apply a decision after the fleet records below this offset.
             "fleet_offset": self.ledger.fleet_offset,
             "at_s": now,
         }
@@ -294,7 +296,7 @@ class PlannerCore:
                 self._cancel(plan, Outcome.EXPIRED, reason, now)
 
     def _judge_devices(self, now: float) -> None:
-        """Exclude devices that can't be planned for, and admit those that can again."""
+        """Exclude devices that can't get plans, and admit those that can again."""
         for device in self.fleet.unsettled():
             worker_id, reason = device.worker_id, device.objection[:2000]
             if reason:
@@ -303,7 +305,7 @@ class PlannerCore:
                 self._decide(now, m.DeviceAdmitted, worker_id=worker_id)
 
     def _close_round(self, run: Run, able: list[Device], now: float) -> OpenRound:
-        """Close the open version if it is time; the round that is open then."""
+        """Close the open version if it is time; return the round that is open then."""
         assert self.known.rules is not None
         closing = self.known.rules.closing
         state = open_round(self.ledger, run, able, now)

@@ -1,10 +1,13 @@
 """What the planner knows of its run: one fold of `fleet`, `decisions` and `models`.
 
-Invariants: nothing is decided here. The state is a function of the records below three offsets, if
-each decision is applied after the fleet records below its `fleet_offset`; records of `models` may
-come at any time after the decisions that they carry out. Live, at a restart and in a replay the
-same code makes it, so a snapshot of one equals the fold of the others to the byte. What this
-process heard itself (who was there when) is not part of the state.
+Invariants:
+- Nothing is decided here.
+- The state is a function of the records below three offsets, if each decision is applied after the
+  fleet records below its `fleet_offset`. Records of `models` may come at any time after the
+  decisions that they carry out.
+- The same code makes the state live, at a restart and in a replay. So a snapshot of one equals the
+  fold of the others to the byte.
+- When this process last heard each device is not part of the state.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ from cos2p_planner.state.ledger import Ledger, LedgerState
 from cos2p_planner.state.publications import Publications, PublicationsState
 
 RESTARTED = "the worker was restarted"
-"""Why a plan was cancelled whose device came back with another incarnation."""
+"""Reason for a cancelled plan whose device came back with another incarnation."""
 
 
 @dataclass
@@ -30,10 +33,10 @@ class PlannerState:
     """What a snapshot holds.
 
     Attributes:
-        epoch: the newest that was opened.
-        ledger: of `decisions`.
-        fleet: of `fleet`, and of what became of the devices' plans.
-        publications: of `models`.
+        epoch: the newest epoch that was opened.
+        ledger: the fold of `decisions`.
+        fleet: the fold of `fleet`, and of what became of the devices' plans.
+        publications: the fold of `models`.
         importance: what units are worth; None before the run started.
         stop_reason: why an operator asked for the end; None where none did.
         sequences: the last number that each signer of `fleet` has used.
@@ -49,7 +52,7 @@ class PlannerState:
 
 
 class PlannerFold:
-    """The fold; feed it in canonical order.
+    """The fold of one run's records; they must arrive in canonical order.
 
     Args:
         state: what a snapshot held; None for the log's start.
@@ -66,7 +69,7 @@ class PlannerFold:
         self.publications = Publications(state.publications)
         self.stop_reason = state.stop_reason
         self.sequences = state.sequences
-        """Shared with whoever checks signatures."""
+        """The last number of each signer, shared with the code that checks signatures."""
         self.rules: Rules | None = None
         self._report: m.Report | None = None
         """The newest fleet record, where it is a report: the next decision may answer it."""
@@ -74,7 +77,7 @@ class PlannerFold:
 
     @property
     def state(self) -> PlannerState:
-        """What a snapshot holds. It shares the fold's own parts: pack it before the next record."""
+        """What a snapshot holds. It shares the fold's parts, so pack it before the next record."""
         return PlannerState(
             self.epoch,
             self.ledger.state,
@@ -133,7 +136,7 @@ class PlannerFold:
         """Take the next decision that the epoch fence admits.
 
         Raises:
-            DivergedError: it contradicts the ones before it.
+            DivergedError: the decision contradicts the ones before it.
         """
         self.ledger.apply(decision)
         match decision:
@@ -156,12 +159,13 @@ class PlannerFold:
             case _:
                 pass
         if isinstance(decision, m.PlanCancelled | m.UpdateAdmitted | m.UpdateRefused):
+            # A refused duplicate ends nothing: its plan may still be open.
             if decision.plan_id not in self.ledger.open:
                 self.publications.forget(decision.plan_id)
             self._learn(decision)
 
     def _learn(self, answer: m.PlanCancelled | m.UpdateAdmitted | m.UpdateRefused) -> None:
-        """Learn from the report that a decision answers: its time is the answer's."""
+        """Learn from the report that a decision answers, with the decision's time."""
         report = self._report
         if report is None or report.plan_id != answer.plan_id or self.rules is None:
             return

@@ -1,7 +1,7 @@
-"""Making a plan: the device's units (held for some plans, then chosen anew), steps and deadline.
+"""Makes a plan: the device's units (held for some plans, then chosen again), steps and deadline.
 
-Invariants: a plan's forecast peak is within the device's budget; everything in it is a function of
-the log and the fleet's words (its seed of the run's seed and the plan's number).
+Invariants: a plan's forecast peak is within the device's budget. Everything in it is a function of
+the log and the devices' messages. Its seed is a function of the run's seed and the plan's number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,14 +25,14 @@ SEED_MAX = 2**62 - 1
 
 
 def plan_seed(run_seed: int, plan_number: int) -> int:
-    """Seed of a plan: the same run, settings and number give the same one."""
+    """Return the seed of a plan: the same run, settings and number give the same one."""
     digest = blake3(f"{run_seed}:{plan_number}".encode()).digest(length=8)
     return int.from_bytes(digest, "little") & SEED_MAX
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a run's settings make of choosing, valuing and closing."""
+    """The rules that a run's settings give for choosing, valuing and closing."""
 
     chooser: Chooser
     importance: Importance
@@ -40,14 +40,14 @@ class Rules:
 
     @classmethod
     def of(cls, run: Run, known: ImportanceState | None = None) -> "Rules":
-        """The rules of a run.
+        """Return the rules of a run.
 
         Args:
             run: the run.
             known: what a snapshot held of the units' values.
 
         Raises:
-            SettingsError: it names a policy that there is not.
+            SettingsError: the run names a policy that does not exist.
         """
         importance = Importance(run.table, run.config, known)
         closing = closing_of(run.config.rounds, run.config.local)
@@ -55,7 +55,7 @@ class Rules:
 
 
 def speed_of(device: Device, run: Run, choice: Choice) -> Speed:
-    """How fast a device trains these units."""
+    """Return how fast a device trains these units."""
     step = Workload(
         run.costs.training_flops(choice.trained, choice.frozen),
         run.costs.batch_size,
@@ -74,10 +74,10 @@ def issue(
     ledger: Ledger,
     fleet: Fleet,
 ) -> Iterator[m.Plan]:
-    """Plans for devices, one by one: each must be in the ledger before the next is drawn.
+    """Make plans one by one: each must be in the ledger before the next is made.
 
     Args:
-        asked: devices that shall have one.
+        asked: devices that must get one.
         able: devices that can train.
         state: the open round.
         by: the run's rules.
@@ -112,15 +112,15 @@ def make_plan(
     version: int,
     progress: float,
 ) -> m.Plan:
-    """The plan of a choice.
+    """Make the plan of a choice.
 
     Args:
-        device: whose plan.
+        device: the device that the plan is for.
         run: the run.
-        choice: its units.
-        order: its steps, deadline and group.
-        number: counts the run's plans from 1.
-        version: the newest.
+        choice: the plan's units.
+        order: the plan's steps, deadline and group.
+        number: the plan's number; plans of a run count from 1.
+        version: the newest version.
         progress: share of the run that is done.
     """
     local = run.config.local

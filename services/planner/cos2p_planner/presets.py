@@ -1,6 +1,6 @@
-"""What a run's settings come to: the defaults, the task's own, the policy's preset, changes.
+"""How a run's settings result from the defaults, the task, the policy's preset and changes.
 
-Invariant: a later layer wins value by value; sections are joined, never replaced as a whole.
+Invariant: a later layer wins value by value. Sections are joined, never replaced as a whole.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from cos2p_planner.baselines.policies import policy_named
 
 
 def config_of(base: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """The task's settings, under the policy's preset, under changes.
+    """Return the task's settings, overridden by the policy's preset, then by the changes.
 
     Raises:
-        SettingsError: a name or value that is not allowed.
+        SettingsError: a name or value is not allowed.
     """
     policy = policy_named(str(changes.get("policy", base.policy)))
     return with_changes(base, merged(policy.preset, changes))
 
 
 def with_changes(base: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """Settings with the values of `changes`, given as sections of a run file.
+    """Return settings with the values of `changes`, given as sections of a run file.
 
     Raises:
-        SettingsError: a name or value that is not allowed.
+        SettingsError: a name or value is not allowed.
     """
     try:
         return RunConfig.model_validate(merged(base.model_dump(exclude_unset=True), changes))
@@ -36,7 +36,7 @@ def with_changes(base: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `changes`, section by section."""
+    """Return `base` with the values of `changes`, section by section."""
     result = dict(base)
     for name, value in changes.items():
         old = result.get(name)

@@ -1,7 +1,7 @@
-"""What the planner logs of records that it refuses.
+"""What the planner logs about records that it refuses.
 
-Invariants: a record is counted and told once, however often it is read; of one writer the first
-are told one by one and later ones ever more seldom, so that a device that is never understood
+Invariants: a record is counted and logged once, however often it is read. The first refusals of a
+writer are logged one by one, later ones more and more rarely. So a device that is never understood
 can't fill a log.
 """
 
@@ -12,12 +12,14 @@ from cos2p.service.logs import Log
 
 
 class Refusals:
-    """Call it with each refusal of a topic, in the log's order; a second reading may follow.
+    """Counts and logs refusals: call it with each refusal of a topic, in the log's order.
+
+    A second reading of the same records may follow.
 
     Args:
-        topic: whose records.
-        watch: counts them.
-        log: for operators.
+        topic: the topic of the records.
+        watch: counts the refusals.
+        log: receives a line for operators.
     """
 
     def __init__(self, topic: Topic, watch: Watch, log: Log) -> None:
@@ -25,7 +27,7 @@ class Refusals:
         self._next_offset = 0
 
     def __call__(self, refusal: Refusal) -> None:
-        """Count and tell it."""
+        """Count and log a refusal."""
         if refusal.offset < self._next_offset:
             return
         self._next_offset = refusal.offset + 1

@@ -1,8 +1,8 @@
 """The planner's shell: feeds the core from the bus, appends what it decides, writes snapshots.
 
-Invariants: decisions are appended in order, and one that could not be appended ends the process
-(a restart folds the log again); of two planners the older leaves with `FencedError`; nothing is
-polled on a timer, so a report is decided as soon as the bus shows it.
+Invariants: decisions are appended in order. A decision that could not be appended ends the process;
+a restart folds the log again. Of two planners, the older leaves with `FencedError`. Nothing is
+polled on a timer, so a report is decided as soon as the bus delivers it.
 """
 
 import asyncio
@@ -34,18 +34,18 @@ async def run_planner(
     checker: CheckerFactory | None = None,
     snapshot_records: int = RECORDS_MIN,
 ) -> None:
-    """Plan the prefix's run until it ends, or until it is asked to stop.
+    """Plan the prefix's run until it ends, or until the planner is asked to stop.
 
     Args:
-        context: the planner's surroundings; its watch hears whether the run stalls.
-        planner_id: its name in the log.
-        checker: makes what each record of `fleet` must pass, for one reading of the log.
+        context: the planner's context; its watch learns whether the run stalls.
+        planner_id: the planner's name in the log.
+        checker: makes the check that each record of `fleet` must pass, for one reading of the log.
         snapshot_records: records folded between two snapshots, at least.
 
     Raises:
         FencedError: a newer planner has taken over.
         RunExistsError: another run than the context's has this prefix.
-        RunFailedError: the run ended short of its target; the text says what was missing.
+        RunFailedError: the run ended short of its target; the text names what was missing.
         DivergedError: the decision log contradicts itself.
         What the bus raises.
     """
@@ -69,7 +69,7 @@ def _raise_if_failed(ended: m.RunEnded | None) -> None:
 
 
 async def _find_run(intake: Intake) -> str | None:
-    """The run of this prefix: named by its decisions, else by the first request; None on stop."""
+    """Find the prefix's run: named by its decisions, else by the first request; None on stop."""
     context = intake.context
     decisions = Mailbox(context.bus, context.prefix, DECISIONS, reader="planner")
     if await decisions.poll(bytes_max=1):
@@ -79,7 +79,7 @@ async def _find_run(intake: Intake) -> str | None:
     fleet = intake.heard(FLEET, bury_from=None)
     await fleet.end()
     while not context.stop.is_set():
-        fleet.run_id = None  # any run's letters, until one is asked for
+        fleet.run_id = None  # read letters of any run until a request arrives
         for letter in await _unless(context.stop, fleet.poll(READ_WAIT_S)) or []:
             if isinstance(letter.message, m.RunRequested):
                 return letter.message.run_id
@@ -87,7 +87,7 @@ async def _find_run(intake: Intake) -> str | None:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The work's result, or None where `stop` is set first."""
+    """Return the work's result, or None where `stop` is set first."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -118,7 +118,7 @@ class _Session:
             DECISIONS: taken.log.decisions.mailbox,
         }
         self._made: deque[Letter] = deque()
-        """Records of `models` whose decisions were not read back yet."""
+        """Records of `models` whose decisions have not been read back yet."""
         self._outbox = Outbox(context.bus, context.prefix, DECISIONS)
         self._snapshots = Snapshots(
             context.bus, context.prefix, context.clock, taken.snapshot_number, snapshot_records
@@ -126,7 +126,7 @@ class _Session:
         self._snapshots.folded(taken.record_count)
         self._run_id = run_id
         self._folded = {topic: mailbox.offset for topic, mailbox in self._reads.items()}
-        """Of each topic, the next record to fold."""
+        """The next record to fold, by topic."""
         self._appended = self._folded[DECISIONS]
         """The record after the last own decision."""
         self._warned_version = -1
@@ -134,7 +134,7 @@ class _Session:
         self._run_log = taken.log
 
     async def work(self) -> None:
-        """Until the run has ended or the planner is asked to stop."""
+        """Work until the run has ended or the planner is asked to stop."""
         stop = self._context.stop
         self._take_rest()
         await self._append()
@@ -157,13 +157,13 @@ class _Session:
             await _cancel([*tasks.values(), stopping])
 
     def _take_rest(self) -> None:
-        """Take what came while the run was taken over."""
+        """Take what arrived while the run was taken over."""
         log = self._run_log
         for topic, tape in ((FLEET, log.fleet), (DECISIONS, log.decisions), (MODELS, log.models)):
             self._take(topic, tape.rest())
 
     async def _wait(self, tasks: Sequence[asyncio.Future[Any]]) -> None:
-        """Until something was read or time has something to say."""
+        """Wait until something was read or time alone may cause a decision."""
         now = self._context.clock.now()
         pause_s = min(WAKE_MAX_S, max(WAKE_MIN_S, self._core.wake_at(now) - now))
         timer = asyncio.ensure_future(self._context.clock.sleep(pause_s))
@@ -173,7 +173,7 @@ class _Session:
             timer.cancel()
 
     def _take(self, topic: Topic, letters: Sequence[Letter]) -> None:
-        """Hand what was read to the core."""
+        """Give the records that were read to the core."""
         now = self._context.clock.now()
         self._folded[topic] = self._reads[topic].offset
         if topic is not HEARTBEATS:
@@ -182,7 +182,7 @@ class _Session:
             self._show(topic, letter)
             if topic is FLEET:
                 self._pending += self._core.handle(letter.offset, letter.message, now)
-                if isinstance(letter.message, m.Report):  # or K updates might come to be K + 1
+                if isinstance(letter.message, m.Report):  # else K updates might become K + 1
                     self._pending += self._core.advance(now)
             elif topic is HEARTBEATS:
                 self._core.handle_heartbeat(letter.message, now)
@@ -204,12 +204,12 @@ class _Session:
             self._history.take_letter(self._made.popleft())
 
     async def _snapshot(self) -> None:
-        """Write a snapshot where one is due and what is known is what the log has."""
+        """Write a snapshot where one is due and what is known equals what the log holds."""
         offsets = {topic: self._folded[topic] for topic in (FLEET, DECISIONS, MODELS)}
-        # Own decisions are folded before they are appended: the log's other records must have been
+        # Own decisions are folded before they are appended. The log's other records must have been
         # read, or another planner's epoch might lie between them.
         whole = self._folded[DECISIONS] >= self._appended
-        # A poll that is under way has moved the signers' numbers on.
+        # A poll that is under way may have advanced the signers' numbers already.
         still = self._reads[FLEET].offset == self._folded[FLEET]
         if self._snapshots.is_due and whole and still and not self._made:
             await self._snapshots.take(self._run_id, self._core.known, self._history, offsets)
@@ -222,7 +222,7 @@ class _Session:
             )
 
     async def _append(self) -> None:
-        """Advance the core, then append what it has decided."""
+        """Advance the core, then append its decisions."""
         now = self._context.clock.now()
         self._pending += self._core.advance(now)
         decisions, self._pending = self._pending, []
@@ -236,7 +236,7 @@ class _Session:
         self._mind_stall(now)
 
     def _mind_stall(self, now: float) -> None:
-        """Say once per version, by name, who is waited for; blocked until there is a new one."""
+        """Warn once per version about what the run waits for; blocked until a new version."""
         version = self._core.ledger.version
         if not self._core.waits_long(now):
             self._context.watch.freed("run")
@@ -247,7 +247,7 @@ class _Session:
             self._log.warning("run_stalled", version=version, detail=detail)
 
     def _tell(self, decision: m.Decision) -> None:
-        """One line per decision that an operator may look for."""
+        """Log one line per decision that an operator may look for."""
         log = self._log
         match decision:
             case m.RunStarted():
@@ -282,6 +282,6 @@ class _Session:
 
 
 def _obeys(made: Letter) -> int:
-    """The decision after the one that a record of `models` carries out."""
+    """Return the offset after the decision that a record of `models` carries out."""
     assert isinstance(made.message, m.Made)
     return made.message.decisions_offset

@@ -1,4 +1,4 @@
-"""What each record of a signed site must pass: the register of keys as a planner's check."""
+"""The check that each record of a signed site must pass, made from the register of keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from cos2p_planner.take_over import CheckerFactory
 
 
 def checker_of(keys_file: Path | None, kept: Callable[[str], None]) -> CheckerFactory | None:
-    """The check of a register of keys; None where there is none.
+    """Return the check of a register of keys; None where there is no register.
 
     Args:
         keys_file: the register (COS2P_KEYS_FILE).

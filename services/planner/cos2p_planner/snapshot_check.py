@@ -1,7 +1,7 @@
 """Whether snapshots are what they claim to be: the folds of the log up to their offsets.
 
-Invariants: the bus is only read; the log is folded once, as a starting planner folds it, however
-many snapshots there are; where it can't be folded the reason is given, and nothing is claimed.
+Invariants: the bus is only read. The log is folded once, as a starting planner folds it, for any
+number of snapshots. Where it can't be folded the reason is given, and nothing is claimed.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ class Comparison:
     """What became of one snapshot.
 
     Attributes:
-        of: whose state it is.
-        number: of the snapshot.
-        compared: it equals the fold of the log.
+        of: the fold whose state it holds.
+        number: the snapshot's number.
+        compared: whether it equals the fold of the log.
         reason: why it was not compared; empty where it was.
     """
 
@@ -45,16 +45,16 @@ class Comparison:
 
 
 class _Folds:
-    """Both folds of one log."""
+    """Both folds of one log: the planner's and the history's."""
 
     def __init__(self) -> None:
         self.known, self.history = PlannerFold(), RunHistory()
 
     def begin_with(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot, of whichever fold it is.
+        """Continue from a snapshot of either fold.
 
         Raises:
-            StateError: it can't be read.
+            StateError: the snapshot can't be read.
         """
         if snapshot.of == "planner":
             self.known = PlannerFold(unpack(PlannerState, snapshot.state))
@@ -68,7 +68,7 @@ class _Folds:
         self.history.take_letter(letter)
 
     def packed(self, of: Fold) -> bytes:
-        """What a snapshot would hold now."""
+        """Return what a snapshot would hold now."""
         if of == "planner":
             return pack(PlannerState, self.known.state)
         return pack(HistoryState, self.history.state)
@@ -80,13 +80,14 @@ async def compare_snapshots(
     """Fold the log up to each snapshot, and compare.
 
     Args:
-        bus: where the log is.
-        prefix: of the topics' names.
-        snapshots: of one run, in any order.
-        checker: what each record of `fleet` must pass, given the signers' last numbers.
+        bus: the bus that holds the log.
+        prefix: prefix of the topics' names.
+        snapshots: snapshots of one run, in any order.
+        checker: makes the check that each record of `fleet` must pass, from the signers' last
+            numbers.
 
     Returns:
-        One for each snapshot, in the order of the log.
+        One comparison for each snapshot, in the order of the log.
 
     Raises:
         DivergedError: a snapshot differs from the fold.
@@ -121,7 +122,7 @@ async def compare_snapshots(
 
 
 def _place(snapshot: Snapshot) -> tuple[tuple[int, ...], int, str]:
-    """Where in the log a snapshot was taken: an order in which the log can be folded once."""
+    """Return a snapshot's place in the log; in this order the log can be folded once."""
     ends = tuple(snapshot.positions[topic.name].offset for topic in TOPICS)
     return ends, snapshot.number, snapshot.of
 
@@ -160,7 +161,7 @@ def _log(
 
 
 def _accepted(record: object, message: m.Message) -> None:
-    """Where nothing is signed."""
+    """Accept every record, where nothing is signed."""
 
 
 def _is_signed(snapshot: Snapshot) -> bool:

@@ -1,8 +1,10 @@
-"""When a planner writes snapshots, and of what.
+"""When a planner writes snapshots, and what they hold.
 
-Invariants: a snapshot is packed at a moment at which all records that were read are folded and all
-decisions that were made are in the log, without another planner's among them; it costs at most
-`COST_SHARE` of the planner's time; one that is under way holds up nothing.
+Invariants:
+- A snapshot is packed only when all records that were read are folded and all decisions that were
+  made are in the log. No other planner's decisions lie among them.
+- Packing snapshots costs at most `COST_SHARE` of the planner's time.
+- A snapshot that is being written delays nothing.
 """
 
 import asyncio
@@ -27,10 +29,10 @@ class Snapshots:
     """The snapshots that one planner writes.
 
     Args:
-        bus: where to.
-        prefix: of the topic's name.
+        bus: the bus that receives them.
+        prefix: prefix of the topic's name.
         clock: measures what they cost.
-        number: of the first.
+        number: number of the first one.
         records_min: records folded between two of them, at least.
     """
 
@@ -44,12 +46,12 @@ class Snapshots:
         self._writing: asyncio.Task[None] | None = None
 
     def folded(self, record_count: int) -> None:
-        """More records were folded."""
+        """Count records that were folded."""
         self._record_count += record_count
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for one."""
+        """Whether it is time for a snapshot."""
         busy = self._writing is not None and not self._writing.done()
         enough = self._record_count >= self._records_min
         return enough and not busy and self._clock.now() >= self._rest_until_s
@@ -62,11 +64,11 @@ class Snapshots:
         Args:
             run_id: the run.
             known: what the planner knows.
-            history: what people see; it has read as far.
+            history: the state that people see; it has read equally far.
             offsets: the next record of each topic to fold.
 
         Raises:
-            What the bus raised when it wrote the one before.
+            What the bus raised when it wrote the snapshot before.
         """
         await self.finish()
         began_s = self._clock.now()
@@ -75,7 +77,7 @@ class Snapshots:
         number, self._number, self._record_count = self._number, self._number + 1, 0
         self._writing = asyncio.ensure_future(
             self._write(
-                # The planner's comes last: where it is whole, the other is.
+                # The planner's snapshot comes last: where it is complete, the history's is too.
                 Snapshot("history", number, run_id, positions, seen),
                 Snapshot("planner", number, run_id, positions, planner),
             )
@@ -84,7 +86,7 @@ class Snapshots:
         self._rest_until_s = self._clock.now() + spent_s / COST_SHARE
 
     async def finish(self) -> None:
-        """Wait for the one that is under way.
+        """Wait for the snapshot that is being written.
 
         Raises:
             What the bus raised.
@@ -94,7 +96,7 @@ class Snapshots:
             await writing
 
     async def cancel(self) -> None:
-        """Give up the one that is under way."""
+        """Give up the snapshot that is being written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.cancel()

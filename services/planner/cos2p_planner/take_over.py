@@ -1,7 +1,7 @@
-"""How a planner takes a run over: from its newest snapshot, or from the start of its log.
+"""How a planner takes over a run: from its newest snapshot, or from the start of its log.
 
-Invariants: a snapshot saves time only; one that does not fit is passed over with one log line; the
-new epoch is opened before anything is decided; records come one by one, and none is kept.
+Invariants: a snapshot only saves time. One that does not fit is skipped with one log line. The new
+epoch is opened before anything is decided. Records come one by one, and none is kept.
 """
 
 import uuid
@@ -24,11 +24,11 @@ from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold, PlannerState
 
 CheckerFactory = Callable[[dict[str, int]], Check]
-"""Makes what each record of a topic must pass, given the last number of each signer."""
+"""Makes the check that each record of a topic must pass, given the last number of each signer."""
 
 
 def _unchecked(record: Record, message: m.Message) -> None:
-    """Where every record is accepted."""
+    """Accept every record."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Intake:
     """How a planner reads: from its context, with its checks.
 
     Attributes:
-        context: the planner's surroundings.
-        checker: makes what each record of `fleet` must pass; None accepts all.
-        refused: of each topic, called with each record that is refused.
+        context: the planner's context.
+        checker: makes the check that each record of `fleet` must pass; None accepts all.
+        refused: by topic, a function that is called with each refused record.
     """
 
     context: RoleContext
@@ -54,7 +54,7 @@ class Intake:
         bury_from: int | None = 0,
         sequences: dict[str, int] | None = None,
     ) -> Mailbox:
-        """What devices and operators write, checked as this planner checks it."""
+        """Read what devices and operators write, with this planner's checks."""
         return Mailbox(
             self.context.bus,
             self.context.prefix,
@@ -70,7 +70,7 @@ class Intake:
         )
 
     def read(self, topic: Topic, run_id: str, offset: int = 0) -> Mailbox:
-        """What planners and aggregators write."""
+        """Read what planners and aggregators write."""
         bus, prefix = self.context.bus, self.context.prefix
         return Mailbox(bus, prefix, topic, reader="planner", run_id=run_id, offset=offset)
 
@@ -80,8 +80,8 @@ class Start:
     """Where the folds begin.
 
     Attributes:
-        state: what the planner knows there.
-        history: what people see of the run there.
+        state: what the planner knows at that point.
+        history: what people see of the run at that point.
         positions: how far each topic was folded, by its name.
         snapshot: number of the snapshot; None for the log's start.
     """
@@ -92,7 +92,7 @@ class Start:
     snapshot: int | None = None
 
     def offset(self, topic: Topic) -> int:
-        """The first record of a topic to fold."""
+        """Return the first record of a topic to fold."""
         position = self.positions.get(topic.name)
         return 0 if position is None else position.offset
 
@@ -102,13 +102,13 @@ class TakenOver:
     """A run that this planner leads.
 
     Attributes:
-        core: as of the end of the log.
-        history: as of there, too.
+        core: the core at the end of the log.
+        history: the history at the end of the log.
         pending: decisions on records that no planner had answered, to be appended.
         log: the run's three topics, at their ends.
-        heartbeats: at the end of its topic.
-        snapshot_number: of the next snapshot.
-        record_count: records folded since the last one.
+        heartbeats: the mailbox at the end of its topic.
+        snapshot_number: number of the next snapshot.
+        record_count: records folded since the last snapshot.
     """
 
     core: PlannerCore
@@ -135,6 +135,7 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
     known = PlannerFold(start.state)
     start.history.rows_from = await first_row_kept(bus, prefix, run_id)
     log = await _log(intake, run_id, start, known)
+    # Unique, so that this process recognises its own `EpochStarted`.
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
     core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(prefix), known=known)
     record_count, decided_s = 0, core.ledger.progress_s
@@ -168,7 +169,7 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
     async for letter in log.said():
         start.history.take_letter(letter)
         # What waited for a planner was done when it was written: the pace of a device must not
-        # contain the planner's absence. A clock that is wrong can't leave the log's time.
+        # contain the planner's absence. The bounds keep a wrong clock within the log's time.
         at_s = min(now, max(decided_s, letter.timestamp_s))
         pending += core.handle(letter.offset, letter.message, at_s)
     heartbeats = await _heartbeats(intake, run_id, core, start.history)
@@ -181,7 +182,7 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
 async def _heartbeats(
     intake: Intake, run_id: str, core: PlannerCore, history: RunHistory
 ) -> Mailbox:
-    """Take the newest heartbeats; where later ones come from."""
+    """Take the newest heartbeats; return the mailbox that later ones come from."""
     end = await intake.read(HEARTBEATS, run_id).end()
     mailbox = intake.heard(HEARTBEATS, run_id=run_id, bury_from=end)
     await mailbox.end()
@@ -194,7 +195,7 @@ async def _heartbeats(
 
 
 async def _start(intake: Intake, run_id: str) -> Start:
-    """The newest snapshots of both folds at one point of the log; else the log's start."""
+    """Find the newest snapshots of both folds at one point of the log; else the log's start."""
 
     def skipped(number: int, reason: str) -> None:
         intake.context.log.warning("snapshot_skipped", number=number, reason=reason)
@@ -236,7 +237,7 @@ async def _log(intake: Intake, run_id: str, start: Start, known: PlannerFold) ->
 
 
 async def _handled_before(intake: Intake) -> int:
-    """How far an earlier planner has read `fleet`, by its last decision."""
+    """Return how far an earlier planner has read `fleet`, by its last decision."""
     decisions = Mailbox(intake.context.bus, intake.context.prefix, DECISIONS, reader="planner")
     decisions.offset = max(0, await decisions.end() - 1)
     made = [letter.message for letter in await decisions.poll()]

@@ -1,1 +1,1 @@
-"""The worker: it trains submodels on its own data. The only package that imports torch."""
+"""The worker: it trains submodels on its own data. It is the only package that imports torch."""

@@ -1,7 +1,7 @@
 """The `cos2p-worker` command: one device's worker, or the evaluator.
 
-Invariants: settings are checked before torch is imported (a wrong one costs no seconds); torch gets
-as many threads as this process has CPUs, and no more memory than its limit.
+Invariants: settings are checked before torch is imported, so a wrong setting fails fast. Torch gets
+as many threads as this process has CPUs, and no more memory than the process's limit.
 """
 
 import argparse
@@ -36,19 +36,19 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Work until the run has ended or a signal comes; the exit code."""
+    """Work until the run has ended or a signal comes, and return the exit code."""
     return run_role("worker", _parser(), arguments, WorkerSettings, serve)
 
 
 def serve(settings: WorkerSettings) -> int:
-    """Be the worker or evaluator that the settings name; the exit code.
+    """Run the worker or evaluator that the settings name, and return the exit code.
 
     Raises:
         Cos2pError: the machine's limits can't be met.
     """
     role = "evaluator" if settings.evaluate else "worker"
     device = _device(settings)
-    # What torch has imported is never garbage: a collection need not look at it.
+    # What torch has imported is never garbage, so a collection need not scan it.
     gc.freeze()
     body = _evaluator(settings) if settings.evaluate else _worker(settings, device)
     return run_service(role, settings, body)
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _device(settings: WorkerSettings) -> Device:
-    """What this machine lets the worker use; sets torch's threads."""
+    """Find what this machine lets the worker use, and set torch's threads."""
     cpus = cpu_limit()
     threads = settings.threads or _threads_asked() or thread_count(cpus)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -100,7 +100,7 @@ def _device(settings: WorkerSettings) -> Device:
 
 
 def _threads_asked() -> int | None:
-    """What OMP_NUM_THREADS says: whoever set it means all libraries."""
+    """Return the value of OMP_NUM_THREADS: a user who sets it means all libraries."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdigit() and int(text) > 0 else None
 

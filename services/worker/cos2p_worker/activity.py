@@ -1,10 +1,12 @@
-"""The worker's tasks around its core: one listens, one beats, one waits for the stop, one works.
+"""The worker's tasks around its core: they read, send heartbeats, wait for the stop, and work.
 
-Owns the steps of a plan (fetch, train, upload), each a task of its own.
+Owns the steps of a plan (fetch, train, upload). Each step is a separate task.
 
-Invariants: heartbeats don't wait for training; a newer plan's training starts only when the older
-has let go of its memory; trouble with one plan, whatever the task's code may raise, is reported
-and the worker goes on; trouble with the bus or the disk ends it.
+Invariants:
+- Heartbeats don't wait for training.
+- A newer plan's training starts only when the older plan has released its memory.
+- A fault in one plan, whatever the task's code may raise, is reported and the worker continues.
+- A fault of the bus or the disk ends the worker.
 """
 
 import asyncio
@@ -47,7 +49,7 @@ STOP_SHARE = 0.7
 
 
 class Activity:
-    """Carries out what the core says, and tells it what came of it."""
+    """Carries out the core's effects, and reports their results to it."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class Activity:
         self._steps_done = 0
 
     async def run(self, mailbox: Mailbox, letters: Iterable[Letter]) -> None:
-        """Work until the core says to leave; `letters` were read from `mailbox` before."""
+        """Work until the core decides to leave; `letters` were read from `mailbox` before."""
         for letter in letters:
             await self._do(self._core.handle(letter.message, self._clock.now()))
         try:
@@ -140,7 +142,7 @@ class Activity:
                         self._left.set_result(None)
 
     def _tell(self, report: Report) -> None:
-        """One wide line per plan: what it cost and how it ended."""
+        """Log one wide line per plan: what it cost and how it ended."""
         say = self._log.info if report.status == "done" else self._log.warning
         facts = report.model_dump(exclude={"run_id", "worker_id", "plan_id", "blob", "scores"})
         say("plan_reported", plan=report.plan_id, **facts)
@@ -169,8 +171,10 @@ class Activity:
     async def _train(self, order: Train) -> None:
         plan_id = order.plan.plan_id
         watch = self._watches[plan_id]
+        # The older plan's training must release its memory first.
         async with self._one_at_a_time:
             try:
+                # The plan was cancelled while it waited.
                 if watch.stop.is_set():
                     return
                 values = self._base[plan_id].values

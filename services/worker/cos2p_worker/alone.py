@@ -1,8 +1,10 @@
 """What a device reaches without the others: its own submodel, its own data, no merging.
 
-The comparison that the demo prints. Invariant: the device gets what it has in the run: the same
-budget, optimiser, batch size and loss, and the number of steps it is told. What the loss ramps up
-over a run stays off: alone there is one plan, and no merged model to be held to.
+This is the comparison that the demo prints.
+
+Invariants: the device gets what it has in the run: the same budget, optimiser, batch size and loss.
+The caller sets the number of steps. Terms that the loss ramps up over a run stay off. Alone there
+is only one plan, and no merged model to stay near.
 """
 
 from cos2p.model.cost import CostModel
@@ -17,10 +19,10 @@ from cos2p_worker.trainer import Watch
 
 
 def units_alone(task: Task, config: RunConfig, memory_bytes: int, who: str) -> tuple[int, ...]:
-    """The fixed submodel that fills a device's budget.
+    """Return the fixed submodel that fills a device's budget.
 
     Raises:
-        BudgetError: not even the smallest fits.
+        BudgetError: not even the smallest submodel fits.
     """
     cost = CostModel.of(task.units, config)
     return fill_budget(cost, memory_bytes, even_scores(task.units), who)
@@ -34,9 +36,9 @@ def train_alone(
     steps: int,
     seed: int,
 ) -> float:
-    """Accuracy on the evaluation data after `steps` steps (0 for a task without classes).
+    """Return the accuracy on the evaluation data after `steps` steps (0 without classes).
 
-    Logit adjustment stays on: on the digits it gives a device alone 1 to 9 points, too.
+    Logit adjustment stays on: on the digits it also gives a device alone 1 to 9 points.
     """
     training = Training(task, shard, config, local_machine(Power()))
     values = initial_values(task, seed, units)

@@ -1,8 +1,9 @@
 """One fixed submodel for a memory budget: for training alone, and for export.
 
-Not the planner's choice, which rotates; here the units with the best scores stay. Invariants: the
-submodel's forecast peak is within the budget; blocks are left out where keeping them would leave
-all of them narrower than half; within the kept blocks, better scores come first.
+This is not the planner's choice, which rotates. Here the units with the best scores stay.
+
+Invariants: the submodel's forecast peak is within the budget. Blocks are left out where keeping
+them would leave all of them narrower than half. Within the kept blocks, better scores come first.
 """
 
 from collections.abc import Mapping
@@ -14,22 +15,22 @@ from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
 
 WIDTH_MIN = 0.5
-"""Share of its width that a block keeps before one more is left out."""
+"""Share of its width that a block keeps before one more block is left out."""
 
 
 def fill_budget(
     cost: CostModel, memory_bytes: int, scores: NDArray[np.float64], who: str
 ) -> tuple[int, ...]:
-    """Units of the submodel, ascending, closed under their cores.
+    """Return the units of the submodel, ascending, closed under their cores.
 
     Args:
         cost: the cost model of the run.
         memory_bytes: largest forecast peak.
-        scores: of each unit, shape (units,); those of core units are not read.
-        who: named in the error.
+        scores: score of each unit, shape (units,); those of core units are not read.
+        who: the name for the error text.
 
     Raises:
-        BudgetError: not even the smallest submodel fits; the text says what would do.
+        BudgetError: not even the smallest submodel fits; the text names the memory that it needs.
     """
     cost.require(memory_bytes, who)
     table = cost.table
@@ -52,7 +53,7 @@ def fill_budget(
 
 
 def even_scores(table: UnitTable) -> NDArray[np.float64]:
-    """Scores that keep the same share of every block and kind, first units first."""
+    """Return scores that keep the same share of every block and kind, first units first."""
     scores = np.zeros(len(table))
     groups: dict[tuple[int, str], list[int]] = {}
     for index, unit in enumerate(table.units):
@@ -65,7 +66,7 @@ def even_scores(table: UnitTable) -> NDArray[np.float64]:
 def energy_scores(
     cost: CostModel, values: Mapping[int, NDArray[np.float32]]
 ) -> NDArray[np.float64]:
-    """Squared L2 norm per byte of cost, divided by its mean within the unit's kind.
+    """Return the squared L2 norm per byte of cost, divided by its mean within the unit's kind.
 
     Without the division the kind that is cheapest per weight always wins, and the other starves.
     """
@@ -85,7 +86,7 @@ def _core_bytes(cost: CostModel, block: int) -> int:
 
 
 def _blocks(cost: CostModel, memory_bytes: int, scores: NDArray[np.float64]) -> set[int]:
-    """The blocks worth entering: as many of the best as leave each at least half its width."""
+    """Return the blocks to use: as many of the best as leave each at least half its width."""
     table = cost.table
     prunable = {
         block: int(cost.trained_bytes[(table.blocks == block) & table.prunable].sum())

@@ -1,10 +1,13 @@
-"""What a worker does next, decided without I/O: fed with messages and local events, gives effects.
+"""Decides what a worker does next, without I/O: messages and local events in, effects out.
 
-Invariants: at most one plan is worked on; a plan of another worker or of an older incarnation is
-never touched; a newer plan voids the older and a voided plan is never reported; every plan that
-was begun and not voided ends in exactly one Report; once asked to stop, no new plan is begun.
-A plan is newer when it was decided later: each shard's record of it names the same offset in the
-decisions, so the order of plans doesn't depend on how far apart the shards are.
+Invariants:
+- At most one plan is worked on.
+- A plan of another worker or of an older incarnation is never touched.
+- A newer plan voids the older one, and a voided plan is never reported.
+- Every plan that was begun and not voided ends in exactly one Report.
+- After a stop is asked for, no new plan is begun.
+- A plan is newer when it was decided later. Each shard's record of it names the same offset in the
+  decisions. So the order of plans doesn't depend on how far apart the shards are.
 """
 
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ from cos2p_worker.hellos import Hellos
 from cos2p_worker.trainer import TrainResult
 
 FINISH_SHARE = 0.5
-"""Asked to stop, a plan is finished if it should need at most this share of the deadline."""
+"""After a stop, a plan is finished if it should need at most this share of the deadline."""
 
 State = Literal["idle", "fetching", "training", "uploading", "stopping"]
 
@@ -45,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Send:
-    """Append this to `heartbeats` or to `fleet`."""
+    """Append this message to `heartbeats` or to `fleet`."""
 
     message: Message
 
@@ -75,7 +78,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop whatever is being done for this plan; its events no longer count."""
+    """Stop all work for this plan; its events no longer count."""
 
     plan_id: str
 
@@ -94,7 +97,7 @@ class WorkerCore:
     """One worker in one run, in one incarnation.
 
     Args:
-        hello: what this worker says of itself, the same at each repetition.
+        hello: what this worker announces about itself, the same at each repetition.
         config: the run's settings.
         table: the model's units.
         now: the clock's seconds.
@@ -128,18 +131,18 @@ class WorkerCore:
 
     @property
     def state(self) -> State:
-        """What heartbeats say."""
+        """The state that heartbeats report."""
         return "stopping" if self._stopping else self._stage
 
     @property
     def plan_id(self) -> str | None:
-        """The plan worked on, or waiting for its last shard."""
+        """The plan in work, or waiting for its last shard."""
         return self._plan.plan_id if self._plan is not None else None
 
     # ------------------------------------------------------------ the bus
 
     def handle(self, message: Message, now: float) -> list[Effect]:
-        """The next message of `models`."""
+        """Take the next message of `models`."""
         if self._left:
             return []
         if isinstance(message, RunFinished):
@@ -149,7 +152,7 @@ class WorkerCore:
         return []
 
     def tick(self, now: float, steps_done: int = 0) -> list[Effect]:
-        """Time has passed: a heartbeat, and now and then a Hello, where they are due."""
+        """Note that time has passed; send a heartbeat, or sometimes a Hello, where it is due."""
         if self._left or now < self._beat_due:
             return []
         self._beat_due = now + self._config.liveness.heartbeat_s
@@ -171,7 +174,7 @@ class WorkerCore:
     # ------------------------------------------------------------ local events
 
     def fetched(self, plan_id: str, byte_count: int, now: float) -> list[Effect]:
-        """The plan's weights lie on this machine, each unit's digest checked."""
+        """Note that the plan's weights are on this machine, with each unit's digest checked."""
         plan = self._current(plan_id, "fetching")
         if plan is None:
             return []
@@ -180,7 +183,7 @@ class WorkerCore:
         return [Train(plan)]
 
     def trained(self, plan_id: str, result: TrainResult, now: float) -> list[Effect]:
-        """Training came to its end."""
+        """Note that training has ended with a result."""
         plan = self._current(plan_id, "training")
         if plan is None:
             return []
@@ -192,25 +195,25 @@ class WorkerCore:
         return [Upload(plan, result)]
 
     def uploaded(self, plan_id: str, blob: BlobRef, now: float) -> list[Effect]:
-        """The delta is in the log."""
+        """Note that the delta is in the log."""
         if self._current(plan_id, "uploading") is None:
             return []
         return self._report("done", now, blob=blob)
 
     def failed(self, plan_id: str, detail: str, now: float) -> list[Effect]:
-        """A step went wrong in a way that the next plan may not."""
+        """Note that a step failed in a way that may not affect the next plan."""
         if self.plan_id != plan_id:
             return []
         return self._report("failed", now, detail=detail)
 
     def out_of_memory(self, plan_id: str, peak_bytes: int, detail: str, now: float) -> list[Effect]:
-        """Training needed more than there is."""
+        """Note that training needed more memory than there is."""
         if self._current(plan_id, "training") is None:
             return []
         return self._report("out_of_memory", now, detail=detail, peak_bytes=peak_bytes)
 
     def stop(self, now: float, *, deadline_s: float, steps_done: int = 0) -> list[Effect]:
-        """Asked to stop: leave at once, or after a plan that is nearly done."""
+        """Handle a stop: leave at once, or after a plan that is nearly done."""
         if self._left or self._stopping:
             return []
         self._stopping = True
@@ -219,7 +222,7 @@ class WorkerCore:
         return self.out_of_time(now)
 
     def out_of_time(self, now: float) -> list[Effect]:
-        """The stop can wait no longer: abandon the plan and leave."""
+        """Abandon the plan and leave: the stop can wait no longer."""
         if self._left:
             return []
         self._stopping = True
@@ -244,6 +247,7 @@ class WorkerCore:
             if self._stage != "idle":
                 self._enter("idle", now)
         elif self.plan_id != plan.plan_id or self._stage != "idle":
+            # A record of an older plan, or of one whose parts are already complete.
             return []
         fault = self._fault_of_dispatch(message)
         if fault:
@@ -259,7 +263,7 @@ class WorkerCore:
         return [*effects, Fetch(plan, parts)]
 
     def _fault_of_dispatch(self, message: Dispatched) -> str:
-        """Why these weights can't be taken; empty if they can."""
+        """Return why these weights can't be used; empty if they can."""
         plan = message.plan
         units = sorted({*plan.trained, *plan.frozen})
         if not plan.trained or list(plan.trained) != sorted(set(plan.trained)):
@@ -280,14 +284,14 @@ class WorkerCore:
         return ""
 
     def _fault_of(self, plan: Plan, result: TrainResult) -> str:
-        """Why a delta must not be sent; empty if it may."""
+        """Return why a delta must not be sent; empty if it may."""
         if set(result.deltas) != set(plan.trained):
             return "training gave deltas of other units than the plan's"
         for unit in plan.trained:
             delta = result.deltas[unit]
             if delta.shape != (int(self._table.sizes[unit]),):
                 return f"the delta of {self._table.units[unit].name} has shape {delta.shape}"
-            # A sum is finite exactly if all terms are: float32 terms can't overflow float64.
+            # The sum is finite exactly if all terms are: float32 terms can't overflow float64.
             with np.errstate(invalid="ignore"):
                 total = np.add.reduce(delta, dtype=np.float64)
             if not np.isfinite(total):
@@ -357,7 +361,7 @@ class WorkerCore:
         self._plan, self._parts, self._result, self._bytes_down = None, {}, None, 0
 
     def _current(self, plan_id: str, stage: State) -> Plan | None:
-        """The plan, if an event about it in this stage still counts."""
+        """Return the plan, if an event about it in this stage still counts."""
         return self._plan if self.plan_id == plan_id and self._stage == stage else None
 
     def _enter(self, stage: State, now: float) -> None:

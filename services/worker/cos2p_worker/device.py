@@ -1,8 +1,10 @@
-"""What this machine lets the worker use: memory and CPUs, as its cgroups, GPU and affinity say.
+"""What this machine lets the worker use: memory and CPUs, from its cgroups, GPU and affinity.
 
-Invariants: the tightest limit wins; a file that is missing, unreadable or odd counts as no limit,
-never as an error; everything is read below one root, so tests hand in a tree of their own; torch
-is not imported (a GPU is asked about through a function that the caller passes).
+Invariants:
+- The tightest limit wins.
+- A file that is missing, unreadable or malformed counts as no limit, never as an error.
+- Everything is read below one root, so tests can pass their own tree.
+- Torch is not imported. The caller passes a function that reads the GPU's memory.
 """
 
 import math
@@ -15,7 +17,7 @@ from typing import Literal
 from cos2p.errors import SettingsError
 
 UNLIMITED_BYTES = 1 << 60
-"""cgroup v1 writes "no limit" as a number near 2**63."""
+"""Values from here on mean no limit: cgroup v1 writes "no limit" as a number near 2**63."""
 
 GpuProbe = Callable[[], tuple[int, int] | None]
 """Bytes (free, total) of the GPU's memory; None where there is none (`torch.cuda.mem_get_info`)."""
@@ -24,24 +26,24 @@ Source = Literal["override", "cuda", "cgroup", "machine"]
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """Bytes that training may use at its peak, and who says so."""
+    """Bytes that training may use at its peak, and the source of the limit."""
 
     bytes_free: int
     source: Source
     limit_bytes: int
     used_bytes: int
-    """What the process itself held when it asked (its runtime's share)."""
+    """What the process itself held at the time of the query (its runtime's share)."""
 
 
 def memory_limit(
     override: int | None = None, *, root: Path = Path("/"), gpu: GpuProbe | None = None
 ) -> MemoryLimit:
-    """How much memory training may use.
+    """Return how much memory training may use.
 
     Args:
-        override: what the operator said; taken as it is.
-        root: where `proc` and `sys` lie.
-        gpu: asks the GPU; where it has one, its free memory is the limit.
+        override: the operator's setting; used unchanged.
+        root: the folder that contains `proc` and `sys`.
+        gpu: returns the GPU's memory; where there is a GPU, its free memory is the limit.
 
     Raises:
         SettingsError: no limit can be found at all, or the runtime alone has used it up.
@@ -71,10 +73,10 @@ def memory_limit(
 def cpu_limit(
     *, root: Path = Path("/"), affinity: int | None = None, machine: int | None = None
 ) -> float:
-    """CPUs that this process may keep busy: the least of quota, cpuset and affinity.
+    """Return the CPUs that this process may keep busy: the least of quota, cpuset and affinity.
 
     Args:
-        root: where `proc` and `sys` lie.
+        root: the folder that contains `proc` and `sys`.
         affinity: CPUs the scheduler allows; None asks the system.
         machine: CPUs of the machine; None asks the system.
     """
@@ -93,7 +95,7 @@ def cpu_limit(
 
 
 def thread_count(cpus: float) -> int:
-    """Threads for computing: whole CPUs only (more would be throttled in turn), at least one."""
+    """Return the threads for computing: whole CPUs only (more would be throttled), at least one."""
     return max(1, math.floor(cpus + 1e-6))
 
 
@@ -107,13 +109,13 @@ def _memory_limits(root: Path) -> Iterator[int]:
 
 
 def _v2_folders(root: Path) -> list[Path]:
-    """The process's cgroup v2 folder and those above it."""
+    """Return the process's cgroup v2 folder and those above it."""
     own = _group_of(root, "")
     return _upwards(root / "sys/fs/cgroup", own) if own is not None else []
 
 
 def _v1_folders(root: Path, controller: str) -> list[Path]:
-    """The process's folder of a cgroup v1 controller and those above it."""
+    """Return the process's folder of a cgroup v1 controller and those above it."""
     own = _group_of(root, controller)
     if own is None:
         return []
@@ -126,7 +128,7 @@ def _v1_folders(root: Path, controller: str) -> list[Path]:
 
 
 def _group_of(root: Path, controller: str) -> str | None:
-    """The process's path in a hierarchy ("" names that of v2), from `/proc/self/cgroup`."""
+    """Return the process's path in a hierarchy ("" names v2's), from `/proc/self/cgroup`."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         names, colon, path = rest.partition(":")
@@ -136,23 +138,23 @@ def _group_of(root: Path, controller: str) -> str | None:
 
 
 def _upwards(mount: Path, own: str) -> list[Path]:
-    """`mount`/`own` and its parents up to `mount`.
+    """Return `mount`/`own` and its parents up to `mount`.
 
-    In a container the path may be that of the host: then only `mount` exists, and is the limit.
+    In a container the path may be that of the host. Then only `mount` exists, and is the limit.
     """
     parts = [p for p in own.split("/") if p not in ("", "..", ".")]
     return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
 def _quota(words: list[str]) -> list[float]:
-    """CPUs of a quota "MICROSECONDS PERIOD"; none where it says max or -1."""
+    """Return the CPUs of a quota "MICROSECONDS PERIOD"; none where it is max or -1."""
     if len(words) == 2 and all(w.isdigit() for w in words) and int(words[1]) > 0:
         return [int(words[0]) / int(words[1])] if int(words[0]) > 0 else []
     return []
 
 
 def _cpuset(file: Path) -> list[float]:
-    """CPUs in a list such as "0-3,8"; none where it is empty or odd."""
+    """Return the number of CPUs in a list such as "0-3,8"; none where it is empty or malformed."""
     count = 0
     for part in _text(file).strip().split(","):
         low, _, high = part.partition("-")

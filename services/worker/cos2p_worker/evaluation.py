@@ -19,9 +19,9 @@ class Verdict:
 
     Attributes:
         loss: mean loss of the final head (in a submodel without it: of the deepest exit).
-        accuracy: its share of right answers; None for a task without classes.
-        exit_accuracies: of each inner exit, shallow first; empty without exits.
-        mean_accuracy: of the mean of all heads' probabilities; None without exits.
+        accuracy: that head's share of right answers; None for a task without classes.
+        exit_accuracies: accuracy of each inner exit, shallow first; empty without exits.
+        mean_accuracy: accuracy of the mean of all heads' probabilities; None without exits.
     """
 
     loss: float
@@ -50,7 +50,7 @@ def judge(task: Task, module: nn.Module, data: Dataset) -> Verdict:
 
 
 def _right(heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Right answers of each head, and last of the mean of their probabilities."""
+    """Return the right answers of each head, and last those of the mean of their probabilities."""
     logits = torch.stack(heads)
     guesses = torch.cat([logits, logits.softmax(-1).mean(0, keepdim=True)]).argmax(-1)
     return (guesses == labels).sum(-1)
@@ -59,7 +59,7 @@ def _right(heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
 def judge_values(
     task: Task, values: UnitArrays, data: Dataset, units: tuple[int, ...] | None = None
 ) -> Verdict:
-    """Evaluate the (sub)model with these values; all units unless some are named."""
+    """Evaluate the (sub)model with these values; all units unless `units` names some."""
     chosen = all_units(task.model) if units is None else units
     module = build_submodel(task.model, (), chosen, values, torch.device("cpu"))
     return judge(task, module, data)

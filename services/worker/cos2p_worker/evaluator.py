@@ -1,8 +1,10 @@
 """The evaluator: reads published versions, never trains.
 
-The only role beside the aggregator that sees a whole model. Invariants: versions are evaluated in
-ascending order; where it lags, it goes on with the newest; the last version of a run is evaluated
-before it leaves; a restart reads the end of `models` and has the same verdict on the same version.
+It is the only role besides the aggregator that sees a whole model.
+
+Invariants: versions are evaluated in ascending order. Where it lags, it continues with the newest.
+The last version of a run is evaluated before the evaluator leaves. A restart reads the end of
+`models` and has the same result for the same version.
 """
 
 import asyncio
@@ -40,11 +42,11 @@ async def run_evaluator(
     """Evaluate the context's run until it is finished or the evaluator is asked to stop.
 
     Args:
-        context: the evaluator's surroundings; a stop takes effect after the version at hand.
-        evaluator_id: its name.
+        context: the evaluator's context; a stop takes effect after the current version.
+        evaluator_id: the evaluator's name.
         task_of: loads the task once the run is known; may raise SettingsError.
-        every_s: seconds between two judgements at least, counted from the run's opening; 0 judges
-            all versions that it can keep up with.
+        every_s: seconds between two evaluations at least, counted from the run's opening; 0
+            evaluates all versions that it can keep up with.
 
     Raises:
         RunExistsError: another run than the context's has this prefix.
@@ -115,7 +117,7 @@ class _Bench:
                 break
 
     def take(self, message: Message) -> None:
-        """Note what was published."""
+        """Note a published version, or the run's end."""
         if isinstance(message, VersionPublished):
             self.shelf.add(message)
             self.survival.take(message)
@@ -136,7 +138,7 @@ class _Bench:
         except ChunkMissingError:
             if self.finished:
                 raise
-            # Retention may be short; a newer version is on its way.
+            # Retention may be short, and a newer version is coming.
             self.log.warning("version_gone", version=number)
             self.newest = number
             return None

@@ -1,9 +1,12 @@
 """A version as a safetensors file, with the model's own parameter names; whole, or cut to a budget.
 
-Invariants: the file loads without this package (names, shapes and float32 values); its metadata
-names the run, the version and the version's digests; a submodel's metadata names its units and the
-model's exits, so that `load_submodel` rebuilds the module. A whole model's units are scaled as the
-evaluator's are (evaluation.scaling); a cut one keeps the weights that were trained.
+Invariants:
+- The file loads without this package: it holds names, shapes and float32 values.
+- Its metadata names the run, the version and the version's digests.
+- A submodel's metadata names its units and the model's exits, so that `load_submodel` rebuilds the
+  module.
+- A whole model's units are scaled as the evaluator's are (evaluation.scaling). A cut one keeps the
+  weights that were trained.
 """
 
 import json
@@ -39,9 +42,9 @@ class Wish:
     """What to export.
 
     Attributes:
-        version: which; None takes the newest with a checkpoint.
-        raw: the version as merged instead of the moving average.
-        memory_bytes: budget of the device that shall train or run it; None for the whole model.
+        version: the version to export; None takes the newest with a checkpoint.
+        raw: whether to take the version as merged instead of the moving average.
+        memory_bytes: budget of the device that will train or run it; None for the whole model.
     """
 
     version: int | None = None
@@ -102,10 +105,12 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
 def best_units(
     task: Task, config: RunConfig, values: UnitArrays, memory_bytes: int
 ) -> tuple[int, ...]:
-    """The submodel for a budget: units with the largest L2 norm per cost (see `energy_scores`).
+    """Choose the submodel for a budget: units with the largest L2 norm per cost.
+
+    See `energy_scores`.
 
     Raises:
-        BudgetError: not even the smallest fits.
+        BudgetError: not even the smallest submodel fits.
     """
     cost = CostModel.of(task.units, config)
     return fill_budget(cost, memory_bytes, energy_scores(cost, values), "export")
@@ -114,7 +119,7 @@ def best_units(
 def parameters_of(
     task: Task, values: UnitArrays, units: Sequence[int]
 ) -> dict[str, NDArray[np.float32]]:
-    """The parameters of the submodel that holds `units`, by name."""
+    """Return the parameters of the submodel that holds `units`, by name."""
     shapes = task.layout.shapes_of(units)
     arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
     task.layout.cut(values, units, arrays)
@@ -122,7 +127,7 @@ def parameters_of(
 
 
 def block_widths(task: Task, units: Sequence[int]) -> dict[str, dict[str, int]]:
-    """Prunable units kept per block and kind: a submodel's shape for people."""
+    """Return the prunable units kept per block and kind: a submodel's shape for people."""
     widths: dict[str, dict[str, int]] = {}
     for unit in (task.units.units[u] for u in units):
         if unit.kind != "core":
@@ -135,7 +140,7 @@ def load_submodel(path: Path, task: Task) -> nn.Module:
     """Rebuild the module that `export` wrote, whole or cut, ready to evaluate.
 
     Raises:
-        SettingsError: the file is no such export, or one of another model.
+        SettingsError: the file is not such an export, or it holds another model.
     """
     try:
         with safe_open(path, framework="np") as file:

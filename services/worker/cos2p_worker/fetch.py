@@ -1,8 +1,8 @@
 """A plan's weights, streamed from the bus into a memory-mapped file.
 
-Invariants: memory holds one chunk and one unit while fetching; every value handed on had the right
-digest; the file's blocks are reserved before the first byte is mapped (a full disk is an error
-here, never a SIGBUS later); closing removes the file.
+Invariants: memory holds one chunk and one unit while fetching. Every value that is passed on had
+the right digest. The file's blocks are reserved before the first byte is mapped. So a full disk is
+an error here, never a SIGBUS later. Closing removes the file.
 """
 
 import os
@@ -23,7 +23,7 @@ from cos2p_worker.core import Fetch, Part
 
 
 class Base:
-    """The values of a plan's units as they were dispatched, in a file of their own.
+    """The values of a plan's units as they were dispatched, in a separate file.
 
     Raises:
         StorageError: the file can't be made, or the disk can't hold it.
@@ -59,7 +59,7 @@ class Base:
         self._writable[unit][:] = values
 
     def close(self) -> None:
-        """Remove the file; the mapping goes with the last array that shows it."""
+        """Remove the file; the mapping ends with the last array that uses it."""
         self._writable = {}
         self._path.unlink(missing_ok=True)
 
@@ -78,12 +78,12 @@ class Base:
 async def fetch_base(
     bus: Bus, table: UnitTable, order: Fetch, path: Path, halt: threading.Event
 ) -> tuple[Base, int]:
-    """Stream all parts of a plan into `path`; the values, and the bytes read.
+    """Stream all parts of a plan into `path`; return the values, and the bytes read.
 
     Once `halt` is set the values are not wanted any more, and may stay incomplete.
 
     Raises:
-        BlobError: a part is damaged, incomplete, gone, or not what the plan says.
+        BlobError: a part is damaged, incomplete, gone, or not what the plan requires.
         StorageError: the disk can't hold it.
     """
     units = sorted(u for part in order.parts for u in part.units)
@@ -105,7 +105,7 @@ async def _fetch_part(
     if part.blob.byte_count != expected:
         raise BlobError(f"{owner}: {part.blob.byte_count} bytes where {expected} are due")
     reader = PayloadReader(table, owner, part.units)
-    # Units carry their own digests: hashing the whole once more would only cost time.
+    # Units carry their own digests, so hashing the whole blob again would only cost time.
     async for chunk in read_blob(bus, part.blob, verify=False):
         if halt.is_set():
             return

@@ -1,16 +1,16 @@
-"""At which of its beats a worker says Hello, where it says at all others that it is alive.
+"""At which of its beats a worker sends a Hello instead of a heartbeat.
 
-A planner that has refused a Hello, for instance because it didn't know the worker's key yet, says
-nothing of it; and retention takes old ones. So Hellos are repeated. Each gap is twice the one
-before, so that an idle day adds few of them to the log. A plan shows that the planner knows the
-worker: from there on the gaps are counted from the first again.
+A planner may refuse a Hello, for instance because it didn't know the worker's key yet. It does not
+report the refusal. Retention also removes old Hellos. So Hellos are repeated. Each gap is twice the
+one before, so that an idle day adds few of them to the log. A plan shows that the planner knows the
+worker. From then on the gaps start again from the first.
 
 Invariant: the next Hello comes no later than HELLO_MAX_S after the last, or 15 beats if they last
 longer.
 """
 
 HELLO_BEATS = 15
-"""From a start or a plan to the next Hello, in beats."""
+"""Beats from a start or a plan to the next Hello."""
 HELLO_MAX_S = 300.0
 
 
@@ -18,7 +18,7 @@ class Hellos:
     """Counts a worker's beats.
 
     Args:
-        heartbeat_s: seconds from one to the next.
+        heartbeat_s: seconds from one beat to the next.
     """
 
     def __init__(self, heartbeat_s: float) -> None:
@@ -26,7 +26,7 @@ class Hellos:
         self._beats_left, self._gap = 0, HELLO_BEATS
 
     def due(self) -> bool:
-        """Whether the next beat is a Hello; counts it."""
+        """Return whether the next beat is a Hello, and count it."""
         if self._beats_left:
             self._beats_left -= 1
             return False
@@ -35,5 +35,5 @@ class Hellos:
         return True
 
     def known(self) -> None:
-        """A plan has come."""
+        """Note that a plan has come."""
         self._beats_left, self._gap = HELLO_BEATS, min(2 * HELLO_BEATS, self._gap_max)

@@ -23,10 +23,10 @@ from cos2p_worker.versions import read_version, run_opened, stored_parts
 def initial_values(
     task: Task, seed: int, units: Sequence[int] | None = None
 ) -> dict[int, NDArray[np.float32]]:
-    """Freshly initialised values of the given units (default: all), flat float32 by unit.
+    """Initialise values of the given units (default: all), flat float32 by unit.
 
     Raises:
-        SettingsError: the model is not what its layout says, or uses batch norm.
+        SettingsError: the model does not match its layout, or uses batch norm.
     """
     chosen = all_units(task.model) if units is None else tuple(units)
     with torch.random.fork_rng(devices=[]):
@@ -45,19 +45,19 @@ async def initialise(
     run_id: str,
     values: UnitArrays | None = None,
 ) -> RunRequested:
-    """Write version 0 and ask for the run.
+    """Write version 0 and request the run.
 
     Args:
-        bus: where.
-        prefix: of the topics.
+        bus: the bus to write to.
+        prefix: prefix of the topics' names.
         task_name: `module:attribute`, as workers will load it.
-        task: that task.
+        task: the task of that name.
         config: the run's settings.
-        run_id: its name.
+        run_id: the run's name.
         values: version 0; None makes it from the run's seed.
 
     Raises:
-        RunExistsError: a run is there already.
+        RunExistsError: a run exists already.
         SettingsError: the model can't be cut (see `initial_values`).
         What the bus raises.
     """
@@ -67,7 +67,7 @@ async def initialise(
 
 
 async def inherited_values(bus: Bus, prefix: str, task: Task) -> UnitArrays:
-    """What another run has learned: the average of its newest stored version.
+    """Read what another run has learned: the average of its newest stored version.
 
     Raises:
         SettingsError: there is no run or no version, or its model is another.

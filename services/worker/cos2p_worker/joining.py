@@ -1,7 +1,7 @@
-"""How a worker or an evaluator finds its run at both ends of `models`: opened here, finished there.
+"""How a worker or an evaluator finds its run at both ends of `models`: its opening and its finish.
 
-Invariant: what lies between the two is not read, so joining costs the same on the run's first day
-and on its last.
+Invariant: what lies between the two ends is not read. So joining costs the same on the run's first
+day and on its last.
 """
 
 import asyncio
@@ -15,21 +15,22 @@ from cos2p.log.topics import MODELS
 from cos2p.service.logs import Log
 
 WAIT_NEWS_S = 10.0
-"""How often who waits for a run says so."""
+"""Seconds between two log lines of a process that waits for a run."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A run's opening, and when the bus took it."""
+    """A run's opening, and the time at which the bus took it."""
 
     message: RunOpened
     at_s: float
 
 
 async def await_run(mailbox: Mailbox, log: Log, stop: asyncio.Event) -> Opening | None:
-    """The run's opening, the first record of `models` or soon after; None if asked to stop before.
+    """Wait for the run's opening, the first record of `models` or soon after it.
 
-    The mailbox is read in small bites and left somewhere behind the opening.
+    Return None if asked to stop before. The mailbox is read in small portions and left somewhere
+    after the opening.
     """
     stopped = asyncio.create_task(stop.wait())
     poll = asyncio.create_task(mailbox.poll(WAIT_NEWS_S, HEAD_BYTES_MAX))
@@ -52,9 +53,9 @@ async def await_run(mailbox: Mailbox, log: Log, stop: asyncio.Event) -> Opening 
 
 
 async def find_finish(bus: Bus, prefix: str, run_id: str, before: int) -> Letter | None:
-    """RunFinished, if it lies on `models` before an offset.
+    """Return RunFinished, if it lies on `models` before an offset.
 
-    Shard 0 writes it, after its last version: where a version of shard 0 comes later, it isn't
+    Shard 0 writes it after its last version. Where a version of shard 0 comes later, it isn't
     there. Other shards may still write after it.
     """
     kinds = (RunFinished, VersionPublished)

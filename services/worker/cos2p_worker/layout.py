@@ -1,10 +1,11 @@
-"""Layouts: which slices of which parameters each unit of a model is.
+"""Layouts: which slices of which parameters form each unit of a model.
 
 Owns the index arithmetic between flat per-unit arrays (the wire's form) and the parameters of a
-module that holds only some of the units (a really smaller one, not a masked one).
-Invariants: the slices are disjoint and cover every parameter; a parameter is sliced along one
-dimension at most; a kept parameter's slices stay in ascending order; `cut` and `scatter` are
-inverse. numpy only: tensors come in through the arrays that they share memory with.
+module that holds only some of the units. That module is really smaller, not masked.
+
+Invariants: the slices are disjoint and cover every parameter. A parameter is sliced along at most
+one dimension. A kept parameter's slices stay in ascending order. `cut` and `scatter` are inverse.
+It uses numpy only: tensors come in through the arrays that they share memory with.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class Layout:
     Attributes:
         shapes: shape of each parameter of the whole model, by its name.
         units: the units, in the table's order; sizes are checked against the slices.
-        slices: of each unit, in the order of its flat array.
+        slices: the slices of each unit, in the order of its flat array.
     """
 
     shapes: Mapping[str, Shape]
@@ -79,10 +80,10 @@ class Layout:
         return UnitTable(self.units)
 
     def shapes_of(self, units: Sequence[int]) -> dict[str, Shape]:
-        """Shapes of the parameters of the submodel that holds `units`.
+        """Return the shapes of the parameters of the submodel that holds `units`.
 
-        A parameter none of whose slices is kept has length 0 along the sliced dimension when its
-        block is kept, and is absent where the whole block is.
+        Take a parameter with no kept slice. If its block is kept, it has length 0 along the sliced
+        dimension. If the whole block is left out, it is absent.
         """
         kept: dict[str, int] = {}
         for unit in units:
@@ -96,7 +97,7 @@ class Layout:
         }
 
     def pieces(self, units: Sequence[int]) -> Iterator[Piece]:
-        """Where each slice of `units` lies in the submodel that holds exactly those units."""
+        """Yield where each slice of `units` lies in the submodel that holds exactly those units."""
         starts: dict[tuple[str, int], int] = {}
         fill: dict[str, int] = {}
         chosen = [s for unit in units for s in self.slices[unit]]
@@ -118,7 +119,7 @@ class Layout:
     def places_within(
         self, outer: Sequence[int], inner: Sequence[int]
     ) -> dict[str, tuple[int, NDArray[np.int64]]]:
-        """Where the parameters of submodel `inner` lie in those of `outer`, which holds it.
+        """Return where the parameters of submodel `inner` lie in those of `outer`, which holds it.
 
         Returns:
             By parameter: the dimension that is cut, and the indices along it, ascending.
@@ -155,7 +156,7 @@ class Layout:
             out[piece.parameter][piece.index] = source.reshape(piece.shape)
 
     def scatter(self, parameters: Arrays, units: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-        """The flat arrays of `units` out of the parameters of their submodel (copies)."""
+        """Return the flat arrays of `units` from the parameters of their submodel (copies)."""
         values = {u: np.empty(self.units[u].size, np.float32) for u in units}
         for piece in self.pieces(units):
             target = values[piece.unit][piece.flat].reshape(piece.shape)
@@ -163,7 +164,7 @@ class Layout:
         return values
 
     def parameters_of(self, units: Sequence[int]) -> frozenset[str]:
-        """Names of the parameters that hold a slice of any of `units`."""
+        """Return the names of the parameters that hold a slice of any of `units`."""
         return frozenset(piece.parameter for unit in units for piece in self.slices[unit])
 
     @cached_property
@@ -195,7 +196,7 @@ class UnitSpec:
 
 
 def layout_of(shapes: Mapping[str, Shape], specs: Sequence[UnitSpec]) -> Layout:
-    """A layout whose units' sizes are counted from their slices.
+    """Make a layout whose units' sizes are counted from their slices.
 
     Raises:
         SettingsError: the slices overlap, leave something out, or cut one parameter twice.
@@ -212,7 +213,7 @@ def layout_of(shapes: Mapping[str, Shape], specs: Sequence[UnitSpec]) -> Layout:
 
 
 def whole(shapes: Mapping[str, Shape], *names: str) -> tuple[Slice, ...]:
-    """Slices that hold whole parameters."""
+    """Return slices that hold whole parameters."""
     return tuple(Slice(name, 0, 0, shapes[name][0]) for name in names)
 
 

@@ -1,11 +1,14 @@
 """The measured peak of live tensor bytes while training.
 
 On CUDA the allocator counts. On the CPU a dispatch mode sees every storage that an operator
-returns, and weak references tell when it dies; whatever an operator allocates and frees inside
-itself (workspaces of a convolution) is not seen. The mode costs some 0.1 ms per operator, a step of
-a small model about doubles, so it is used for two steps per set of units only: the first shows
-weights, gradients and activations, the second the optimiser's state as well.
-Invariant: a storage is counted once, however many tensors share it.
+returns, and weak references show when it dies. Memory that an operator allocates and frees inside
+itself (workspaces of a convolution) is not seen.
+
+The mode costs some 0.1 ms per operator: a step of a small model takes about twice as long. So it is
+used for only two steps per set of units. The first shows weights, gradients and activations. The
+second also shows the optimiser's state.
+
+Invariant: a storage is counted once, for any number of tensors that share it.
 """
 
 import weakref
@@ -28,7 +31,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def hold(self, tensors: Iterable[Tensor]) -> None:
-        """Count these too, from now until they die."""
+        """Count these tensors too, from now until they die."""
         for tensor in tensors:
             self._track(tensor)
 

@@ -1,14 +1,17 @@
 """Gate scores: how much each trained unit matters to the loss on this device's data, by label.
 
 Put a factor gamma_u = 1 on a unit's activation a_u. Its gradient for one sample x is
-s_u(x) = <a_u(x), dl/da_u(x)> (Molchanov et al. 2019, arXiv 1906.10771; for heads Michel et al.
-2019, arXiv 1905.10650): what the loss loses, to first order, if the unit falls silent. Here s_u(x)
-squared is summed over the samples of a label. It is read off the training pass itself: a tap in
-the forward pass, a gradient hook in the backward pass, no pass of its own.
 
-Invariants: what is trained does not change by being scored; a step counts for all units or for
-none; no reference to an activation outlives its gradient, so a step's peak grows by little more
-than `PRODUCT_ELEMENTS`.
+    s_u(x) = <a_u(x), dl/da_u(x)>
+
+(Molchanov et al. 2019, arXiv 1906.10771; for heads Michel et al. 2019, arXiv 1905.10650). It is
+what the loss loses, to first order, if the unit's output becomes zero. Here s_u(x) squared is
+summed over the samples of a label. It is read from the training pass itself, by a tap in the
+forward pass and a gradient hook in the backward pass. It needs no separate pass.
+
+Invariants: scoring does not change what is trained. A step counts for all units or for none. No
+reference to an activation outlives its gradient. So a step's peak grows by little more than
+`PRODUCT_ELEMENTS`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,11 +26,11 @@ from cos2p_worker.models.architecture import CHANNEL_DIM, Tapped
 from cos2p_worker.trainer import GateScores
 
 PRODUCT_ELEMENTS = 2**15
-"""A product of activation and gradient is made for so many elements at a time (128 KB: it stays in
-the cache, and beside what a step keeps it is nothing), or
+"""A product of activation and gradient is made for this many elements at a time, or more (see
+`PRODUCT_SHARE`). It is 128 KB: it stays in the cache, and is negligible next to what a step keeps.
 """
 PRODUCT_SHARE = 8
-"""for this part of the batch where that is more: few kernels on a GPU."""
+"""A product covers at least 1 / PRODUCT_SHARE of the batch: few kernels on a GPU."""
 
 Place = tuple[int, Kind]
 """A block and a kind: what one call of a tap shows."""
@@ -38,8 +41,8 @@ class GateScorer:
 
     Args:
         table: the model's units.
-        trained: the plan's; of a block, either all present units are trained or none.
-        classes: labels to tell apart; None where labels are no classes.
+        trained: the plan's trained units; of a block, either all present units are trained or none.
+        classes: number of labels to separate; None where labels are not classes.
         device: where training runs.
     """
 
@@ -63,9 +66,9 @@ class GateScorer:
         """Score the forward and backward passes of `module` made inside.
 
         Args:
-            module: a module that has no taps is let alone.
-            labels: of the batch, first dimension the samples. The loss must be a mean over them,
-                and a sample's share of it a function of that sample alone (so no batch norm).
+            module: the module; one that has no taps is left alone.
+            labels: labels of the batch, first dimension the samples. The loss must be a mean over
+                them, and a sample's share of it a function of that sample alone (so no batch norm).
         """
         if not isinstance(module, Tapped):
             yield
@@ -85,7 +88,7 @@ class GateScorer:
             self._seen = {}
 
     def scores(self) -> GateScores | None:
-        """What was collected; None where nothing was, or it is not finite."""
+        """Return what was collected; None where nothing was, or it is not finite."""
         sums = self._sums.T.cpu().numpy()[self._order]
         if not self._counts.any() or not np.isfinite(sums).all():
             return None
@@ -94,7 +97,7 @@ class GateScorer:
     def _watched(self, place: Place, activation: Tensor) -> Tensor:
         if place not in self._members or not activation.requires_grad:
             return activation
-        waiting = [activation.detach()]  # let go of in the hook; detached, or it would hold itself
+        waiting = [activation.detach()]  # released in the hook; detached, or it would hold itself
 
         def contract(gradient: Tensor) -> None:
             channels = _per_channel(waiting.pop(), gradient, CHANNEL_DIM[place[1]])
@@ -123,7 +126,7 @@ class GateScorer:
 
 
 def _per_channel(activation: Tensor, gradient: Tensor, dim: int) -> Tensor:
-    """<activation, gradient> per sample and channel, shape (batch, channels)."""
+    """Return <activation, gradient> per sample and channel, shape (batch, channels)."""
     batch, rest = len(activation), max(1, activation[0].numel())
     size = max(-(-batch // PRODUCT_SHARE), PRODUCT_ELEMENTS // rest)
     others = [d for d in range(1, activation.ndim) if d != dim % activation.ndim]

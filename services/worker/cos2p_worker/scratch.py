@@ -1,10 +1,11 @@
-"""A worker's folder for dispatched weights, and the end of those that dead workers left.
+"""A worker's folder for dispatched weights, and the removal of those that dead workers left.
 
-A worker that is killed (kill -9, out of memory) removes nothing, and a disk fills up with what it
-fetched last. So each holds a lock of the kernel's on a file in its folder, which ends with the
+A worker that is killed (kill -9, out of memory) removes nothing, and its last fetched weights stay
+on the disk. So each worker holds a kernel lock on a file in its folder. The lock ends with the
 process, however it ends.
-Invariants: a folder goes only by its owner, or by the same user's process that has taken its lock;
-what has no such lock is not a worker's and stays; no link is followed.
+
+Invariants: a folder is removed only by its owner, or by a process of the same user that has taken
+its lock. A folder without such a lock is not a worker's and stays. No link is followed.
 """
 
 import fcntl
@@ -27,10 +28,10 @@ LOCK_FILE = os.O_RDWR | os.O_NOFOLLOW
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder below `parent`, locked while it is in use, removed at the end.
+    """Make a new folder below `parent`, locked while it is in use, removed at the end.
 
     Raises:
-        StorageError: it can't be made.
+        StorageError: the folder can't be made.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +47,9 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path) -> int:
-    """Remove the folders below `parent` whose workers are dead; how many that were.
+    """Remove the folders below `parent` whose workers are dead, and return how many that were.
 
-    What can't be removed stays: it costs space, not the run.
+    What can't be removed stays: it costs space, but does not stop the run.
     """
     try:
         with _opened(parent, PARENT) as above:
@@ -59,7 +60,7 @@ def remove_abandoned(parent: Path) -> int:
 
 
 def _new(parent: Path) -> tuple[Path, int]:
-    """A folder and its lock, taken."""
+    """Make a folder and take its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         try:
@@ -74,34 +75,34 @@ def _new(parent: Path) -> tuple[Path, int]:
 
 
 def _take(lock: int) -> bool:
-    """Take the lock of a folder of our own; False where another worker was quicker."""
+    """Take the lock of our own folder; return False where another worker was faster."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks: nobody can be quicker
+        return True  # a file system without locks: no process can be faster
     return True
 
 
 def _remove_if_dead(name: str, above: int) -> bool:
-    """Remove a folder whose lock nobody holds; whether it was removed."""
+    """Remove a folder whose lock no process holds, and return whether it was removed."""
     try:
         with _opened(name, FOLDER, above) as folder, _opened(LOCK, LOCK_FILE, folder) as lock:
             if os.fstat(folder).st_uid != os.geteuid():
                 return False
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(name, above)
-    except OSError:  # no lock, or a living worker's; gone meanwhile, or not ours to remove
+    except OSError:  # no lock, or a living worker's; removed by another, or not ours to remove
         return False
     return True
 
 
 def _remove(name: str, above: int) -> None:
-    """Remove a folder with what is in it.
+    """Remove a folder with its content.
 
-    By descriptors, so that nobody can put a link in the way; the lock last, so that of a process
-    that is killed here the next one removes the rest.
+    It works by descriptors, so that no process can insert a link. It removes the lock last: if the
+    process is killed here, the next one removes the rest.
     """
     with _opened(name, FOLDER, above) as folder:
         for entry in os.listdir(folder):

@@ -1,9 +1,11 @@
 """The worker on a bus: reads `models`, writes `fleet` and `updates`, and trains off the loop.
 
-Owns how a worker joins its run. Invariants: nothing is said before the run is known, its model is
-this worker's, and the device can hold the smallest submodel; a run that is over already is left
-without a word. A plan names its worker's incarnation, so none for this one is dispatched before its
-Hello: whatever lies on `models` before it is not this worker's matter, and is not read.
+Owns how a worker joins its run.
+
+Invariants: nothing is sent before three facts hold. The run is known, its model is this worker's,
+and the device can hold the smallest submodel. The worker leaves a run that is already over without
+a message. A plan names its worker's incarnation, so none for this one is dispatched before its
+Hello. Records on `models` before it do not concern this worker, and are not read.
 """
 
 import tempfile
@@ -62,8 +64,9 @@ async def run_worker(
 
     Raises:
         RunExistsError: another run than the context's has this prefix.
-        SettingsError: the task's model is not the run's, or the run speaks another protocol.
-        BudgetError: the device can't hold the smallest submodel; the text says what would do.
+        SettingsError: the task's model is not the run's, or the run uses another protocol.
+        BudgetError: the device can't hold the smallest submodel; the text names the memory it
+            needs.
         StorageError: the scratch folder can't hold a plan's weights.
         BusError: the bus is lost.
     """
@@ -139,7 +142,7 @@ async def _profile(device: Device, trainer: Trainer) -> DeviceProfile:
 
 
 def _tidied(folder: Path | None, log: Log) -> Path:
-    """Where a worker's scratch folder shall lie, without those of killed workers."""
+    """Return the parent of a worker's scratch folder, after removing those of killed workers."""
     parent = folder or Path(tempfile.gettempdir())
     if count := remove_abandoned(parent):
         log.info("scratch_removed", folders=count, reason="their workers were killed")

@@ -1,8 +1,8 @@
-"""Submodels as torch modules: built, filled and read out; what is frozen gets no gradient.
+"""Submodels as torch modules: built, filled and read out; frozen parts get no gradient.
 
-Invariants: a submodel's parameters are exactly those of the layout for its units; frozen units
-share no parameter with trained ones (they are whole blocks, or whole core units); batch norm is
-refused, because its statistics are nobody's to merge.
+Invariants: a submodel's parameters are exactly those of the layout for its units. Frozen units
+share no parameter with trained ones (they are whole blocks, or whole core units). Batch norm is
+refused, because its statistics can't be merged.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ def build_submodel(
     values: UnitArrays,
     device: torch.device,
 ) -> nn.Module:
-    """The module that holds the given units, with their values.
+    """Build the module that holds the given units, with their values.
 
     Args:
         model: the architecture.
         trained: units with gradients.
-        frozen: units without.
+        frozen: units without gradients.
         values: flat float32 array of each unit; copied.
-        device: where the module shall live.
+        device: the device for the module.
 
     Raises:
-        SettingsError: the module is not what its layout says, uses batch norm, or a parameter
-            would be part trained and part frozen.
+        SettingsError: the module does not match its layout, uses batch norm, or a parameter would
+            be part trained and part frozen.
     """
     units = tuple(sorted({*trained, *frozen}))
     with torch.random.fork_rng(devices=[]):
@@ -55,7 +55,7 @@ def build_submodel(
 def read_units(
     model: Architecture, module: nn.Module, units: Sequence[int]
 ) -> dict[int, NDArray[np.float32]]:
-    """The flat float32 arrays of the units of `module`, which holds exactly these."""
+    """Return the flat float32 arrays of the units of `module`, which holds exactly these."""
     arrays = {name: p.detach().cpu().numpy() for name, p in module.named_parameters()}
     return model.layout.scatter(arrays, units)
 
@@ -63,11 +63,11 @@ def read_units(
 def scaled_units(
     model: Architecture, values: UnitArrays, factors: NDArray[np.float64]
 ) -> UnitArrays:
-    """The values of a model each unit of which gives `factors[unit]` times as much to the stream.
+    """Return a model's values so that each unit gives `factors[unit]` times as much to the stream.
 
-    Folded into the weights and biases that write to the stream (`Architecture.branch_outputs`):
-    a scaled model is one as any other. A model that names none is left as it is, and so are stem
-    and heads.
+    The factors are folded into the weights and biases that write to the stream
+    (`Architecture.branch_outputs`). So a scaled model is an ordinary model. A model that names none
+    is left unchanged, and so are stem and heads.
 
     Args:
         model: the whole model's architecture.
@@ -108,5 +108,5 @@ def check_module(model: Architecture, module: nn.Module, units: Sequence[int]) -
 
 
 def all_units(model: Architecture) -> tuple[int, ...]:
-    """Every unit of the model."""
+    """Return every unit of the model."""
     return tuple(range(len(model.layout.units)))

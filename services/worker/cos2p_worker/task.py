@@ -1,9 +1,11 @@
-"""Tasks: what a user writes to train a model of theirs, in some forty lines.
+"""Tasks: what a user writes to train their own model, in some forty lines.
 
-Invariants: a task is an object named `module:attribute`; the same task gives the same model, units
-and shards in every process; evaluation data is only ever read by the evaluator and by comparisons;
-the training data do not depend on which part is evaluated, so that a choice made on the validation
-part has seen nothing of the test part.
+Invariants:
+- A task is an object named `module:attribute`.
+- The same task gives the same model, units and shards in every process.
+- Evaluation data is read only by the evaluator and by comparisons.
+- The training data do not depend on which part is evaluated. So a choice made on the validation
+  part has seen nothing of the test part.
 """
 
 import importlib
@@ -31,8 +33,8 @@ class Dataset:
     """Samples in memory.
 
     Attributes:
-        inputs: what the model takes, first dimension the samples.
-        labels: what the loss takes, first dimension the samples; int64 class numbers for
+        inputs: the model's input, first dimension the samples.
+        labels: the loss's labels, first dimension the samples; int64 class numbers for
             classification.
     """
 
@@ -50,7 +52,7 @@ class Dataset:
         return len(self.labels)
 
     def thinned(self, count: int) -> "Dataset":
-        """`count` samples at even distances; all of them if there are no more."""
+        """Return `count` samples at even distances; all of them if there are no more."""
         if count < 1:
             raise SettingsError(f"a dataset can't be thinned to {count} samples")
         if count >= len(self):
@@ -60,19 +62,19 @@ class Dataset:
 
 
 Part = Literal["test", "validation"]
-"""Data that nobody trains on: the test part for results, the validation part for every choice."""
+"""Data that no device trains on: the test part for results, the validation part for choices."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a task's data are, and how they are dealt out.
+    """Where a task's data are, and how they are distributed.
 
     Attributes:
         data_dir: the folder that the user named, if any.
-        seed: of the split into shards; the same in every process of a run.
+        seed: seed of the split into shards; the same in every process of a run.
         alpha: concentration of the Dirichlet split of labels: smaller is more unequal, infinity is
-            even (IID); None is the task's own. A task with natural shards has no use for it.
-        part: what `evaluation_data` is.
+            even (IID); None is the task's own. A task with natural shards does not use it.
+        part: the part that `evaluation_data` returns.
     """
 
     data_dir: Path | None = None
@@ -94,11 +96,11 @@ class Task:
     """A model, its data and its loss.
 
     Attributes:
-        name: for people.
+        name: the task's name for people.
         model: the model and its units.
         train_shard: (place, index, count) to the data of device `index` of `count`.
         evaluation: (place) to data that no device trains on: `place.part` of them.
-        classes: number of labels; None where the labels are no classes (no accuracy, no logit
+        classes: number of labels; None where the labels are not classes (no accuracy, no logit
             adjustment).
         loss: what a step minimises.
         run: the settings that suit this task; a run file overrides them.
@@ -132,7 +134,7 @@ class Task:
         alpha: float | None = None,
         part: Part = "test",
     ) -> "Task":
-        """The same task with its data elsewhere, split otherwise, or judged on another part.
+        """Return the same task with its data elsewhere, split otherwise, or with another part.
 
         Raises:
             SettingsError: a value that `Place` does not allow.
@@ -140,9 +142,9 @@ class Task:
         return replace(self, place=Place(data_dir, seed, alpha, part))
 
     def for_run(self, config: RunConfig) -> "Task":
-        """The same task with the model that the run's settings ask for: its exits.
+        """Return the same task with the model that the run's settings require: its exits.
 
-        Every process of a run has to use it: exits are units, so that they are in the unit table.
+        Every process of a run has to use it: exits are units, so they are in the unit table.
 
         Raises:
             SettingsError: this task can't be trained with these settings.
@@ -164,7 +166,7 @@ class Task:
         return replace(self, model=self.model.with_exits(exits))
 
     def require_made_for(self, config: RunConfig) -> None:
-        """Check that the model is the run's, or one that has more exits than it asks for.
+        """Check that the model is the run's, or one that has more exits than it requires.
 
         Raises:
             SettingsError: `for_run` was forgotten, or these settings don't suit the task.
@@ -177,7 +179,7 @@ class Task:
             )
 
     def shard(self, index: int, count: int) -> Dataset:
-        """The data of device `index` of `count`.
+        """Return the data of device `index` of `count`.
 
         Raises:
             SettingsError: there is no such shard, or its data are not what the task promises.
@@ -187,11 +189,11 @@ class Task:
         return self._checked(self.train_shard(self.place, index, count))
 
     def evaluation_data(self) -> Dataset:
-        """Data that no device trains on: the place's part."""
+        """Return data that no device trains on: the place's part."""
         return self._checked(self.evaluation(self.place))
 
     def label_counts(self, data: Dataset) -> tuple[int, ...] | None:
-        """Samples per label; None for a task without classes."""
+        """Return the samples per label; None for a task without classes."""
         if self.classes is None:
             return None
         return tuple(torch.bincount(data.labels, minlength=self.classes).tolist())
@@ -219,12 +221,12 @@ SHIPPED = {
 
 
 def load_task(name: str) -> Task:
-    """The task named `module:attribute`, or by the short name of a shipped one.
+    """Load the task named `module:attribute`, or by the short name of a shipped one.
 
     Modules of the current folder can be named, as with `python -m`.
 
     Raises:
-        SettingsError: no such module or attribute, or it is no task; the text says which.
+        SettingsError: no such module or attribute, or it is not a task; the text names which.
     """
     module_name, colon, attribute = SHIPPED.get(name, name).partition(":")
     if not colon or not module_name or not attribute:

@@ -1,8 +1,9 @@
-"""The trainer of real devices: PyTorch in a thread, beside the event loop.
+"""The trainer of real devices: PyTorch in a thread next to the event loop.
 
-The worker's only file that reads the machine's clocks for training. Invariants: one plan at a time;
-the optimiser's state is held from plan to plan and dropped when the units change; what the process
-asks of torch (threads, device) is set by the shell.
+It is the worker's only file that reads the machine's clocks for training.
+
+Invariants: one plan is trained at a time. The optimiser's state is held from plan to plan and
+dropped when the units change. The shell sets what the process requires of torch (threads, device).
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from cos2p_worker.trainer import TrainResult, Watch
 TIMED_STEPS = 4
 """Steps timed for the speed of the device, after those that warm up."""
 FIXED_SHARE_MAX = 0.75
-"""Of a step's time at most so much counts as fixed: what is left has to say the speed."""
+"""Largest share of a step's time that counts as fixed: the rest has to show the speed."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Power:
 
     Attributes:
         memory_bytes: peak of live tensor bytes over which training counts as out of memory.
-        slowdown: how many times slower the device shall seem (demo).
+        slowdown: how many times slower the device must seem (demo).
         accelerator: where to train, "cpu" or "cuda".
     """
 
@@ -73,7 +74,7 @@ class TorchTrainer:
         return result
 
     async def measure_flops_per_s(self) -> float:
-        """See `Trainer.measure_flops_per_s`; times steps of the smallest submodel."""
+        """See `Trainer.measure_flops_per_s`; it times steps of the smallest submodel."""
         return await asyncio.to_thread(self._measure)
 
     def _measure(self) -> float:
@@ -95,19 +96,19 @@ class TorchTrainer:
 
 
 def with_plain_loss(config: RunConfig) -> RunConfig:
-    """The same settings with the loss of the final head alone: a device's speed is not its loss's.
+    """Return the same settings with the loss of the final head alone.
 
-    Some forms train another width at each step, so that no two steps could be compared; some have
-    submodels of at least so many blocks.
+    A device's speed does not depend on its loss. Some forms train another width at each step, so
+    that no two steps could be compared. Some require submodels of a minimum number of blocks.
     """
     plain = {"objective": "final", "anchor": AnchorConfig(), "proximal": 0.0, "score_every": 0}
     return config.model_copy(update={"local": config.local.model_copy(update=plain)})
 
 
 def local_machine(power: Power) -> Machine:
-    """This process's machine.
+    """Return this process's machine.
 
-    A GPU works beside its thread, so there wall time is what a step was busy.
+    A GPU works next to its thread, so there wall time is the time for which a step was busy.
     """
     return Machine(
         device=torch.device(power.accelerator),
@@ -119,12 +120,12 @@ def local_machine(power: Power) -> Machine:
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many threads from now on: sums of other numbers of threads differ in bits."""
+    """Compute with `count` threads from now on: another number changes bits of the sums."""
     torch.set_num_threads(count)
 
 
 def local_plan(units: tuple[int, ...], steps: int, local: LocalConfig, seed: int) -> Plan:
-    """A plan that no planner made: for measuring, and for training alone."""
+    """Make a plan that no planner made: for measuring, and for training alone."""
     return Plan(
         plan_id="local",
         worker_id="local",

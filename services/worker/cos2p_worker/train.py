@@ -1,10 +1,12 @@
 """Local training of one plan: the submodel, its steps, the delta.
 
-Invariant: the same plan on the same data, with the same base values and the same held state, gives
-the same delta, byte for byte, on the same machine with the same number of threads (on a GPU as far
-as torch's kernels are deterministic). Held state is the optimiser's state after the last plan,
-taken over when the next plan has the same units. A restarted worker has none, so its delta is then
-another one; replay does not care, because the delta itself is in the log.
+Invariant: training is deterministic to the byte. The inputs are the plan, the data, the base values
+and the held state. The same inputs give the same delta on the same machine with the same number of
+threads. On a GPU this holds as far as torch's kernels are deterministic.
+
+Held state is the optimiser's state after the last plan. It is used when the next plan has the same
+units. A restarted worker has none, so its delta is then another one. Replay does not depend on it,
+because the delta itself is in the log.
 """
 
 import math
@@ -46,7 +48,7 @@ class HeldState:
     """What a device keeps between two plans with the same units.
 
     Attributes:
-        key: units, batch size and settings that it belongs to.
+        key: units, batch size and settings that the state belongs to.
         optimizer: the optimiser's state dict.
         peak_bytes: the peak measured for these units.
     """
@@ -62,8 +64,8 @@ class Machine:
 
     Attributes:
         device: CPU or GPU.
-        busy: seconds of work of the calling thread. CPU time, so that a machine which others use
-            too does not multiply its own delays when it plays a slower one.
+        busy: seconds of work of the calling thread. It is CPU time: a machine that others also use
+            must not multiply its own delays when it plays a slower one.
         wall: seconds of wall time.
         memory_bytes: a peak of live tensor bytes above it counts as out of memory; None for no
             limit but the machine's own.
@@ -94,8 +96,8 @@ class Training:
         Args:
             plan: units, steps, batch size and seed.
             base: flat float32 values of each of its units; read only, may be memory-mapped.
-            held: what the last plan left, if anything; taken over, not copied: good for one use.
-            watch: who may stop it.
+            held: what the last plan left, if anything; taken over, not copied, so usable once.
+            watch: can stop the training, and follows its steps.
 
         Returns:
             The result, and what to hold for the next plan.
@@ -148,7 +150,7 @@ class _Session:
         if held is not None and held.key == self.key:
             self.optimizer.load_state_dict(held.optimizer)
             self.peak_bytes = held.peak_bytes
-        for group in self.optimizer.param_groups:  # after the held state, which has its own
+        for group in self.optimizer.param_groups:  # after the held state, which has its own rate
             group["lr"] = plan.learning_rate
         counts = task.label_counts(training.data)
         self._loss = local_loss(task, training.config, counts, plan)
@@ -163,7 +165,7 @@ class _Session:
             self.scorer = GateScorer(task.units, plan.trained, task.classes, device)
 
     def steps(self, watch: Watch) -> tuple[list[float], float]:
-        """All steps; the loss of each, and the seconds slept."""
+        """Train all steps; return the loss of each, and the seconds slept."""
         losses: list[float] = []
         slept_s, unpaid = self._prepare(watch.stop), 0
         with torch.random.fork_rng(devices=[]):
@@ -178,7 +180,7 @@ class _Session:
                 with self._metered(measured):
                     losses.append(self._step(self._batch(step + 1)))
                 self._check_memory(step)
-                # A measured step is slow: what it owes is paid by the next one's time.
+                # A measured step is slow. Its sleep is based on the next step's time instead.
                 last = step + 1 == self._plan.local_steps
                 if measured and not last:
                     unpaid += 1
@@ -190,7 +192,7 @@ class _Session:
         return losses, slept_s
 
     def _prepare(self, stop: threading.Event) -> float:
-        """What the loss asks of the dispatched weights; the seconds slept to pay for it."""
+        """Prepare what the loss needs of the dispatched weights; return the seconds slept."""
         if not self._loss.prepares:
             return 0.0
         busy = self._machine.busy()
@@ -200,7 +202,7 @@ class _Session:
         return self._throttle(self._machine.busy() - busy, stop)
 
     def _batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 1."""
+        """Return the batch of a step, counted from 1."""
         data, device = self._training.data, self._machine.device
         places = self._places[step - 1]
         return Batch(step, data.inputs[places].to(device), data.labels[places].to(device))
@@ -217,7 +219,7 @@ class _Session:
         return value
 
     def _scored(self, batch: Batch) -> AbstractContextManager[None]:
-        """Scores the first step and every score_every-th after it."""
+        """Score the first step and every score_every-th after it."""
         every = self._training.config.local.score_every
         if self.scorer is None or (batch.step - 1) % every:
             return nullcontext()
@@ -255,16 +257,17 @@ class _Session:
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: LocalConfig) -> torch.optim.Optimizer:
-    """The optimiser that the run's settings name; fused: 4 times faster on many small tensors."""
+    """Make the optimiser that the settings name; fused: 4 times faster on many small tensors."""
     rate = config.learning_rate
     if config.optimizer == "adamw":
-        # No decay: a unit would shrink with the number of its updates, so rare units would stay.
+        # No decay: a unit would shrink with the number of its updates, so rarely trained units
+        # would stay.
         return torch.optim.AdamW(parameters, rate, weight_decay=0.0, fused=True)
     return torch.optim.SGD(parameters, rate, config.momentum, fused=True)
 
 
 def draw_batches(sample_count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches of places: one random order of all samples after another.
+    """Yield endless batches of positions: one random order of all samples after another.
 
     A device with fewer samples than a batch uses all of them in each step.
     """
@@ -279,13 +282,13 @@ def draw_batches(sample_count: int, batch_size: int, seed: int) -> Iterator[Tens
 
 
 def _difference(trained: NDArray[np.float32], base: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Trained - base, into `trained`'s own memory."""
+    """Return trained - base, computed in the memory of `trained`."""
     return np.subtract(trained, base, out=trained)
 
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Give every way of running out of memory one type."""
+    """Convert every out-of-memory error to one type."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -1,7 +1,7 @@
-"""What the worker's shell knows of training; no torch here, so that shell and simulator load fast.
+"""What the worker's shell knows of training. No torch here, so shell and simulator load fast.
 
-Invariants: a trainer gets a plan and the values of its units and gives back one delta per trained
-unit, or a typed error; it never talks to the bus; it runs off the event loop.
+Invariants: a trainer receives a plan and the values of its units. It returns one delta per trained
+unit, or raises a typed error. It never uses the bus. It runs off the event loop.
 """
 
 import threading
@@ -21,7 +21,7 @@ class TrainingOutOfMemoryError(Cos2pError):
     """Training needs more memory than the device has: the next plan must be smaller.
 
     Attributes:
-        peak_bytes: what was measured up to then; 0 where the allocator gave up first.
+        peak_bytes: the peak measured until then; 0 where the allocator gave up first.
     """
 
     exit_code = ExitCode.RUN_FAILED
@@ -32,7 +32,7 @@ class TrainingOutOfMemoryError(Cos2pError):
 
 
 class TrainingStoppedError(Cos2pError):
-    """Training was abandoned because it was asked to stop; nothing is to be sent."""
+    """Training was abandoned because it was asked to stop; nothing is sent."""
 
 
 class TrainingFailedError(Cos2pError):
@@ -46,7 +46,7 @@ class GateScores:
     """Squared gate gradients of a plan's trained units that have a gate (see `score.py`).
 
     Attributes:
-        sums: over the samples of a label, float32, shape (units, classes), units ascending.
+        sums: sums over the samples of a label, float32, shape (units, classes), units ascending.
         counts: samples scored, int64, shape (classes,). Without classes there is one column.
     """
 
@@ -54,25 +54,25 @@ class GateScores:
     counts: NDArray[np.int64]
 
     def wire(self, *, by_label: bool) -> UnitScores:
-        """What a Report says; by label only where the device tells its labels at all."""
+        """Return the scores for a Report; by label only where the device shares its labels."""
         return UnitScores.of(self.sums, self.counts, by_label=by_label)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of a plan.
+    """The result of a plan.
 
     Attributes:
-        deltas: trained minus base for each of the plan's trained units, flat float32, in
-            ascending order of the units.
+        deltas: trained minus base for each of the plan's trained units, flat float32, in ascending
+            order of the units.
         steps_done: local steps done.
         sample_count: samples of the device's own data (each counted once).
         loss_first: loss of the first step's batch.
         loss_last: loss of the last step's batch.
         peak_bytes: measured peak of live tensor bytes during the steps.
         train_s: seconds of wall time, throttle included.
-        throttle_s: seconds of it slept to play a slower device.
-        scores: of the trained units, where they were asked for and the model has taps.
+        throttle_s: the part of `train_s` slept to play a slower device.
+        scores: scores of the trained units, where they were asked for and the model has taps.
     """
 
     deltas: Mapping[int, NDArray[np.float32]]
@@ -88,11 +88,11 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who watches a plan's training.
+    """Stops a plan's training and follows its steps.
 
     Attributes:
         stop: set to abandon the plan before its next step (and to end a sleep).
-        on_step: told the steps done after each step; called in the training thread.
+        on_step: called with the steps done after each step, in the training thread.
     """
 
     stop: threading.Event = field(default_factory=threading.Event)
@@ -104,7 +104,7 @@ class Trainer(Protocol):
 
     @property
     def sample_count(self) -> int:
-        """Samples on this device."""
+        """Number of samples on this device."""
         ...
 
     @property
@@ -126,21 +126,21 @@ class Trainer(Protocol):
         """Train a plan in a thread.
 
         Args:
-            plan: what to train.
+            plan: the plan to train.
             base: flat float32 values of each unit of `plan.trained` and `plan.frozen`; read only
                 (they may be memory-mapped), and not needed after the call.
-            watch: who may stop it.
+            watch: can stop the training, and follows its steps.
 
         Raises:
             TrainingOutOfMemoryError: the memory does not suffice.
             TrainingStoppedError: `watch.stop` was set.
-            TrainingFailedError: no delta can come of this plan.
+            TrainingFailedError: this plan can't give a delta.
         """
         ...
 
     async def measure_flops_per_s(self) -> float:
-        """Training speed of this device: a step costs 3 * batch * forward FLOPs of its units.
+        """Return this device's training speed: a step costs 3 * batch * forward FLOPs of its units.
 
-        The slowdown that plays a slower device is in it.
+        The slowdown that plays a slower device is included.
         """
         ...

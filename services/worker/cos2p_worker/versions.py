@@ -1,8 +1,8 @@
-"""Whole versions out of the log: published by shards, read as one.
+"""Whole versions from the log: published by shards, read as one.
 
-Invariants: a version is read only when every shard has published it with a checkpoint; every unit's
-digest is checked; memory is the model's two states and one unit. `models` is read from its end, so
-that the newest version costs the same however many there were.
+Invariants: a version is read only when every shard has published it with a checkpoint. Every unit's
+digest is checked. Memory is the model's two states and one unit. `models` is read from its end, so
+that the newest version costs the same for any number of versions.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from cos2p.model.payload import PayloadReader
 from cos2p.model.units import UnitTable
 
 NOT_KEPT = {"unit_digests": b"", "unit_norms": b"", "unit_shares": b"", "left_out": ()}
-"""What is as long as the model has units, and not needed to read a version."""
+"""Fields that grow with the model's units, and are not needed to read a version."""
 
 Values = dict[int, NDArray[np.float32]]
 
@@ -34,8 +34,8 @@ class Version:
     """A whole version's weights, flat float32 by unit.
 
     Attributes:
-        number: which.
-        raw: as merged.
+        number: the version's number.
+        raw: the weights as merged.
         average: moving average of versions: what counts as the model.
     """
 
@@ -57,20 +57,20 @@ class VersionShelf:
             self._parts.setdefault(message.version, {})[message.shard] = slim
 
     def whole(self, number: int) -> bool:
-        """Whether a version can be read."""
+        """Return whether a version can be read."""
         parts = self._parts.get(number, {})
         return bool(parts) and len(parts) == next(iter(parts.values())).shard_count
 
     def whole_versions(self) -> tuple[int, ...]:
-        """Versions that can be read, ascending."""
+        """Return the versions that can be read, ascending."""
         return tuple(number for number in sorted(self._parts) if self.whole(number))
 
     def parts(self, number: int) -> list[VersionPublished]:
-        """The announcements of a whole version, by shard."""
+        """Return the announcements of a whole version, by shard."""
         return [part for _, part in sorted(self._parts[number].items())]
 
     def choose(self, wanted: int | None = None) -> int:
-        """A version that can be read: the one wanted, or the newest.
+        """Choose a version that can be read: the one wanted, or the newest.
 
         Raises:
             SettingsError: there is none; the text names the nearest that are.
@@ -89,13 +89,13 @@ class VersionShelf:
         return wanted
 
     def forget_below(self, number: int) -> None:
-        """Let go of older versions."""
+        """Forget older versions."""
         for old in [n for n in self._parts if n < number]:
             del self._parts[old]
 
 
 async def run_opened(bus: Bus, prefix: str) -> RunOpened:
-    """The run's opening.
+    """Read the run's opening.
 
     Raises:
         SettingsError: there is no run.
@@ -112,7 +112,7 @@ async def run_opened(bus: Bus, prefix: str) -> RunOpened:
 async def stored_parts(
     bus: Bus, prefix: str, run_id: str, wanted: int | None = None
 ) -> list[VersionPublished]:
-    """The announcements, by shard, of a version that can be read: the one wanted, or the newest.
+    """Read the announcements, by shard, of a readable version: the one wanted, or the newest.
 
     Raises:
         SettingsError: there is none; the text names the nearest that are.
@@ -132,7 +132,7 @@ async def stored_parts(
 async def read_survival(
     bus: Bus, prefix: str, run_id: str, table: UnitTable, version: int
 ) -> Survival:
-    """What is needed to scale a version's units.
+    """Read what is needed to scale a version's units.
 
     Raises:
         What the bus raises.
@@ -151,10 +151,10 @@ async def read_survival(
 
 
 class Backlog:
-    """How far back `models` has to be read to have each shard's records from some version on.
+    """How far back to read `models` to have each shard's records from some version on.
 
-    Each shard publishes its versions in order, but one may be far behind another: so each has to
-    be seen at that version or below.
+    Each shard publishes its versions in order, but one may be far behind another. So each shard has
+    to be seen at that version or below.
     """
 
     def __init__(self) -> None:
@@ -164,17 +164,17 @@ class Backlog:
 
     @property
     def read(self) -> bool:
-        """Whether it is known how far, and that has been read."""
+        """Whether the needed distance is known, and has been read."""
         if self._version is None or len(self._oldest) < self._shard_count:
             return False
         return max(self._oldest.values()) <= self._version
 
     def until(self, version: int) -> None:
-        """The oldest version that is needed."""
+        """Set the oldest version that is needed."""
         self._version = version
 
     def note(self, message: VersionPublished) -> None:
-        """An older record."""
+        """Note an older record."""
         self._shard_count = message.shard_count
         known = self._oldest.get(message.shard, message.version)
         self._oldest[message.shard] = min(known, message.version)
@@ -186,7 +186,7 @@ async def read_version(bus: Bus, table: UnitTable, parts: Sequence[VersionPublis
     Raises:
         SettingsError: the shards' units don't make up the table.
         ChunkMissingError: a checkpoint has left the log.
-        BlobError, DigestError: it is damaged.
+        BlobError, DigestError: a checkpoint is damaged.
     """
     number = parts[0].version
     raw: Values = {}

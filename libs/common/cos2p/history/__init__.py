@@ -1,1 +1,4 @@
-"""A run as its log tells it: one loop that reads, one fold, one row for each thing in it."""
+"""The history of a run, computed from its log.
+
+One loop reads the log, and one fold makes a row for each plan, device and version.
+"""

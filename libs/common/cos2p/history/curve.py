@@ -1,7 +1,9 @@
-"""The evaluator's verdicts: one row per version judged, and a curve of them of bounded length.
+"""The evaluator's verdicts: one row per version, and a curve of bounded length.
 
-Invariants: a curve is a function of the verdicts in their order; its newest point is always there;
-the names of accuracies are those of `Evaluated`, everywhere.
+Invariants:
+A curve is a function of the verdicts in their order.
+It always contains the newest point.
+Accuracies have the names that `Evaluated` gives them, everywhere.
 """
 
 from bisect import bisect_left
@@ -16,7 +18,7 @@ POINTS_MAX = 512
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the evaluator found of one version; docs/telemetry.md has each figure."""
+    """The evaluator's result for one version; docs/telemetry.md describes each figure."""
 
     version: Annotated[int, Figure("the version judged", "", "Evaluated")]
     judged_s: Annotated[float, Figure("when its verdict came", "s", "Evaluated")] = 0.0
@@ -46,28 +48,30 @@ class Verdict:
 
     @classmethod
     def of(cls, message: m.Evaluated, at_s: float) -> "Verdict":
-        """The verdict of a message appended at `at_s`."""
+        """Make the verdict from a message appended at `at_s`."""
         names = (f.name for f in fields(cls) if f.name != "judged_s")
         return cls(judged_s=at_s, **{name: getattr(message, name) for name in names})
 
     @property
     def has_accuracy(self) -> bool:
-        """Whether the task has classes."""
+        """Whether the verdict has an accuracy, as it does if the task has classes."""
         return self.accuracy is not None or self.raw_accuracy is not None
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict's one JSON form."""
+        """The verdict's only JSON form."""
         return json_of(self)
 
 
 @dataclass
 class Curve:
-    """Verdicts by version, at most `POINTS_MAX`: then every second goes, and so on.
+    """Verdicts by version, at most `POINTS_MAX` if thinned.
+
+    When the curve is full, every second verdict is dropped and the stride doubles.
 
     Attributes:
-        points: oldest version first.
-        stride: of the verdicts, each how manieth is kept.
-        offered: verdicts on ever newer versions so far.
+        points: the verdicts kept, oldest version first.
+        stride: one of this many verdicts is kept.
+        offered: number of versions whose verdicts were taken so far.
     """
 
     points: list[Verdict] = field(default_factory=list)
@@ -75,17 +79,22 @@ class Curve:
     offered: int = 0
 
     def take(self, verdict: Verdict, *, thinned: bool) -> None:
-        """Take the next verdict; a newer one on the same version replaces the older."""
+        """Take the next verdict; it replaces an older one on the same version.
+
+        Args:
+            verdict: the verdict.
+            thinned: whether the curve's length is bounded.
+        """
         place = bisect_left(self.points, verdict.version, key=lambda p: p.version)
         if place < len(self.points):
             if self.points[place].version == verdict.version:
                 self.points[place] = verdict
-            elif self.stride == 1:  # late, and the grid still holds all
+            elif self.stride == 1:  # a late verdict fits in only while all verdicts are kept
                 self.points.insert(place, verdict)
                 self.offered += 1
         else:
             if (self.offered - 1) % self.stride:
-                self.points.pop()  # it was there as the newest only
+                self.points.pop()  # it is off the grid: it was kept only as the newest
             self.points.append(verdict)
             self.offered += 1
         if thinned and len(self.points) > POINTS_MAX:

@@ -1,8 +1,10 @@
 """One device over a run: what it announced, what it did, and how its plans ended.
 
-Invariants: sums and maxima of what the log says, no judgement; what comes from `fleet` does not
-depend on the decisions read so far, and the other way round; a device that only a decision names
-has a row all the same.
+Invariants:
+The figures are sums and maxima of values in the log.
+Figures from `fleet` do not depend on the decisions read so far.
+Figures from decisions do not depend on the `fleet` records read so far.
+A device that only a decision names has a row, too.
 """
 
 import re
@@ -23,7 +25,7 @@ ENDS = f"{MERGED}, UpdateRefused, PlanCancelled"
 
 
 def natural(worker_id: str) -> tuple[str | int, ...]:
-    """The key of the one order in which devices are listed: numbers in names count as numbers."""
+    """The sort key of devices; numbers in their names are compared as numbers."""
     return tuple(int(p) if p.isdigit() else p for p in re.split(r"(\d+)", worker_id))
 
 
@@ -32,8 +34,8 @@ class Announced:
     """The samples per label that a device announced.
 
     Attributes:
-        offset: of its Hello in `fleet`.
-        counts: None where the device keeps them to itself.
+        offset: offset of the device's Hello in `fleet`.
+        counts: samples per label; None if the device withholds them.
     """
 
     offset: int
@@ -42,13 +44,15 @@ class Announced:
 
 @dataclass
 class DeviceRow:
-    """One device; docs/telemetry.md has each figure.
+    """One device; docs/telemetry.md describes each figure.
 
     Attributes:
-        labels: what it announced, oldest first: the last that the newest version counts, and later.
+        labels: labels that it announced, oldest first. The first entry is the one that the newest
+            version counts.
         heard_s: when its newest `fleet` record was appended; None before the first.
-        settled_s: when it last began or reported: heartbeats from before say nothing of it now.
-        left: it said goodbye, and has not come back.
+        settled_s: when it last began or reported. Older heartbeats do not describe its current
+            work.
+        left: whether it sent Goodbye and has not come back.
     """
 
     worker_id: Annotated[str, Figure("its name", head="device")]
@@ -110,7 +114,7 @@ class DeviceRow:
     @property
     @derived(Figure("samples per label; null where it keeps them to itself", "count", "Hello"))
     def label_counts(self) -> Labels:
-        """What it announced last."""
+        """The samples per label that it announced last."""
         return self.labels[-1].counts if self.labels else None
 
     @property
@@ -129,37 +133,37 @@ class DeviceRow:
     @property
     @derived(Figure("its updates merged", "count", MERGED, "merged"))
     def merged_count(self) -> int:
-        """Its updates that were merged."""
+        """Number of its updates that were merged."""
         return self.outcomes[Outcome.ACCEPTED]
 
     @derived(Figure("its part of all updates merged", "share", MERGED, "share", metric=True))
     def merged_share(self, run: "HistoryState") -> float:
-        """Its updates merged over all updates merged, in [0, 1]."""
+        """Its merged updates as a share of all merged updates, in [0, 1]."""
         return self.merged_count / max(1, run.staleness.total())
 
     @property
     def over_budget(self) -> bool:
-        """Whether its training took more than it may."""
+        """Whether its training used more memory than its budget."""
         return self.peak_measured_bytes > self.memory_bytes > 0
 
     def labels_at(self, fleet_offset: int) -> Labels:
-        """What it had announced before this record of `fleet`."""
+        """The labels that it had announced before this record of `fleet`."""
         known = (a.counts for a in reversed(self.labels) if a.offset < fleet_offset)
         return next(known, None)
 
     def to_json(self, run: "HistoryState") -> dict[str, Any]:
-        """The row's one JSON form."""
+        """The row's only JSON form."""
         return json_of(self, run)
 
-    # ------------------------------------------------------------ what `fleet` says of it
+    # ------------------------------------------------------------ its records in `fleet`
 
     def heard(self, at_s: float) -> None:
-        """It said something."""
+        """Take the time of any record from it."""
         self.came_s = at_s if self.came_s is None else self.came_s
         self.heard_s = max(at_s, self.heard_s or 0.0)
 
     def greet(self, hello: m.Hello, offset: int, at_s: float) -> None:
-        """It said what it is."""
+        """Take its Hello."""
         self.heard(at_s)
         profile = hello.profile
         self.device_class, self.memory_bytes = profile.device_class, profile.memory_bytes
@@ -172,7 +176,7 @@ class DeviceRow:
             self.incarnation, self.settled_s, self.left = hello.incarnation, at_s, False
 
     def report(self, report: m.Report, at_s: float) -> None:
-        """It said what came of a plan."""
+        """Take its report on a plan."""
         self.heard(at_s)
         self.settled_s, self.left = at_s, False
         self.fetch_s += report.fetch_s
@@ -187,26 +191,26 @@ class DeviceRow:
         self.loss_last = report.loss_last if report.loss_last is not None else self.loss_last
 
     def leave(self, at_s: float) -> None:
-        """It said goodbye."""
+        """Take its Goodbye."""
         self.heard(at_s)
         self.left = True
 
-    # ------------------------------------------------------------ what was decided on it
+    # ------------------------------------------------------------ decisions on it
 
     def plan(self, plan: m.Plan) -> None:
-        """It was asked for something."""
+        """Take a plan issued to it."""
         self.plan_id = plan.plan_id
         self.plan_count += 1
         self.units_held_max = max(self.units_held_max, len(plan.trained) + len(plan.frozen))
         self.peak_predicted_bytes = max(self.peak_predicted_bytes, plan.peak_bytes)
 
     def end(self, plan_id: str, outcome: Outcome) -> None:
-        """A plan of its has ended, or a report came too much (DUPLICATE)."""
+        """Take the end of one of its plans, or of a surplus report (DUPLICATE)."""
         self.outcomes[outcome] += 1
         if outcome is not Outcome.DUPLICATE and self.plan_id == plan_id:
             self.plan_id = None
 
     def forget_labels_before(self, fleet_offset: int) -> None:
-        """Keep only what versions from here on can count."""
+        """Keep only the labels that later versions can count."""
         old = [a for a in self.labels if a.offset < fleet_offset]
         self.labels = old[-1:] + self.labels[len(old) :]

@@ -1,7 +1,12 @@
-"""What a figure is: declared once, at the field that holds it, with its meaning, unit and source.
+"""Declarations of figures: each gives a field's meaning, unit and source.
 
-Invariants: whatever shows a run (JSON, CSV, tables, metrics, docs/telemetry.md) takes its figures
-from these declarations, so that a new one is one field; a field without one is not shown.
+A figure is declared once, at the field that holds it.
+
+Invariants:
+Every view of a run takes its figures from these declarations.
+The views are JSON, CSV, tables, metrics and docs/telemetry.md.
+So a new figure is one new field.
+A field without a declaration is not shown.
 """
 
 import dataclasses
@@ -16,14 +21,14 @@ Unit = Literal["", "bytes", "s", "share", "count", "versions", "steps", "1/s", "
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """The declaration.
+    """The declaration of one figure.
 
     Attributes:
-        about: what it is, as a phrase.
-        unit: how it is written; "share" lies in [0, 1].
-        source: the messages that it is made of.
-        head: title of its column in tables of devices; empty where it has none.
-        metric: shown as a gauge of each device, `cos2p_device_NAME`.
+        about: what the figure is, as a phrase.
+        unit: its unit; "share" lies in [0, 1].
+        source: the messages that it is made from.
+        head: title of its column in tables of devices; empty if it has none.
+        metric: whether it is shown as a gauge of each device, `cos2p_device_NAME`.
     """
 
     about: str
@@ -34,7 +39,7 @@ class Figure:
 
 
 def derived(figure: Figure) -> Callable[[F], F]:
-    """Declare a figure that a method works out; it may ask for the whole run's state."""
+    """Declare a figure that a method computes; the method may take the whole run's state."""
 
     def mark(method: F) -> F:
         method.figure = figure  # type: ignore[attr-defined]
@@ -44,7 +49,7 @@ def derived(figure: Figure) -> Callable[[F], F]:
 
 
 def figures_of(kind: type) -> dict[str, Figure]:
-    """A row's figures by name: its fields' in order, then those worked out."""
+    """A row's figures by name: those of its fields in order, then the computed ones."""
     return _figures(cast(Hashable, kind))
 
 
@@ -66,7 +71,13 @@ def _figures(kind: Any) -> dict[str, Figure]:
 
 
 def value_of(row: Any, name: str, run: Any = None) -> Any:
-    """A figure's value; `run` is the state of the whole run, for those that ask for it."""
+    """A figure's value.
+
+    Args:
+        row: the row that has the figure.
+        name: the figure's name.
+        run: state of the whole run, for figures that need it.
+    """
     value = getattr(row, name)
     return value(run) if callable(value) else value
 

@@ -1,8 +1,12 @@
-"""A reader for people: the history of a run, from its newest snapshot where there is one.
+"""A reader that follows the history of a run.
 
-Invariants: a snapshot saves time only. Without one that fits, the log is folded from its start, and
-why a snapshot was passed over is noted once. A history that keeps all rows reads the log from its
-start, for no snapshot holds them.
+It starts from the newest snapshot, if there is one.
+
+Invariants:
+A snapshot only saves time.
+Without one that fits, the log is folded from its start.
+The reason why a snapshot was skipped is noted once.
+A history that keeps all rows reads the log from its start, because no snapshot holds them.
 """
 
 from collections.abc import Callable
@@ -21,9 +25,10 @@ from cos2p.log.topics import HEARTBEATS, MODELS
 
 
 def beats_kept(device_count: int) -> int:
-    """How many of the newest heartbeats say who is there, where compaction is behind.
+    """How many of the newest heartbeats show which devices are present.
 
-    A device that is missing in them was silent while each other one beat twenty times.
+    Compaction may be late, so the topic may hold many more. A device that is missing among these
+    was silent while each other device sent twenty heartbeats.
     """
     return max(2_000, 20 * device_count)
 
@@ -33,13 +38,18 @@ Taken = Callable[[Letter, RunHistory], None]
 
 
 def snapshot_of(history: RunHistory, number: int) -> Snapshot:
-    """The history's snapshot; its number comes from `newest_snapshot`, then rises by one."""
+    """Make the history's snapshot.
+
+    Args:
+        history: the history.
+        number: the snapshot's number: above that of `newest_snapshot`, then rising by one.
+    """
     state = pack(HistoryState, history.state)
     return Snapshot("history", number, history.run_id, history.positions, state)
 
 
 async def first_row_kept(bus: Bus, prefix: str, run_id: str) -> int:
-    """The oldest version of which a bounded history of the whole log keeps the row."""
+    """The oldest version whose row a bounded history of the whole log keeps."""
     kinds = (VersionPublished,)
     async with aclosing(newest_first(bus, prefix, MODELS, kinds, run_id=run_id)) as letters:
         async for letter in letters:
@@ -49,16 +59,16 @@ async def first_row_kept(bus: Bus, prefix: str, run_id: str) -> int:
 
 
 class HistoryReader:
-    """Follows one run: `poll`, then read `history`.
+    """Follows one run: call `poll`, then read `history`.
 
     Args:
-        bus: where its log is.
-        prefix: of the topics' names.
-        history: that is filled; one that keeps all rows reads from the log's start.
+        bus: bus that holds the run's log.
+        prefix: prefix of the topics' names.
+        history: history to fill; it is read from the log's start. None starts from a snapshot.
         taken: called with each letter that counts.
 
     Attributes:
-        notes: why snapshots were passed over.
+        notes: the reasons why snapshots were skipped.
     """
 
     def __init__(
@@ -78,13 +88,13 @@ class HistoryReader:
 
     @property
     def tally(self) -> Tally:
-        """What was read of the log, and what of it was skipped."""
+        """How many records were read, and how many of them were skipped."""
         return self._log.tally if self._log else Tally()
 
     async def poll(self, wait_s: float = 0.0) -> int:
-        """Take what has come since the last poll; how many messages that were.
+        """Take the messages since the last poll and return their number.
 
-        Waits up to `wait_s` for a word from the fleet where there is nothing new.
+        If there is nothing new, it waits up to `wait_s` for a record of `fleet`.
 
         Raises:
             TopicMissingError, BusUnreachableError: as the bus does.
@@ -114,7 +124,7 @@ class HistoryReader:
         return count
 
     async def _open(self) -> bool:
-        """Find the run and where to begin; whether there is a run."""
+        """Find the run and where to begin; return whether there is a run."""
         run_id = await run_of(self._bus, self._prefix)
         if not run_id:
             return False
@@ -145,12 +155,13 @@ class HistoryReader:
 
 
 async def open_history(bus: Bus, prefix: str, *, rows_max: int | None = ROWS_MAX) -> HistoryReader:
-    """A reader that has read the run's log as it is now.
+    """Make a reader and read the run's log up to its current end.
 
     Args:
-        bus: where the log is.
-        prefix: of the topics' names.
-        rows_max: 64, as snapshots have it; another number, or None for all, folds the whole log.
+        bus: bus that holds the log.
+        prefix: prefix of the topics' names.
+        rows_max: rows of versions that are kept. The default can start from a snapshot; another
+            number, or None for all, folds the whole log.
 
     Raises:
         TopicMissingError, BusUnreachableError: as the bus does.

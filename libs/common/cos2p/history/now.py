@@ -1,6 +1,8 @@
-"""What a run is like now, read off its state and the newest heartbeats. Pure.
+"""The current state of a run, computed from its records and newest heartbeats.
 
-Invariant: nothing is kept here but the heartbeats, which are soft: of each device the newest.
+Invariants:
+The functions are pure.
+Only the newest heartbeat of each device is kept here, and it is not part of the state.
 """
 
 from collections import Counter
@@ -21,22 +23,22 @@ from cos2p.run_config import RunConfig
 
 Phase = Literal["empty", "requested", "running", "ending", "finished"]
 RECENT_VERSIONS = 8
-"""The ETA is extrapolated from this many of the newest versions."""
+"""Number of newest versions from which the ETA is extrapolated."""
 
 
 @dataclass(frozen=True)
 class Beat:
-    """A heartbeat and when it was appended."""
+    """A heartbeat and the time at which it was appended."""
 
     message: m.Heartbeat
     at_s: float
 
 
 class RunNow:
-    """What is asked of a run.
+    """The questions that can be asked of a run.
 
     Attributes:
-        state: what is known from its records.
+        state: state folded from the run's records.
         table: the model's units; None before the run is known.
         beats: the newest heartbeat of each device.
     """
@@ -53,7 +55,7 @@ class RunNow:
 
     @property
     def task(self) -> str:
-        """What the workers load."""
+        """module:attribute of the task that the workers load."""
         return self.state.task
 
     @property
@@ -63,7 +65,7 @@ class RunNow:
 
     @property
     def phase(self) -> Phase:
-        """How far it is."""
+        """The run's phase."""
         state = self.state
         if state.finished:
             return "finished"
@@ -80,24 +82,24 @@ class RunNow:
 
     @property
     def end_reason(self) -> str:
-        """Why it ended; empty before that."""
+        """Why the run ended, as one word; empty before the end."""
         return self.state.end.reason if self.state.end else ""
 
     @property
     def end_detail(self) -> str:
-        """The same, for a person."""
+        """Why the run ended, as a text for people; empty before the end."""
         return self.state.end.detail if self.state.end else ""
 
     # ------------------------------------------------------------ versions
 
     @property
     def versions(self) -> list[VersionRow]:
-        """The versions closed, oldest first, as far as they are kept."""
+        """Rows of the closed versions that are kept, oldest first."""
         return list(self.state.rows.values())
 
     @property
     def newest(self) -> VersionRow | None:
-        """The newest version's row."""
+        """The newest version's row; None before the first."""
         return next(reversed(self.state.rows.values()), None)
 
     @property
@@ -112,11 +114,11 @@ class RunNow:
 
     @property
     def accuracy(self) -> list[Verdict]:
-        """Verdicts, oldest version first; thinned where not all rows are kept."""
+        """Verdicts, oldest version first; thinned unless all rows are kept."""
         return self.state.curve.points
 
     def exits(self, verdict: Verdict) -> list[tuple[str, float]]:
-        """Accuracy of each inner exit and of the mean of all heads, with its name."""
+        """Name and accuracy of each inner exit and of the mean of all heads."""
         if self.table is None or not verdict.exit_accuracies:
             return []
         blocks = self.table.block_count
@@ -128,7 +130,7 @@ class RunNow:
         return rows if mean is None else [*rows, ("mean of all heads", mean)]
 
     def coverage(self) -> NDArray[np.int16]:
-        """Merged updates per unit and version kept, shape (units, versions)."""
+        """Merged updates per unit and kept version, shape (units, versions)."""
         rows = self.versions
         if not rows:
             return np.zeros((0 if self.table is None else len(self.table), 0), np.int16)
@@ -138,24 +140,24 @@ class RunNow:
 
     @property
     def plan_count(self) -> int:
-        """Plans issued so far."""
+        """Number of plans issued so far."""
         return sum(d.plan_count for d in self.devices.values())
 
     @property
     def plans_open(self) -> int:
-        """Plans issued and not ended."""
+        """Number of plans that were issued and have not ended."""
         return sum(not row.ended for row in self.state.plans.values())
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """Ends of plans and surplus reports, over all devices."""
+        """Number of ended plans and surplus reports by outcome, over all devices."""
         total: Counter[Outcome] = Counter()
         for device in self.devices.values():
             total.update(device.outcomes)
         return total
 
     def staleness_of(self, device: DeviceRow) -> int | None:
-        """How many versions its plan's base is behind now; None without a plan."""
+        """How many versions the base of the device's plan is behind; None without a plan."""
         row = self.state.plans.get(device.plan_id or "")
         return None if row is None else max(0, self.version - row.base_version)
 
@@ -163,30 +165,30 @@ class RunNow:
 
     @property
     def devices(self) -> dict[str, DeviceRow]:
-        """By worker id, in natural order."""
+        """Rows of devices by worker id, in natural order."""
         return self.state.devices
 
     def seen_s(self, device: DeviceRow) -> float:
-        """When it was heard last, in any way; 0 for never."""
+        """Time of the device's newest record or heartbeat; 0 if there is none."""
         beat = self.beats.get(device.worker_id)
         return max(device.heard_s or 0.0, beat.at_s if beat else 0.0)
 
     def beat_of(self, device: DeviceRow) -> Beat | None:
-        """Its newest heartbeat, where that is about what it does now."""
+        """The device's newest heartbeat, if it describes the current work; else None."""
         beat = self.beats.get(device.worker_id)
         if beat is None or beat.message.incarnation < device.incarnation:
             return None
         return beat if beat.at_s >= device.settled_s else None
 
     def is_there(self, device: DeviceRow, now_s: float) -> bool:
-        """Whether it was heard of late enough, and has not left."""
+        """Whether the device has sent a record recently enough, and has not left."""
         return not device.left and now_s - self.seen_s(device) < self.config.liveness.lost_after_s
 
     def state_of(self, device: DeviceRow, now_s: float) -> str:
-        """What it does, in a word.
+        """What the device does, in one word.
 
-        `lost` where it has been silent for too long, `planned` before it begins with its plan;
-        `excluded` where the planner gives it no plans, once it has none any more.
+        `lost`: it has been silent for too long. `planned`: it has not begun with its plan.
+        `excluded`: the planner gives it no plans, and its last plan has ended.
         """
         beat = self.beat_of(device)
         if device.left:
@@ -204,11 +206,11 @@ class RunNow:
 
     @property
     def last_s(self) -> float:
-        """The newest time of any record."""
+        """The newest time of any record or heartbeat."""
         return max([self.state.last_s, *(beat.at_s for beat in self.beats.values())])
 
     def horizon_s(self, now_s: float) -> float:
-        """The time against which silence is judged: no device is lost after the end."""
+        """The time up to which silence is measured: no device is lost after the run's end."""
         return self.last_s if self.over else now_s
 
     @property
@@ -220,7 +222,7 @@ class RunNow:
         return max(0.0, (state.end.at_s if state.end else self.last_s) - state.started_s)
 
     def eta_s(self, now_s: float) -> float | None:
-        """Seconds to the target at the pace of the newest versions; None while unknown."""
+        """Seconds to the target at the pace of the newest versions; None if unknown."""
         recent = self.versions[-RECENT_VERSIONS - 1 :]
         if self.phase != "running" or len(recent) < 2:
             return None

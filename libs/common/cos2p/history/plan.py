@@ -1,7 +1,9 @@
-"""One plan, from its issue until nobody can refer to it any more.
+"""One plan, from its issue until no record can refer to it any more.
 
-Invariant: a row is kept while the plan is open, and until a whole version has been published behind
-its issue: then every shard has dispatched it that ever will.
+Invariants:
+A row is kept while the plan is open.
+It is also kept until all shards have published a version after the plan's issue.
+No shard dispatches the plan after that.
 """
 
 from dataclasses import dataclass, field
@@ -15,13 +17,13 @@ FROM = "PlanIssued"
 
 @dataclass
 class PlanRow:
-    """One plan.
+    """One plan; docs/telemetry.md describes each figure.
 
     Attributes:
-        plan: the order itself.
-        offset: of its issue in `decisions`.
+        plan: the plan.
+        offset: offset of its PlanIssued in `decisions`.
         shards: aggregator shards that have dispatched it.
-        ended: it has an outcome.
+        ended: whether it has an outcome.
     """
 
     plan: m.Plan
@@ -33,33 +35,33 @@ class PlanRow:
     @property
     @derived(Figure("its name", "", FROM))
     def plan_id(self) -> str:
-        """Its name."""
+        """The plan's id."""
         return self.plan.plan_id
 
     @property
     @derived(Figure("whose it is", "", FROM))
     def worker_id(self) -> str:
-        """Whose it is."""
+        """The id of the worker that the plan is for."""
         return self.plan.worker_id
 
     @property
     @derived(Figure("what it trains from", "", FROM))
     def base_version(self) -> int:
-        """What it trains from."""
+        """The version that the plan trains from."""
         return self.plan.base_version
 
     @property
     @derived(Figure("units that it holds, trained or frozen", "count", FROM))
     def units_held(self) -> int:
-        """Units that it holds."""
+        """Number of units that the plan holds, trained or frozen."""
         return len(self.plan.trained) + len(self.plan.frozen)
 
     @property
     @derived(Figure("forecast of the device's peak", "bytes", FROM))
     def peak_bytes(self) -> int:
-        """Forecast of the device's peak."""
+        """Forecast of the device's peak memory."""
         return self.plan.peak_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """The row's one JSON form."""
+        """The row's only JSON form."""
         return json_of(self)

@@ -1,12 +1,19 @@
-"""The one loop that reads a run's small topics, alone or together in their canonical order.
+"""The loop that reads a run's small topics, alone or together in their canonical order.
 
-Invariants: nothing is written to the bus; records that can't be read, or are of another run, are
-counted and skipped; memory holds one batch of each topic; where retention has taken the head of a
-topic, reading starts at its first record. Canonical order: before a decision come all `fleet`
-records that it has handled (`fleet_offset`), and what the aggregator made comes as soon as the
-decisions that it obeys are given (`decisions_offset`); the rest of `fleet` comes last. How far a
-decision had read that the epoch fence refuses does not matter. Ends are read from effect to cause,
-so that what a record refers to is there.
+Canonical order:
+A decision comes after all `fleet` records that it has handled (`fleet_offset`).
+The `fleet_offset` of a decision that the epoch fence refuses is ignored.
+A record of the aggregator comes as soon as the decisions that it obeys are given
+(`decisions_offset`).
+The rest of `fleet` comes last.
+
+Invariants:
+Nothing is written to the bus.
+Records that can't be read, or that belong to another run, are counted and skipped.
+Memory holds one batch of each topic.
+If retention has removed the head of a topic, reading starts at its first record.
+Ends of topics are read from effect to cause.
+So the records that a record refers to are within the ends.
 """
 
 from collections import deque
@@ -26,7 +33,7 @@ READER = "history"
 
 @dataclass(frozen=True)
 class Tally:
-    """What was read of some topics, and what of it was skipped."""
+    """How many records of some topics were read, and how many of them were skipped."""
 
     record_count: int = 0
     unreadable_count: int = 0
@@ -34,10 +41,10 @@ class Tally:
 
 
 class Tape:
-    """A mailbox read letter by letter, up to an end that is moved on from time to time.
+    """A mailbox that is read letter by letter, up to an end that can be moved.
 
     Args:
-        mailbox: where from; nothing else polls it meanwhile.
+        mailbox: the mailbox to read; nothing else may poll it meanwhile.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -56,7 +63,7 @@ class Tape:
         offset: int = 0,
         kinds: Collection[type[Message]] = (),
     ) -> "Tape":
-        """A tape of a topic, for a reader that checks and buries nothing."""
+        """Make a tape of a topic, for a reader that checks nothing and writes no dead letters."""
         mailbox = Mailbox(
             bus,
             prefix,
@@ -71,24 +78,24 @@ class Tape:
 
     @property
     def offset(self) -> int:
-        """The next record to give."""
+        """The offset of the next record to give."""
         return self._letters[0].offset if self._letters else self.mailbox.offset
 
     async def extend(self) -> int:
-        """Read up to the end of the topic as it is now, which is returned.
+        """Move the tape's end to the topic's current end, and return it.
 
         Raises:
-            TopicMissingError, BusUnreachableError.
+            TopicMissingError, BusUnreachableError: as the bus does.
         """
         self._end = await self.mailbox.end()
         return self._end
 
     def stop_at(self, end: int) -> None:
-        """Read up to this offset."""
+        """Set the tape's end to this offset."""
         self._end = end
 
     async def head(self) -> Letter | None:
-        """The next letter, left where it is; None at the end."""
+        """The next letter, which stays on the tape; None at the end."""
         while not self._letters and self.mailbox.offset < self._end:
             if not await self._fill(wait_s=1.0):
                 break
@@ -96,17 +103,20 @@ class Tape:
         return head if head is not None and head.offset < self._end else None
 
     def take(self) -> Letter:
-        """The letter that `head` has shown."""
+        """Take the letter that `head` has returned off the tape."""
         return self._letters.popleft()
 
     def rest(self) -> list[Letter]:
-        """Letters behind the end that came with those before it: the mailbox is past them."""
+        """Take the letters after the end that were read with those before it.
+
+        The mailbox's position is past them, so a reader of the mailbox needs them from here.
+        """
         rest = list(self._letters)
         self._letters.clear()
         return rest
 
     async def wait(self, wait_s: float) -> None:
-        """Wait until there is a record to read, or for this long."""
+        """Wait up to this long until there is a record to read."""
         if not self._letters:
             await self._fill(wait_s)
 
@@ -114,8 +124,8 @@ class Tape:
         before = self.mailbox.offset
         try:
             self._letters += await self.mailbox.poll(wait_s)
-        except OffsetExpiredError:  # retention came first
-            await self.mailbox.end()
+        except OffsetExpiredError:  # retention removed the record
+            await self.mailbox.end()  # moves the mailbox to the first record that is kept
         return self.mailbox.offset > before
 
 
@@ -128,18 +138,18 @@ async def letters(
     offset: int = 0,
     kinds: Collection[type[Message]] = (),
 ) -> AsyncIterator[Letter]:
-    """A topic's messages of one run (the first, if none is named) up to its end now.
+    """Read a topic's messages of one run up to the topic's current end.
 
     Args:
-        bus: where it is.
-        prefix: of its name.
-        topic: which.
-        run_id: whose messages, or `ANY_RUN`.
-        offset: where to begin.
-        kinds: the messages that are wanted; empty: all.
+        bus: bus that holds the topic.
+        prefix: prefix of the topic's name.
+        topic: the topic.
+        run_id: run whose messages are read, or `ANY_RUN`; None takes that of the first message.
+        offset: offset to begin at.
+        kinds: kinds of messages to read; empty for all.
 
     Raises:
-        TopicMissingError, BusUnreachableError.
+        TopicMissingError, BusUnreachableError: as the bus does.
     """
     tape = Tape.of(bus, prefix, topic, run_id, offset=offset, kinds=kinds)
     await tape.extend()
@@ -148,10 +158,10 @@ async def letters(
 
 
 async def run_of(bus: Bus, prefix: str) -> str:
-    """The run of this prefix: named by its decisions, else by the first request; else empty.
+    """The run at this prefix: named by its decisions, else by the first request, else empty.
 
     Raises:
-        TopicMissingError, BusUnreachableError.
+        TopicMissingError, BusUnreachableError: as the bus does.
     """
     async for decided in letters(bus, prefix, DECISIONS):
         return decided.message.run_id
@@ -165,10 +175,10 @@ class RunLog:
     """One run's `fleet`, `decisions` and `models` in canonical order; can be extended.
 
     Args:
-        fleet: what devices and operators write.
-        decisions: the planner's.
-        models: the aggregator's.
-        epoch: in force where `decisions` begins; 0 at the log's start.
+        fleet: tape of the topic that devices and operators write.
+        decisions: tape of the planner's topic.
+        models: tape of the aggregator's topic.
+        epoch: epoch in force where `decisions` begins; 0 at the log's start.
     """
 
     def __init__(self, fleet: Tape, decisions: Tape, models: Tape, epoch: int = 0) -> None:
@@ -184,7 +194,15 @@ class RunLog:
         offsets: Mapping[str, int] | None = None,
         epoch: int = 0,
     ) -> "RunLog":
-        """A reader's: from these offsets on, by the topic's name."""
+        """Make the log of a run for a reader.
+
+        Args:
+            bus: bus that holds the run.
+            prefix: prefix of the topics' names.
+            run_id: the run; None takes that of the first message.
+            offsets: offset to begin at, by the topic's name; 0 where none is given.
+            epoch: epoch in force where `decisions` begins.
+        """
         starts = offsets or {}
         fleet, decisions, models = (
             Tape.of(bus, prefix, topic, run_id, offset=starts.get(topic.name, 0))
@@ -194,12 +212,12 @@ class RunLog:
 
     @property
     def epoch(self) -> int:
-        """The newest that was opened."""
+        """The newest epoch that was opened."""
         return self._fence.epoch
 
     @property
     def tally(self) -> Tally:
-        """What was read of the three topics."""
+        """How many records of the three topics were read and skipped."""
         boxes = [tape.mailbox for tape in (self.fleet, self.decisions, self.models)]
         return Tally(
             sum(box.record_count for box in boxes),
@@ -208,19 +226,20 @@ class RunLog:
         )
 
     async def extend(self) -> None:
-        """Read up to the ends of the topics as they are now.
+        """Move the ends of the tapes to the topics' current ends.
 
         Raises:
-            TopicMissingError, BusUnreachableError.
+            TopicMissingError, BusUnreachableError: as the bus does.
         """
+        # From effect to cause: what a record refers to lies within the ends that are read later.
         for tape in (self.models, self.decisions, self.fleet):
             await tape.extend()
 
     async def letters(self) -> AsyncIterator[Letter]:
-        """What has come since the last call, up to the ends of the topics now.
+        """Give the letters since the last call, up to the topics' current ends.
 
         Raises:
-            TopicMissingError, BusUnreachableError.
+            TopicMissingError, BusUnreachableError: as the bus does.
         """
         await self.extend()
         async for letter in self.decided():
@@ -229,10 +248,10 @@ class RunLog:
             yield letter
 
     async def decided(self) -> AsyncIterator[Letter]:
-        """All decisions up to the end and what comes before them; then the rest of `models`.
+        """Give all decisions up to the end and what precedes them; then the rest of `models`.
 
         Fleet records that no decision follows are left on their tape. Decisions that the fence
-        refuses are given, too: the fold has to know how far the topic was read.
+        refuses are given, too: the fold needs to know how far the topic was read.
         """
         while (letter := await self.decisions.head()) is not None:
             async for made in self._made(letter.offset):
@@ -246,18 +265,18 @@ class RunLog:
             yield made
 
     async def said(self, end: int | None = None) -> AsyncIterator[Letter]:
-        """Fleet records below an offset; None: all."""
+        """Give the fleet records below an offset; None for all."""
         while (letter := await self.fleet.head()) is not None:
             if end is not None and letter.offset >= end:
                 return
             yield self.fleet.take()
 
     async def wait(self, wait_s: float) -> None:
-        """Wait for a record of the fleet, this long at most."""
+        """Wait up to this long for a record of `fleet`."""
         await self.fleet.wait(wait_s)
 
     async def _made(self, end: int | None) -> AsyncIterator[Letter]:
-        """Records of `models` that obey decisions below an offset; None: all."""
+        """Give the records of `models` that obey decisions below an offset; None for all."""
         while (letter := await self.models.head()) is not None:
             made = letter.message
             if end is not None and isinstance(made, m.Made) and made.decisions_offset > end:

@@ -1,13 +1,17 @@
-"""The fold that knows a run: feed it `fleet`, `decisions` and `models`, then read it.
+"""The fold of a run: it takes `fleet`, `decisions` and `models`, and can then be read.
 
-It serves status, the live screen, the report, metrics, experiments and the audit. Which message
-gives what stands at the figures themselves and in docs/telemetry.md.
+It serves status, the live screen, the report, metrics, experiments and the audit.
+The declarations of figures and docs/telemetry.md name the message behind each figure.
 
-Invariants: no clock and no bus in here. Decisions that the epoch fence refuses leave no trace but
-their bytes. A decision's time is its own (`at_s`), other records' is their timestamp. Each topic
-comes in its order, a decision after the `fleet` records that it has handled, and what the
-aggregator made after the decisions that it obeys; however the topics are interleaved apart from
-that, the state is the same. Heartbeats are soft: they are not part of the state.
+Invariants:
+This module uses no clock and no bus.
+Of decisions that the epoch fence refuses, only the bytes count.
+A decision's time is its `at_s`; other records' time is their timestamp.
+Each topic comes in its order.
+A decision comes after the `fleet` records that it has handled.
+A record of the aggregator comes after the decisions that it obeys.
+The state does not depend on how the topics are interleaved otherwise.
+Heartbeats are not part of the state.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,24 +30,24 @@ from cos2p.log.messages import Message, Outcome
 from cos2p.log.snapshots import Position, tail_of
 
 ROWS_MAX = 64
-"""Versions of which a bounded history keeps the rows."""
+"""Number of versions whose rows a bounded history keeps."""
 
 
 def _nothing(row: VersionRow) -> None:
-    """Where nobody asks for the rows that leave."""
+    """Ignore a row that is dropped."""
 
 
 class RunHistory(RunNow):
-    """The fold. Feed it with `take` and `beat`; `RunNow` has what is asked of it.
+    """The fold of a run, fed by `take` and `beat`; `RunNow` has the methods that read it.
 
     Args:
-        rows_max: rows of this many of the newest versions are kept, and a thinned curve. None keeps
-            all rows, all verdicts, and what each device did when.
-        retired: called with each row that leaves, oldest first.
+        rows_max: number of newest versions whose rows are kept, with a thinned curve. None keeps
+            all rows, all verdicts, and the spans of each device's time.
+        retired: called with each row that is dropped, oldest first.
 
     Attributes:
-        rows_from: rows of versions below are not made: who sets it knows that the log holds so many
-            later versions that they would leave before they are seen.
+        rows_from: no rows are made of versions below it. A reader sets it when the log holds
+            enough later versions that such rows would be dropped before they are read.
     """
 
     def __init__(
@@ -67,7 +71,13 @@ class RunHistory(RunNow):
         *,
         rows_max: int | None = ROWS_MAX,
     ) -> "RunHistory":
-        """The history whose `state` and `positions` these were."""
+        """Restore a history from its `state` and `positions`.
+
+        Args:
+            state: the history's state.
+            positions: how far each topic is folded, by its name without prefix.
+            rows_max: number of newest versions whose rows are kept; None for all.
+        """
         history = cls(rows_max=rows_max)
         history.state = state
         history._offsets = {name: p.offset for name, p in positions.items()}
@@ -84,7 +94,7 @@ class RunHistory(RunNow):
         return {name: Position(at, tails.get(name, b"")) for name, at in self._offsets.items()}
 
     def offset(self, topic: str) -> int:
-        """The next record of a topic to take."""
+        """The offset of the next record of a topic to take."""
         return self._offsets.get(topic, 0)
 
     # ------------------------------------------------------------ the fold
@@ -101,13 +111,13 @@ class RunHistory(RunNow):
 
         Args:
             topic: `fleet`, `decisions` or `models`.
-            offset: of the record; one that was taken already is passed over.
-            at_s: its timestamp, seconds since the epoch.
-            message: what it holds.
-            value: its bytes, by which a position knows it again.
+            offset: the record's offset; a record that was taken already is skipped.
+            at_s: the record's timestamp, seconds since the epoch.
+            message: the message that the record holds.
+            value: the record's bytes, by which a position recognises it.
 
         Returns:
-            Whether it counts: False for a decision that the fence refuses, too.
+            Whether the record counts; False also for a decision that the fence refuses.
         """
         if offset < self._offsets.get(topic, 0):
             return False
@@ -132,17 +142,17 @@ class RunHistory(RunNow):
         return True
 
     def take_letter(self, letter: Letter) -> bool:
-        """The same for a record that a mailbox has read."""
+        """Take a record that a mailbox has read; see `take`."""
         at_s, value = letter.timestamp_s, letter.value
         return self.take(letter.topic.name, letter.offset, at_s, letter.message, value)
 
     def beat(self, message: Message, at_s: float) -> None:
-        """Take a heartbeat, appended at `at_s`: it says what goes on now, and leaves no trace."""
+        """Take a heartbeat appended at `at_s`; it does not change the state."""
         if isinstance(message, m.Heartbeat):
             self.beats[message.worker_id] = Beat(message, at_s)
 
     def _admits(self, decision: m.Decision) -> bool:
-        """The epoch fence (`cos2p.log.fence`), on an epoch that is part of the state."""
+        """Apply the epoch fence (`cos2p.log.fence`) to an epoch that is part of the state."""
         if isinstance(decision, m.EpochStarted):
             if decision.epoch <= self.state.epoch:
                 return False
@@ -151,14 +161,14 @@ class RunHistory(RunNow):
         return decision.epoch == self.state.epoch > 0
 
     def _weigh(self, topic: str, message: Message, size: int) -> None:
-        """Count bytes: of the record, and of the blob that it names first."""
+        """Count the bytes of a record, and of the blob that it is the first to name."""
         blob: m.BlobRef | None = None
         if isinstance(message, (m.Report, m.Dispatched)):
             blob = message.blob
         elif isinstance(message, m.RunRequested):
             blob = message.checkpoint
         elif isinstance(message, m.VersionPublished) and message.version:
-            blob = message.checkpoint  # version 0's is the one that the request names
+            blob = message.checkpoint  # version 0's blob was counted with the request
         if blob is not None:
             self._count_bytes(blob.topic, blob.byte_count)
         self._count_bytes(topic, size)
@@ -167,7 +177,7 @@ class RunHistory(RunNow):
         counts = self.state.byte_counts
         if topic in counts:
             counts[topic] += count
-        else:  # in order of names, whichever topic is read first
+        else:  # sorted by name, so that the order of reading does not change the state
             self.state.byte_counts = dict(sorted({**counts, topic: count}.items()))
 
     def _device(self, worker_id: str) -> DeviceRow:
@@ -241,7 +251,7 @@ class RunHistory(RunNow):
                 pass
 
     def _end(self, plan_id: str, worker_id: str, outcome: Outcome) -> m.Plan | None:
-        """Note how a plan ended; the plan where it was open."""
+        """Note how a plan ended; return the plan if it was open, else None."""
         self._device(worker_id).end(plan_id, outcome)
         row = self.state.plans.get(plan_id)
         if row is None or row.ended or outcome is Outcome.DUPLICATE:
@@ -275,7 +285,7 @@ class RunHistory(RunNow):
             device.forget_labels_before(due)
 
     def _add_row(self, closed: m.RoundClosed, updates: list[Merged]) -> None:
-        """Begin the row of a version; rows over the limit leave."""
+        """Begin the row of a version and drop rows over the limit."""
         state, due = self.state, closed.fleet_offset
         assert self.table is not None
         devices = state.devices
@@ -294,7 +304,7 @@ class RunHistory(RunNow):
             self._retired(state.rows.pop(oldest))
             state.unpublished.pop(oldest, None)
 
-    # ------------------------------------------------------------ what the aggregator made
+    # ------------------------------------------------------------ the aggregator's records
 
     def _made(self, message: m.Made, at_s: float) -> None:
         match message:
@@ -319,7 +329,7 @@ class RunHistory(RunNow):
         state, version = self.state, message.version
         state.published = max(state.published, version)
         if version <= state.whole:
-            return  # written again with its checkpoint
+            return  # a shard writes a version again with its checkpoint
         parts = state.parts.setdefault(version, {})
         parts.setdefault(message.shard, message)
         if len(parts) < message.shard_count or self.table is None:
@@ -354,7 +364,7 @@ class RunHistory(RunNow):
 
 
 def spans_of(report: m.Report, at_s: float) -> list[Span]:
-    """What a device did before a report appended at `at_s`: back to back, the last first."""
+    """The spans of a device's time before a report appended at `at_s`, latest first."""
     stretches: tuple[tuple[Activity, float], ...] = (
         ("upload", report.upload_s),
         ("train", report.train_s),

@@ -1,8 +1,11 @@
-"""All that a history knows of a run from its records: what a snapshot of it holds.
+"""The state of a history: what its snapshots hold.
 
-Invariants: a field here is in every snapshot without other code (`cos2p.log.state_codec`);
-everything is a function of the records folded, whatever the order of the topics among each other;
-its size is bounded by devices, open plans and the rows kept, not by the length of the log.
+Invariants:
+Every field here is in snapshots without further code (`cos2p.log.state_codec`).
+The state is a function of the records folded.
+It does not depend on the order of the topics among each other.
+Its size is bounded by devices, open plans and the rows kept.
+It does not grow with the length of the log.
 """
 
 from collections import Counter
@@ -23,7 +26,7 @@ Activity = Literal["idle", "fetch", "train", "upload"]
 
 @dataclass(frozen=True)
 class Span:
-    """One stretch of one device's time."""
+    """One interval of one device's time."""
 
     worker_id: str
     activity: Activity
@@ -33,41 +36,41 @@ class Span:
 
 @dataclass
 class HistoryState:
-    """The state.
+    """The state of a history.
 
     Attributes:
         run_id: the run's name; empty before the first record.
-        task: that the workers load.
+        task: module:attribute of the task that the workers load.
         config: the run's settings.
         units: the model's units; None before the run is known.
-        epoch: of the newest planner.
-        requested: somebody has asked for the run.
-        started_s: when it started.
-        end: how it ended.
-        finished: the aggregator has said so.
+        epoch: epoch of the newest planner.
+        requested: whether an operator has asked for the run.
+        started_s: when the run started; None before that.
+        end: how the run ended; None before that.
+        finished: whether the aggregator has written RunFinished.
         last_s: the newest time of any record.
-        planner_s: when the planner decided last.
-        aggregator_s: when the aggregator wrote last.
+        planner_s: when the planner decided last; None before that.
+        aggregator_s: when the aggregator wrote last; None before that.
         closed: the newest version that was closed.
-        published: the newest version of which a shard wrote.
-        whole: the newest version of which all shards wrote.
+        published: the newest version that some shard has published.
+        whole: the newest version that all shards have published.
         obeyed: the next decision that some shard may not have obeyed when it wrote `whole`.
-        staleness: updates merged over the whole run, by versions late.
-        reasons: versions closed over the whole run, by why.
+        staleness: number of updates merged over the whole run, by staleness in versions.
+        reasons: number of versions closed over the whole run, by reason.
         left_out_count: units of updates that failed the aggregator's checks, over the whole run.
-        byte_counts: of small records and of the blobs that they name, by the topic's name (blobs':
-            its full one).
-        devices: by worker id, in natural order.
+        byte_counts: bytes of small records and of the blobs that they name, by the topic's name
+            (the full name for blobs).
+        devices: rows of devices by worker id, in natural order.
         plans: rows of plans, in the order of their issue.
         rows: rows of versions, oldest first.
         curve: the evaluator's verdicts.
         early: verdicts on versions that the decisions read so far have not closed.
         open: updates admitted since the newest version.
         window: updates of the newest versions, oldest first.
-        unpublished: updates of versions of which not all shards wrote.
-        parts: what shards wrote of versions that are not whole.
-        squares: squared norms of units, of the versions that an update may be based on.
-        spans: what devices did when; only where all rows are kept.
+        unpublished: updates of versions that not all shards have published.
+        parts: the VersionPublished of shards for versions that are not whole.
+        squares: squared norms of units in the versions that an update may be based on.
+        spans: intervals of each device's time; only if all rows are kept.
     """
 
     run_id: str = ""

@@ -1,15 +1,22 @@
-"""How often each unit was there of late: the factors that make one model of what was trained apart.
+"""Survival probabilities: how often recent submodels held each unit.
 
-Devices train submodels: each lacks blocks and parts of blocks, and learns to give with its own what
-all would give together. Summed unscaled, the whole model gives too much. The remedy is that of
-dropout (Srivastava et al. 2014, weight scaling) and of stochastic depth (Huang et al. 2016, arXiv
-1603.09382): at inference each part is scaled by its survival probability. Here it is measured: the
-weight of the updates whose submodels held the unit over that of all, averaged over versions.
+Devices train submodels that lack blocks and parts of blocks.
+Each submodel learns to give with its own units what all units would give together.
+So the sum of all units, unscaled, gives too much.
+Dropout (Srivastava et al. 2014, weight scaling) has the same problem.
+So has stochastic depth (Huang et al. 2016, arXiv 1603.09382).
+Both scale each part by its survival probability at inference.
+Here this probability is measured.
+It is the weight of the updates whose submodels held the unit, over the weight of all updates.
+The share is averaged over versions.
 
-Invariants: a function of the VersionPublished of a fixed number of versions, so whoever reads them
-from `models`, forwards or backwards, from wherever, has the same factors for the same version, in
-whatever order its shards came and however often; a frozen unit is there as a trained one is; what
-no submodel held counts 0, so it stays silent.
+Invariants:
+The factors are a function of the VersionPublished of a fixed number of versions.
+So all readers of `models` compute the same factors for the same version.
+The direction and start of reading do not matter.
+Neither do the order and repetition of a version's shards.
+A frozen unit counts as held, like a trained one.
+A unit that no submodel held has the factor 0, so it contributes nothing.
 """
 
 import numpy as np
@@ -19,18 +26,18 @@ from cos2p.log.messages import VersionPublished
 from cos2p.model.units import UnitTable
 
 DECAY = 0.9
-"""What a version's shares weigh where those of the next weigh 1: the default of
-merge.average_decay, whatever a run makes of that."""
+"""Weight of a version's shares relative to those of the next version. It equals the default of
+merge.average_decay, but a run's setting does not change it."""
 
 WINDOW = 128
-"""Versions that count. The one before them would weigh 1e-6 of the newest."""
+"""Number of versions that count. The version before them would weigh 1e-6 of the newest."""
 
 _Owned = NDArray[np.intp]
-"""Units of a shard, ascending."""
+"""Indices of a shard's units, ascending."""
 
 
 class Survival:
-    """The versions' shares, and their mean.
+    """Collects the versions' shares and computes their mean.
 
     Args:
         table: the model's units.
@@ -43,9 +50,9 @@ class Survival:
         self._oldest = 1
 
     def take(self, message: VersionPublished) -> None:
-        """Note what a shard has published, in any order, perhaps again.
+        """Take the shares that a shard has published, in any order and perhaps repeated.
 
-        Without shares (version 0) it says nothing.
+        A message without shares (version 0) is ignored.
         """
         if message.version < self._oldest:
             return
@@ -59,7 +66,7 @@ class Survival:
             self._shares.setdefault(message.version, {})[message.shard] = part
 
     def forget_before(self, version: int) -> None:
-        """Let go of what no version from this one on needs."""
+        """Drop the shares that no version from this one on needs."""
         self._oldest = max(self._oldest, first_version(version))
         for old in [v for v in self._shares if v < self._oldest]:
             del self._shares[old]
@@ -67,8 +74,9 @@ class Survival:
     def at(self, version: int) -> NDArray[np.float64]:
         """Each unit's survival probability at a version, shape (units,), in [0, 1].
 
-        The mean of its shares in the last WINDOW versions up to this one of which its shard has
-        told, each weighing DECAY times what the next does; 1 where there is none.
+        It is the mean of the unit's shares in the last WINDOW versions up to this one. Each version
+        weighs DECAY times the next one. Versions that the unit's shard has not published are left
+        out. The probability is 1 if there are no shares.
         """
         sums, weights = np.zeros(len(self._table)), np.zeros(len(self._table))
         for number in range(first_version(version), version + 1):
@@ -80,5 +88,5 @@ class Survival:
 
 
 def first_version(version: int) -> int:
-    """The oldest version whose shares count in those of `version`."""
+    """The oldest version whose shares count for `version`."""
     return max(1, version - WINDOW + 1)

@@ -1,7 +1,10 @@
-"""One version as a row, and how it is made of the updates in it.
+"""One version as a row, and the functions that make it from the version's updates.
 
-Invariants: a row is a value, its functions are pure; what is not known yet, or can't be read from
-the log, is None. Formulas are those of `bound.py`; docs/telemetry.md has each figure.
+Formulas are those of `bound.py`; docs/telemetry.md describes each figure.
+
+Invariants:
+A row is an immutable value, and its functions are pure.
+A figure that is not known yet, or that the log does not give, is None.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +30,14 @@ LABELS = f"Hello, {USED}"
 
 @dataclass(frozen=True)
 class VersionRow:
-    """One closed version; docs/telemetry.md has each figure.
+    """One closed version; docs/telemetry.md describes each figure.
 
-    Its updates are those admitted to it; the window is the run's rounds.coverage_window versions,
-    of which it is the last.
+    Its updates are those admitted to it. The window is the run's last rounds.coverage_window
+    versions, up to this one.
 
     Attributes:
-        verdict: the evaluator's; its figures are among the row's in JSON.
-        counts: its updates per unit, shape (units,).
+        verdict: the evaluator's verdict; JSON has its figures among the row's.
+        counts: number of its updates per unit, shape (units,).
     """
 
     version: Annotated[int, Figure("its number", "", CLOSED)]
@@ -142,13 +145,13 @@ class VersionRow:
     )
 
     def to_json(self) -> dict[str, Any]:
-        """The row's one JSON form: its figures and its verdict's, null where not known."""
+        """The row's only JSON form: its figures and its verdict's, null if not known."""
         empty = dict.fromkeys(figures_of(Verdict))
         return {**empty, **(self.verdict.to_json() if self.verdict else {}), **json_of(self)}
 
 
 def row_fields(plain: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the row that `to_json` gave this document of."""
+    """The fields of a row from the document that its `to_json` gave."""
     own = {f.name for f in fields(VersionRow)} - {"verdict", "counts"}
     row = {k: v for k, v in plain.items() if k in own}
     if plain.get("judged_s") is not None:
@@ -158,19 +161,19 @@ def row_fields(plain: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Merged:
-    """An update admitted, as far as rows need it.
+    """An admitted update, as far as rows need it.
 
     Attributes:
-        worker_id: whose.
-        base_version: what it was trained from.
-        trained: its units as packed bits.
-        present: its units and the frozen ones, likewise.
-        steps: local steps done.
-        learning_rate: of its plan.
-        path: learning rate times the local steps that the delta stands for as it is merged: with
-            normalisation by steps a delta of 5 steps may count as one of 10.
-        weight: in the merge.
-        staleness: versions late.
+        worker_id: the worker that sent it.
+        base_version: the version that it was trained from.
+        trained: its trained units as packed bits.
+        present: its trained and frozen units as packed bits.
+        steps: number of local steps done.
+        learning_rate: the plan's learning rate.
+        path: learning rate times the local steps that the merged delta stands for. With
+            normalisation by steps, a delta of 5 steps may count as one of 10.
+        weight: its weight in the merge.
+        staleness: its staleness in versions.
     """
 
     worker_id: str
@@ -185,12 +188,12 @@ class Merged:
 
     @cached_property
     def trained_bits(self) -> bound.Mask:
-        """Its units, shape (units or a few more,)."""
+        """The trained units as a mask, shape (units,) padded to a multiple of 8."""
         return np.unpackbits(self.trained).view(np.bool_)
 
     @classmethod
     def of(cls, admitted: m.UpdateAdmitted, plan: m.Plan, units: int) -> "Merged":
-        """The update of a plan on a model of this many units."""
+        """Make the update from its admission and its plan; `units` is the model's unit count."""
         trained = _packed(plan.trained, units)
         return cls(
             worker_id=plan.worker_id,
@@ -207,13 +210,13 @@ class Merged:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a row needs next to its version's updates.
+    """The context that a row is made from, with its version's updates.
 
     Attributes:
         table: the model's units.
-        window: updates of each of the window's versions, oldest first, its own the last.
-        everyone: labels of each device that had come by then.
-        labels_of: of a device, by name.
+        window: updates of each version in the window, oldest first, this version's last.
+        everyone: labels of each device that was known by then.
+        labels_of: returns the labels of a device by its name.
     """
 
     table: UnitTable
@@ -223,7 +226,7 @@ class Surroundings:
 
 
 def row_of(closed: m.RoundClosed, around: Surroundings) -> VersionRow:
-    """The row of a version as it is closed: all that the aggregator has no part in."""
+    """Make the row of a version when it is closed, without the aggregator's figures."""
     updates, prunable = around.window[-1], around.table.prunable
     window = [u for version in around.window for u in version]
     covered = counts_of(window, len(prunable))[prunable]
@@ -265,12 +268,12 @@ def completed(
     mean_square: float,
     path: float,
 ) -> VersionRow:
-    """The row with what the aggregator made of the version.
+    """Add the aggregator's figures to a row.
 
     Args:
-        row: of the version as it was closed.
-        parts: what each shard published.
-        noises: pruning noise of each of its updates, as far as it is known.
+        row: the row as made when the version was closed.
+        parts: the VersionPublished of each shard.
+        noises: pruning noise of the version's updates, where it is known.
         mean_square: |D|^2 over all shards.
         path: lr * E, see `path_of`.
     """
@@ -289,7 +292,7 @@ def completed(
 
 
 def path_of(updates: Sequence[Merged]) -> float:
-    """Learning rate * E: mean over the updates, weighted as the merge weighs them."""
+    """Learning rate * E: the mean over the updates, with the weights of the merge."""
     total = sum(u.weight for u in updates)
     return sum(u.weight * u.path for u in updates) / total if total else 0.0
 
@@ -305,7 +308,7 @@ def noises_of(updates: Sequence[Merged], squares: dict[int, bound.Floats]) -> li
 
 
 def unit_squares(parts: Sequence[m.VersionPublished], table: UnitTable) -> bound.Floats:
-    """Squared norm of each unit's weights; 0 everywhere where a shard gives no norms."""
+    """Squared norm of each unit's weights; all 0 if a shard gives no norms."""
     squares = np.zeros(len(table))
     for part in parts:
         whole = part.shard_count == 1
@@ -331,7 +334,16 @@ def label_distances(
     prunable: bound.Mask,
     everyone: Sequence[Labels],
 ) -> bound.Floats:
-    """Of each prunable unit that an update with labels has trained; see `bound.label_distances`."""
+    """Label distance of each prunable unit that an update with known labels has trained.
+
+    See `bound.label_distances`.
+
+    Args:
+        updates: the window's updates.
+        labels: labels of each update's device.
+        prunable: mask of the units that count, shape (units,).
+        everyone: labels of all devices.
+    """
     telling = [(u, of) for u, of in zip(updates, labels, strict=True) if _known(of)]
     known = [of for of in everyone if _known(of)]
     if not telling or not known:
@@ -358,7 +370,7 @@ def _known(labels: Labels) -> bool:
 
 
 def _matrix(labels: Sequence[Labels], classes: int) -> bound.Floats:
-    """A row for each of these labels, padded with zeros."""
+    """The labels as a matrix, one row for each, padded with zeros to `classes`."""
     return np.array([(*(of or ()), *(0,) * (classes - len(of or ()))) for of in labels], np.float64)
 
 

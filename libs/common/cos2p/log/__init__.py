@@ -1,1 +1,1 @@
-"""The log: buses, messages, blobs, and how they are read and kept."""
+"""The log: buses, messages and blobs, and how they are read and stored."""

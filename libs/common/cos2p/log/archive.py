@@ -1,10 +1,14 @@
-"""A run's topics, from any bus, in one SQLite file that replays on a laptop.
+"""Copies a run's topics from any bus into one SQLite file, from which the run can be replayed.
 
-Invariants: each record keeps its offset, timestamp, key and headers, so every reference in the log
-still holds; no partition goes beyond the extent, and from its first record on nothing of it is
-missing but what compaction takes; the file appears under its name only when it is whole.
-Retention and compaction may run meanwhile: a record that goes before it was copied is left out, and
-so are those before it. Compacted topics come first, before much of them can go.
+Invariants:
+Each record keeps its offset, timestamp, key and headers.
+So every reference in the log still holds.
+No partition goes beyond the extent.
+From a partition's first record on, only records that compaction removes are missing.
+The file appears under its name only when it is complete.
+Retention and compaction may run during the copy.
+A record that retention removes before it was copied is left out, with all records before it.
+Compacted topics are copied first, before much of them can be removed.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,24 +23,25 @@ from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, HEARTBEATS, MODELS, SN
 
 READ_BYTES = 4 << 20
 _EFFECTS_FIRST = tuple(dict.fromkeys((SNAPSHOTS, HEARTBEATS, MODELS, DECISIONS, FLEET, *CATALOGUE)))
-"""The run goes on while we ask for ends: what refers to others' records is asked for first."""
+"""The order in which ends are read. The run goes on meanwhile, so topics whose records refer to
+other topics come first."""
 
 Extent = Mapping[str, Mapping[int, Offsets]]
-"""What lies between the ends of each topic's partitions."""
+"""The ends of each topic's partitions, by the topic's full name and the partition."""
 Told = Callable[[int], None]
-"""Told the records copied since it was told last."""
+"""Receives the number of records copied since its last call."""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What became of one topic partition.
+    """The result of copying one topic partition.
 
     Attributes:
-        topic: full name.
-        partition: of it.
-        first_offset: where it begins in the file.
-        record_count: how many records the file holds.
-        byte_count: of their values.
+        topic: full name of the topic.
+        partition: number of the partition.
+        first_offset: offset at which the partition begins in the file.
+        record_count: number of records that the file holds.
+        byte_count: bytes of the values of these records.
     """
 
     topic: str
@@ -47,7 +52,7 @@ class Copied:
 
 
 async def extent_of(bus: Bus, prefix: str) -> dict[str, dict[int, Offsets]]:
-    """All that the run's topics hold now; whatever a record in it refers to is in it, too."""
+    """The current extent of the run's topics; it includes whatever its records refer to."""
     ends = {topic: await bus.end_offsets(topic.full_name(prefix)) for topic in _EFFECTS_FIRST}
     return {topic.full_name(prefix): ends[topic] for topic in CATALOGUE}
 
@@ -55,7 +60,14 @@ async def extent_of(bus: Bus, prefix: str) -> dict[str, dict[int, Offsets]]:
 async def copy(
     bus: Bus, prefix: str, extent: Extent, out: Path, told: Told = lambda _: None
 ) -> list[Copied]:
-    """Copy what lies in the extent into a new file.
+    """Copy the records in the extent into a new file.
+
+    Args:
+        bus: bus that holds the run.
+        prefix: prefix of the topics' names.
+        extent: the ends between which records are copied.
+        out: path of the new file.
+        told: receives the number of records copied since its last call.
 
     Raises:
         StorageError: the disk is full, or the file can't be written.
@@ -95,7 +107,7 @@ async def _copy_partition(
         except OffsetExpiredError:
             first = min((await bus.end_offsets(topic))[partition].first, ends.next)
             if first <= offset:
-                raise  # it has not expired: its bytes are gone
+                raise  # the record has not expired, so its bytes are lost
             offset = first
             log.place(place, first, [])
             continue

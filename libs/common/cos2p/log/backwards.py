@@ -1,8 +1,12 @@
-"""Reads a topic from its end: what is new lies there, however long the log is.
+"""Reads a topic backwards from its end, so that new records are found at once in a long log.
 
-Invariants: messages come newest first, each once; what was appended after the call is left out;
-records of kinds that are not asked for are not decoded; a record that can't be read is passed over
-(whoever reads the topic forwards buries it); memory is one window of records.
+Invariants:
+Messages come newest first, each once.
+Records appended after the call are left out.
+Records of other kinds than those requested are not decoded.
+A record that can't be read is skipped.
+The reader that reads the topic forwards writes it to the dead-letter topic.
+Memory holds one window of records.
 """
 
 from collections.abc import AsyncGenerator, Collection
@@ -15,9 +19,10 @@ from cos2p.log.messages import Message
 from cos2p.log.topics import Topic
 
 WINDOW_MIN, WINDOW_MAX = 64, 1024
-"""Records in a window. Each window is twice the one before: what is sought is near the end."""
+"""Limits of a window's size in records. Each window is twice the one before, because the wanted
+records are usually near the end."""
 WINDOW_BYTES = 2 << 20
-"""A window with more than this is not doubled, one with twice as much is halved."""
+"""A window with more bytes than this is not doubled; one with more than twice this is halved."""
 
 
 async def newest_first(
@@ -29,18 +34,18 @@ async def newest_first(
     run_id: str,
     before: int | None = None,
 ) -> AsyncGenerator[Letter, None]:
-    """The messages of some kinds, newest first.
+    """Give the messages of some kinds, newest first.
 
     Args:
-        bus: where the topic is.
-        prefix: of its name.
-        topic: which; its partition 0 is read.
-        kinds: messages that are wanted.
-        run_id: whose.
-        before: the offset to go back from; None for the log's end as it is now.
+        bus: bus that holds the topic.
+        prefix: prefix of the topic's name.
+        topic: the topic; its partition 0 is read.
+        kinds: kinds of messages to give.
+        run_id: run whose messages are given.
+        before: offset to read back from; None for the log's current end.
 
     Raises:
-        What the bus raises.
+        Cos2pError: whatever the bus raises.
     """
     name = topic.full_name(prefix)
     names = {kind.__name__.encode() for kind in kinds}
@@ -63,7 +68,7 @@ async def newest_first(
 
 
 async def end_of(bus: Bus, prefix: str, topic: Topic) -> int:
-    """The offset that the next record of a topic gets."""
+    """The offset that the next record of a topic will have."""
     return (await bus.end_offsets(topic.full_name(prefix)))[0].next
 
 

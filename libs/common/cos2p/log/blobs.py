@@ -1,8 +1,12 @@
 """Blobs: payloads larger than a record, as chunks in the log and a small reference to them.
 
-A claim check whose store is the log itself. Invariants: the chunks of a blob are in one partition
-in order, with other blobs' chunks in between at most; a reader holds one read of the bus at a
-time; whatever is missing, cut short, repeated or foreign is a typed error, never silence.
+This is the claim-check pattern, with the log itself as the store.
+
+Invariants:
+The chunks of a blob are in one partition, in order.
+Only other blobs' chunks may lie between them.
+A reader holds the records of one bus read at a time.
+A missing, truncated, repeated or foreign chunk raises a typed error.
 """
 
 import asyncio
@@ -24,7 +28,7 @@ BLOB_HEADER = "cos2p-blob"
 CHUNK_HEADER = "cos2p-chunk"
 READ_BYTES_MAX = 2 << 20
 CHUNKS_PER_APPEND = 4
-"""Chunks handed to the bus at once: enough to keep it busy, few enough to keep memory flat."""
+"""Chunks given to the bus at once: enough to keep it busy, few enough to bound memory."""
 
 
 async def write_blob(
@@ -36,12 +40,21 @@ async def write_blob(
     *,
     chunk_bytes: int = CHUNK_BYTES_MAX,
 ) -> BlobRef:
-    """Append `parts` as the chunks of one blob; the reference to it.
+    """Append `parts` as the chunks of one blob and return the reference to it.
 
     Large parts are not copied: their bytes must not change before this returns.
 
+    Args:
+        bus: bus that holds the topic.
+        topic: full name of the topic.
+        partition: partition for all chunks.
+        blob_id: the blob's id, which its chunks carry.
+        parts: the blob's bytes as buffers, in order.
+        chunk_bytes: size of a chunk.
+
     Raises:
-        What the bus's append raises; the chunks written by then are orphans that nobody refers to.
+        Cos2pError: whatever the bus's append raises. No record refers to the chunks written by
+            then.
     """
     hasher = blake3()
     offsets: list[int] = []
@@ -75,17 +88,17 @@ def _record(blob_id: str, index: int, chunk: Buffer) -> NewRecord:
 
 
 class _Turns:
-    """Appends one group while the next is hashed; leaves when all are acknowledged."""
+    """Appends one group while the next is hashed; exits when all are acknowledged."""
 
     def __init__(self, bus: Bus, topic: str, partition: int, offsets: list[int]) -> None:
         self._bus, self._place, self._offsets = bus, (topic, partition), offsets
         self._under_way: asyncio.Task[list[int]] | None = None
 
     async def append(self, group: list[NewRecord]) -> None:
-        """Take the next group once the one before is in the log."""
+        """Wait until the previous group is in the log, then start to append this one."""
         await self._settle()
         self._under_way = asyncio.create_task(self._bus.append(*self._place, group))
-        await asyncio.sleep(0)  # it starts here, not when the next group is ready
+        await asyncio.sleep(0)  # lets the task start now, not when the next group is ready
 
     async def __aenter__(self) -> "_Turns":
         return self
@@ -109,29 +122,29 @@ async def read_blob(
     """Stream a blob's chunks in order.
 
     Args:
-        bus: where it lies.
-        ref: its reference.
-        verify: check the whole digest at the end (off where units are checked one by one).
-        wait_s: patience with a bus that acknowledged a chunk but does not show it yet.
+        bus: bus that holds the blob.
+        ref: the blob's reference.
+        verify: whether to check the whole digest at the end (off if units are checked one by one).
+        wait_s: how long to wait for a chunk that is acknowledged but not readable yet.
 
     Raises:
         ChunkMissingError: a gap, an expired offset, or fewer bytes than promised.
         ChunkForeignError: a chunk of this blob with a wrong or repeated index, or too many bytes.
-        DigestError: other bytes than were written.
+        DigestError: the bytes read are not the bytes written.
     """
     hasher = blake3()
     index = byte_count = 0
     offset = ref.first_offset
     while offset <= ref.last_offset:
         try:
-            # No more than is missing: what lies behind the blob would be read for nothing.
+            # Read no more than is missing: records behind the blob would be read in vain.
             bytes_max = min(READ_BYTES_MAX, max(1, ref.byte_count - byte_count))
             records = await bus.read(
                 ref.topic, ref.partition, offset, bytes_max=bytes_max, wait_s=wait_s
             )
         except OffsetExpiredError as error:
             raise ChunkMissingError(f"{_name(ref)} has left the log: {error}") from error
-        await asyncio.sleep(0)  # a bus that fetches ahead asks for more before we hash
+        await asyncio.sleep(0)  # lets a bus that fetches ahead start before the hashing
         if not records:
             raise ChunkMissingError(f"{_name(ref)}: nothing at offset {offset} after {wait_s:g} s")
         for record in records:
@@ -170,7 +183,7 @@ def _check_index(ref: BlobRef, text: bytes, expected: int) -> None:
 
 
 def _chunks(parts: Iterable[Buffer], chunk_bytes: int) -> Iterator[Buffer]:
-    """Regroup buffers into chunks of `chunk_bytes`; copies only where a chunk spans buffers."""
+    """Regroup buffers into chunks of `chunk_bytes`; copies only if a chunk spans buffers."""
     pending = bytearray()
     for part in parts:
         view = memoryview(part).cast("B")

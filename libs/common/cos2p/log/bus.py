@@ -1,15 +1,18 @@
-"""The bus: an ordered log per topic partition, with four verbs.
+"""The bus: an ordered log per topic partition, with four operations.
 
-Invariants that every implementation keeps, checked by `tests/contract/test_bus.py`:
-offsets of a partition rise with each appended record and are never reused; an append is
-acknowledged when it will survive the crash of any one process (Kafka: acks=all); what is
-acknowledged is read by everyone, in the same order, until retention or compaction removes it; an
-append that raised has written all of its records, or a prefix of them, or nothing; readers keep
-their own positions. Values are opaque bytes.
+Every implementation keeps these invariants; `tests/contract/test_bus.py` checks them.
+Offsets of a partition rise with each appended record and are never reused.
+An append is acknowledged when it survives the crash of any one process (Kafka: acks=all).
+Acknowledged records are read by all readers in the same order.
+They stay until retention or compaction removes them.
+An append that raised has written all of its records, a prefix of them, or none.
+Readers keep their own positions.
+Values are opaque bytes.
 
-Of a compacted topic only the newest record of each key has to stay. Offsets then have gaps, which
-a read skips; the ends don't go back. So a reader that starts at `first` gets the newest record of
-each key at least, in order. Retention takes that record, too, once it is old enough.
+A compacted topic must keep only the newest record of each key.
+Its offsets then have gaps, which a read skips, but the ends never go back.
+So a reader that starts at `first` gets at least the newest record of each key, in order.
+Retention removes that record, too, once it is old enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +24,7 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class NewRecord:
-    """What is appended."""
+    """A record to append."""
 
     value: Buffer
     key: bytes = b""
@@ -30,7 +33,7 @@ class NewRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """What is read."""
+    """A record as it was read."""
 
     topic: str
     partition: int
@@ -43,16 +46,16 @@ class Record:
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """What a topic must be.
+    """The properties that a topic must have.
 
     Attributes:
-        name: full name, prefix included.
-        partitions: how many; an existing topic with another number is an error.
-        record_bytes_max: largest value; a larger one is refused before anything is written.
-        retention_s: how long records stay; None for ever.
-        bulk: True for blob chunks: an implementation may keep their values apart.
-        compacted: True where only the newest record of each key has to stay (retention takes that
-            one, too). Offsets then have gaps; how soon older ones go is the implementation's.
+        name: full name of the topic, with the prefix.
+        partitions: number of partitions; an existing topic with another number is an error.
+        record_bytes_max: limit of a value's bytes; a larger one is refused before any write.
+        retention_s: how long records stay, in seconds; None for ever.
+        bulk: whether the topic holds blob chunks, whose values may be stored separately.
+        compacted: whether only the newest record of each key must stay (retention removes that
+            one, too). Offsets then have gaps; each bus decides when older records are removed.
     """
 
     name: str
@@ -65,32 +68,38 @@ class TopicSpec:
 
 @dataclass(frozen=True)
 class Offsets:
-    """The ends of a partition: `first` is the oldest record kept, `next` the next to be given."""
+    """The ends of a partition.
+
+    Attributes:
+        first: offset of the oldest record kept.
+        next: offset that the next appended record gets.
+    """
 
     first: int
     next: int
 
 
 class Bus(Protocol):
-    """One log for all roles of a run."""
+    """The log that all roles of a run share."""
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Make the topics that are missing, and know the limits of all.
+        """Make the topics that are missing, and note the limits of all.
 
         Raises:
-            TopicMismatchError: one exists with another number of partitions.
-            BusUnreachableError: no connection; the text names host and cause.
+            TopicMismatchError: a topic exists with a different number of partitions.
+            BusUnreachableError: there is no connection; the text names host and cause.
         """
         ...
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
-        """Append in order and wait for the acknowledgement; the offset of each record.
+        """Append in order, wait for the acknowledgement and return the records' offsets.
 
-        The offsets rise; another writer's records may lie in between.
+        The offsets rise; other writers' records may lie between them.
 
         Raises:
-            TopicMissingError, RecordTooLargeError, BusUnreachableError, StorageError.
-            BusError: a record without a key for a compacted topic; nothing was written.
+            TopicMissingError, RecordTooLargeError: see `cos2p.errors`.
+            BusUnreachableError, StorageError: see `cos2p.errors`.
+            BusError: a record for a compacted topic has no key; nothing was written.
         """
         ...
 
@@ -103,24 +112,25 @@ class Bus(Protocol):
         bytes_max: int = 4 << 20,
         wait_s: float = 0,
     ) -> list[Record]:
-        """Records from `offset` on: at least one if there is any, and about `bytes_max` at most.
+        """Read records from `offset` on: at least one if there is any.
 
-        At the end of the log it waits up to `wait_s` for a record, then returns an empty list.
+        The values together have at most about `bytes_max`. At the end of the log it waits up to
+        `wait_s` for a record, then returns an empty list.
 
         Raises:
-            TopicMissingError, BusUnreachableError.
+            TopicMissingError, BusUnreachableError: see `cos2p.errors`.
             OffsetExpiredError: `offset` is older than the oldest record kept.
         """
         ...
 
     async def end_offsets(self, topic: str) -> dict[int, Offsets]:
-        """Both ends of each partition.
+        """Both ends of each partition, by the partition's number.
 
         Raises:
-            TopicMissingError, BusUnreachableError.
+            TopicMissingError, BusUnreachableError: see `cos2p.errors`.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections and files; appended records are safe already."""
+        """Close connections and files; acknowledged records are already safe."""
         ...

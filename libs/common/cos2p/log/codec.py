@@ -1,8 +1,10 @@
-"""Messages to bytes and back: msgpack maps, name and version in the headers.
+"""Encodes messages as msgpack maps, with name and version in the headers, and decodes them.
 
-Invariants: encoding is canonical (same message, same bytes); decoding never runs code, bounds every
-length, and raises only `MessageError`; an old version is lifted to the newest by its upcasts; a
-newer one is refused, never guessed at.
+Invariants:
+Encoding is canonical: the same message gives the same bytes.
+Decoding never runs code, bounds every length, and raises only `MessageError`.
+An old version is lifted to the newest by its upcasts.
+A version newer than this program's is refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +33,7 @@ UPCASTS: dict[tuple[str, int], Upcast] = {}
 
 
 def encode(message: Message) -> NewRecord:
-    """The record of a message, under the message's key."""
+    """Make the record of a message, with the message's key."""
     name = type(message).__name__
     body = message.model_dump(mode="python")
     return NewRecord(
@@ -46,10 +48,15 @@ def decode(
     registry: Mapping[str, type[Message]] = REGISTRY,
     upcasts: Mapping[tuple[str, int], Upcast] = UPCASTS,
 ) -> Message:
-    """The message of a record; the catalogue's messages unless others are given.
+    """Decode the message in a record.
+
+    Args:
+        record: the record.
+        registry: known messages by name; the catalogue's by default.
+        upcasts: functions that lift old versions, by message name and version.
 
     Raises:
-        UnknownMessageError: no such message, or a version newer than this program's.
+        UnknownMessageError: there is no such message, or its version is newer than this program's.
         MessageError: the bytes are not a valid body.
     """
     name, version = _headers(record)
@@ -68,7 +75,7 @@ def decode(
     except ValidationError as error:
         raise MessageError(f"{name}: {plain_validation(error)}"[:2000]) from error
     except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
-        # Upcasts work on bodies that nobody has checked yet.
+        # Upcasts work on bodies that are not validated yet, so they may fail in many ways.
         raise MessageError(f"{name} version {version} can't be lifted: {error!r}") from error
 
 
@@ -79,7 +86,7 @@ def _headers(record: Record) -> tuple[str, int]:
         raise MessageError(f"the record's headers are missing: {error!r}") from error
 
 
-@lru_cache(256)  # a log has millions of records, and few such pairs
+@lru_cache(256)  # a log has millions of records, but few such pairs
 def _named(name_header: bytes, version_header: bytes) -> tuple[str, int]:
     try:
         name = name_header.decode("ascii")
@@ -113,7 +120,7 @@ def _body(value: bytes | memoryview) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Msgpack's own types only: tuples as lists, enums as their values."""
+    """Convert a value to msgpack's own types: tuples to lists, enums to their values."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,17 +1,18 @@
 """The epoch fence: of two planners, the one that started later is obeyed.
 
-Invariant: whoever reads the decisions in order keeps the same ones: a decision counts if and only
-if its epoch is the newest that any EpochStarted before it has opened.
+Invariants:
+A decision counts only if its epoch is the newest that an EpochStarted before it has opened.
+So all readers of the decisions accept the same ones.
 """
 
 from cos2p.log.messages import Decision, EpochStarted
 
 
 class EpochFence:
-    """Sorts a planner's valid decisions from those of one that was replaced.
+    """Separates valid decisions from those of a planner that was replaced.
 
     Args:
-        epoch: in force where the reading begins; 0 at the log's start.
+        epoch: epoch in force where the reading begins; 0 at the log's start.
     """
 
     def __init__(self, epoch: int = 0) -> None:
@@ -19,7 +20,7 @@ class EpochFence:
         self.fenced_count = 0
 
     def admits(self, decision: Decision) -> bool:
-        """Whether the next decision of the log counts."""
+        """Take the next decision of the log and return whether it counts."""
         if isinstance(decision, EpochStarted):
             if decision.epoch > self.epoch:
                 self.epoch = decision.epoch

@@ -1,9 +1,12 @@
-"""A reader of one topic's messages that holds its own position.
+"""A reader of one topic's messages that keeps its own position.
 
-Invariants: every record is handed on once, in order; one that can't be read, or that a check
-refuses, is counted and stops nothing; of one writer's the first few go to the dead-letter topic
-with the reason, so that a writer who is never understood can't fill it; records of another run are
-counted and skipped. A mailbox opened without a run's id takes that of the first message it reads.
+Invariants:
+Every accepted record is given once, in order.
+A record that can't be read, or that a check refuses, is counted and skipped.
+The first few such records of each writer go to the dead-letter topic with the reason.
+The limit keeps a writer of unreadable records from filling that topic.
+Records of another run are counted and skipped.
+A mailbox opened without a run's id takes that of the first message it reads.
 """
 
 from collections import Counter
@@ -17,22 +20,23 @@ from cos2p.log.messages import DeadLetter, Message
 from cos2p.log.topics import DEAD_LETTERS, Topic
 
 POLL_BYTES_MAX = 1 << 20
-"""Read at once: a reader that is far behind holds so much of the log, and no more."""
+"""Bytes of one read. A reader that is far behind holds no more of the log than this."""
 HEAD_BYTES_MAX = 32 << 10
-"""Read at once where only the next few records are wanted."""
+"""Bytes of one read where only the next few records are wanted."""
 BURIED_MAX = 10
 """Dead letters of one writer: enough to see what is wrong with it."""
 WRITERS_MAX = 1000
-"""Writers who are counted each on their own: a forger can invent names for ever."""
+"""Number of writers that are counted separately. The limit bounds memory, because a forger can
+invent any number of names."""
 ANY_RUN = "*"
-"""The run of a mailbox that hands on the messages of every run."""
+"""The run id of a mailbox that gives the messages of every run."""
 OTHERS = b""
-"""All writers beyond them, and those who give no name."""
+"""The key under which all further writers, and those without a name, are counted."""
 
 
 @dataclass(frozen=True)
 class Letter:
-    """A message, where it was read, and its record's value."""
+    """A message, its place in the log, and its record's value."""
 
     topic: Topic
     offset: int
@@ -43,12 +47,12 @@ class Letter:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A record that is not handed on because it can't be read or was not accepted.
+    """A record that is skipped because it can't be read or was not accepted.
 
     Attributes:
-        offset: where it was read.
-        reason: why not.
-        number: which it is among its writer's, from 1.
+        offset: the record's offset.
+        reason: why it was refused.
+        number: its number among the writer's refused records, from 1.
     """
 
     offset: int
@@ -64,17 +68,17 @@ class Mailbox:
     """Reads partition 0 of a topic from an offset on.
 
     Args:
-        bus: where it is.
-        prefix: of its name.
-        topic: which.
-        reader: for the dead letters.
-        run_id: whose messages are handed on, or `ANY_RUN`.
-        offset: where to begin.
-        kinds: the messages that are wanted; others are not even decoded. Empty: all.
-        check: what else each record must pass.
-        bury_from: refused records before this offset were buried by an earlier reader; None where
-            a later one will.
-        refused: told of each refused record.
+        bus: bus that holds the topic.
+        prefix: prefix of the topic's name.
+        topic: the topic.
+        reader: name of the reader in dead letters.
+        run_id: run whose messages are given, or `ANY_RUN`; None takes that of the first message.
+        offset: offset to begin at.
+        kinds: kinds of messages to give; others are not decoded. Empty for all.
+        check: a further check of each record; it raises `MessageError` to refuse the record.
+        bury_from: offset from which refused records become dead letters. An earlier reader has
+            handled those before it. None writes no dead letters, because a later reader does.
+        refused: receives each refusal.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class Mailbox:
         self.foreign_count = 0
 
     async def poll(self, wait_s: float = 0.0, bytes_max: int = POLL_BYTES_MAX) -> list[Letter]:
-        """The next letters, of about `bytes_max`; waits up to `wait_s` where there are none."""
+        """Read the next letters, of about `bytes_max`; wait up to `wait_s` if there are none."""
         name = self._topic.full_name(self._prefix)
         letters: list[Letter] = []
         found = await self._bus.read(name, 0, self.offset, bytes_max=bytes_max, wait_s=wait_s)
@@ -130,13 +134,13 @@ class Mailbox:
         return letters
 
     async def end(self) -> int:
-        """The offset after the last record now; what retention has taken is passed over."""
+        """The topic's current end; also move the position past what retention has removed."""
         ends = (await self._bus.end_offsets(self._topic.full_name(self._prefix)))[0]
         self.offset = max(self.offset, ends.first)
         return ends.next
 
     async def stream(self) -> AsyncIterator[Letter]:
-        """All letters up to the end of the log as it is now; one poll's are held at a time."""
+        """Give all letters up to the log's current end; memory holds those of one poll."""
         end = await self.end()
         while self.offset < end:
             before = self.offset
@@ -146,7 +150,7 @@ class Mailbox:
                 break
 
     async def drain(self) -> list[Letter]:
-        """All letters up to the end of the log as it is now: for a short log only."""
+        """Return all letters up to the log's current end; use it for a short log only."""
         return [letter async for letter in self.stream()]
 
     async def _refuse(self, record: Record, reason: str) -> None:
@@ -174,14 +178,20 @@ class Mailbox:
 
 
 class Outbox:
-    """Appends messages to a topic."""
+    """Appends messages to a topic.
+
+    Args:
+        bus: bus that holds the topic.
+        prefix: prefix of the topic's name.
+        topic: the topic.
+    """
 
     def __init__(self, bus: Bus, prefix: str, topic: Topic) -> None:
         self._bus, self._topic = bus, topic
         self._name = topic.full_name(prefix)
 
     async def send(self, *messages: Message) -> list[int]:
-        """Append in order; returns when acknowledged, with the offsets."""
+        """Append in order, wait for the acknowledgement and return the offsets."""
         for message in messages:
             if type(message) not in self._topic.messages:
                 raise TypeError(f"{type(message).__name__} has no place in {self._topic.name}")

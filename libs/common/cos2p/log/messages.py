@@ -1,8 +1,13 @@
-"""Every message of the ring, newest version of each; `codec.py` puts them on the wire.
+"""Every message of the ring, each in its newest version.
 
-Invariants: messages are frozen; unknown fields are ignored, missing new ones have defaults; a field
-is never renamed or retyped; every number is finite and every list bounded. Who writes and reads
-each of them, and where, is in `topics.py`.
+`codec.py` encodes messages.
+`topics.py` gives the writers, the readers and the topic of each.
+
+Invariants:
+Messages are frozen.
+Unknown fields are ignored, and missing new fields have defaults.
+A field is never renamed or retyped.
+Every number is finite, and every list is bounded.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -19,8 +24,8 @@ from cos2p.model.unit_wire import Body, Count, UnitColumns, UnitScores
 from cos2p.run_config import RunConfig
 
 PROTOCOL = 1
-"""What roles must have in common beside messages that both can read: rises when a worker of one
-image and a planner or aggregator of another can't work together."""
+"""Version of what roles must share besides messages that both can read. It rises when a worker of
+one image and a planner or aggregator of another can't work together."""
 
 
 class Message(Body):
@@ -32,7 +37,7 @@ class Message(Body):
 
     @property
     def key(self) -> str:
-        """The key of its record: the worker that it is from or for; empty where there is none."""
+        """The key of its record: the worker that it is from or for; empty if there is none."""
         return str(getattr(self, "worker_id", ""))
 
 
@@ -40,19 +45,19 @@ class Message(Body):
 
 
 class Hello(Message):
-    """A worker is there (said at start, and again every while: it may be told twice)."""
+    """A worker is present. It sends this at its start and repeats it from time to time."""
 
     worker_id: Name
     incarnation: Count
-    """Rises with every start of the worker; reports of an older one are refused."""
+    """Rises with every start of the worker; reports of an older incarnation are refused."""
     profile: DeviceProfile
     sample_count: Count
     label_counts: Annotated[tuple[Count, ...], Field(max_length=100_000)] | None = None
-    """Samples per label; None where the device keeps them to itself."""
+    """Samples per label; None if the device withholds them."""
     units_digest: Digest
-    """Digest of the worker's own unit table: another model is refused."""
+    """Digest of the worker's own unit table; a device with another model is refused."""
     protocol: Count = 1
-    """The worker's `PROTOCOL`: a device of another one gets no plans."""
+    """The worker's `PROTOCOL`; a device with another one gets no plans."""
 
 
 class Heartbeat(Message):
@@ -66,25 +71,25 @@ class Heartbeat(Message):
 
 
 class Report(Message):
-    """What came of a plan."""
+    """The result of a plan."""
 
     worker_id: Name
     incarnation: Count
     plan_id: Name
     status: Literal["done", "out_of_memory", "abandoned", "failed"]
     blob: BlobRef | None = None
-    """The delta; None unless done."""
+    """Reference to the delta; None unless the status is done."""
     sample_count: Count = 0
-    """Different samples trained on."""
+    """Number of different samples trained on."""
     steps_done: Count = 0
     idle_s: Seconds = 0
     fetch_s: Seconds = 0
     train_s: Seconds = 0
     throttle_s: Seconds = 0
-    """Seconds of train_s slept to play a slower device (demo only)."""
+    """Seconds of train_s that the worker slept to seem slower (demo only)."""
     upload_s: Seconds = 0
     peak_bytes: Count = 0
-    """Measured peak of the training itself."""
+    """Measured peak memory of the training itself."""
     bytes_down: Count = 0
     bytes_up: Count = 0
     loss_first: float | None = None
@@ -111,35 +116,36 @@ class Evaluated(Message):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     raw_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     plain_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Of the published model with its units as they are."""
+    """Accuracy of the published model with its units unscaled."""
     scaled_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Of the published model with its units scaled by survival. The figures but these two are of
-    one or the other, as evaluation.scaling says."""
+    """Accuracy of the published model with its units scaled by survival. Apart from this and
+    plain_accuracy, evaluation.scaling decides whether a figure is of the scaled or the unscaled
+    model."""
     exit_accuracies: Annotated[tuple[float, ...], Field(max_length=64)] = ()
-    """Of each inner exit, shallow first."""
+    """Accuracy of each inner exit, shallow first."""
     mean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Of the mean of all exits' probabilities, the final head among them."""
+    """Accuracy of the mean of all exits' probabilities, including the final head's."""
 
 
 class RunRequested(Message):
-    """`cos2p init`: please run this."""
+    """`cos2p init` asks the planner to start a run."""
 
     config: RunConfig
     task: Annotated[str, Field(max_length=500)]
     """module:attribute of the task that the workers load."""
     units: UnitColumns
     checkpoint: BlobRef
-    """Version 0."""
+    """Reference to version 0."""
 
 
 class StopRequested(Message):
-    """An operator asks for the end."""
+    """An operator asks the planner to end the run."""
 
     reason: Text = ""
 
 
 class AdmitRequested(Message):
-    """An operator asks to forgive a device the updates that failed checks."""
+    """An operator asks that a device whose updates failed checks may have plans again."""
 
     worker_id: Name
 
@@ -148,14 +154,14 @@ class AdmitRequested(Message):
 
 
 class Decision(Message):
-    """Base of what only the planner writes."""
+    """Base of the messages that only the planner writes."""
 
     epoch: Count
     """The writing planner's epoch; decisions of an epoch below the newest are void."""
     fleet_offset: Count
     """The next `fleet` record to handle: all before it were handled when this was decided."""
     at_s: Seconds
-    """The planner's clock when it decided, seconds since the epoch. A fold knows no other time."""
+    """The planner's clock when it decided, in seconds since 1970. A fold uses no other time."""
 
 
 class EpochStarted(Decision):
@@ -165,7 +171,7 @@ class EpochStarted(Decision):
 
 
 class RunStarted(Decision):
-    """The run begins: all that a replay needs."""
+    """The run begins; this holds everything that a replay needs."""
 
     config: RunConfig
     task: Annotated[str, Field(max_length=500)]
@@ -185,7 +191,7 @@ class PlanIssued(Decision):
 
 
 class PlanCancelled(Decision):
-    """A plan ends without a report: EXPIRED (silent) or CANCELLED (restart, leave, stop)."""
+    """A plan ends without a report: EXPIRED (silence) or CANCELLED (restart, leave, stop)."""
 
     plan_id: Name
     worker_id: Name
@@ -194,20 +200,20 @@ class PlanCancelled(Decision):
 
 
 class DeviceExcluded(Decision):
-    """A device gets no plans from here on, until it is admitted."""
+    """A device gets no plans from here on, until it is admitted again."""
 
     worker_id: Name
     reason: Text
 
 
 class DeviceAdmitted(Decision):
-    """The reason for which a device was excluded is gone: it may have plans again."""
+    """The reason for a device's exclusion no longer holds: it may have plans again."""
 
     worker_id: Name
 
 
 class UpdateAdmitted(Decision):
-    """A plan ends ACCEPTED: its delta counts in the open version."""
+    """A plan ends as ACCEPTED: its delta counts in the open version."""
 
     plan_id: Name
     worker_id: Name
@@ -220,7 +226,7 @@ class UpdateAdmitted(Decision):
 
 
 class UpdateRefused(Decision):
-    """A report does not count. It ends its plan unless the plan had ended before (DUPLICATE)."""
+    """A report does not count; it ends its plan unless the plan had already ended (DUPLICATE)."""
 
     plan_id: Name
     worker_id: Name
@@ -229,27 +235,27 @@ class UpdateRefused(Decision):
 
 
 class RoundClosed(Decision):
-    """Version `version` is the merge of what was admitted since the version before."""
+    """Version `version` is the merge of the updates admitted since the version before."""
 
     version: Annotated[int, Field(ge=1)]
     reason: Literal["count", "deadline", "all", "group"]
     update_count: Count
     step: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor on the server's step: below 1 where a few devices' updates move the model less."""
+    """Factor on the server's step; below 1 if updates of few devices move the model less."""
     waited_s: Seconds
     coverage_min: Count
-    """N*: least merged updates of any prunable unit over the window."""
+    """N*: the smallest number of merged updates of any prunable unit over the window."""
     coverage_planned: Count = 0
-    """N* as planned: least number of devices that hold any prunable unit now."""
+    """N* as planned: the smallest number of devices that hold any prunable unit now."""
     coverage_bound: float = 0.0
-    """The most that N* could be: the window's updates times their mean share of the cost."""
+    """Upper bound of N*: the window's updates times their mean share of the cost."""
     devices_bound: Count = 0
     """floor(sum r_i) over the devices that can train, r_i the affordable share of the cost."""
     staleness_mean: float = 0.0
 
 
 class RunEnded(Decision):
-    """Nothing more is planned; `version` is the last."""
+    """The run has ended: no more plans are issued, and `version` is the last."""
 
     version: Count
     reason: Literal["target", "stopped", "stalled", "failed"]
@@ -260,24 +266,24 @@ class RunEnded(Decision):
 
 
 class Made(Message):
-    """Base of what only the aggregator writes."""
+    """Base of the messages that only the aggregator writes."""
 
     decisions_offset: Count
-    """The next `decisions` record to obey: this one carries out the record before it."""
+    """The next `decisions` record to obey: this message carries out the record before it."""
 
 
 class RunOpened(Made):
-    """What a worker has to know of the run (by shard 0, before version 0)."""
+    """What a worker must know about the run (written by shard 0, before version 0)."""
 
     config: RunConfig
     task: Annotated[str, Field(max_length=500)]
     units_digest: Digest
     protocol: Count = 1
-    """The aggregator's `PROTOCOL`: a worker of another one leaves."""
+    """The aggregator's `PROTOCOL`; a worker with another one leaves."""
 
 
 class Dispatched(Made):
-    """The weights of a plan are in `submodels` (one record per aggregator shard)."""
+    """The weights of a plan are in `submodels`; each aggregator shard writes one record."""
 
     plan: Plan
     shard: Count
@@ -291,7 +297,7 @@ class Dispatched(Made):
 
 
 class VersionPublished(Made):
-    """A shard has made a version. Its `decisions_offset` is where recovery goes on."""
+    """A shard has made a version; recovery continues at its `decisions_offset`."""
 
     version: Count
     shard: Count
@@ -303,25 +309,26 @@ class VersionPublished(Made):
     unit_norms: Annotated[bytes, Field(max_length=4 * 65_536)] = b""
     """L2 norm of each owned unit's raw weights: float32, little-endian, in table order."""
     unit_shares: Annotated[bytes, Field(max_length=4 * 65_536)] = b""
-    """Of each owned unit: weight of this version's updates whose submodels held it, trained or
-    frozen, over that of all its updates. float32, little-endian, in table order; empty where it has
-    none (version 0)."""
+    """For each owned unit, the weight of this version's updates whose submodels held it, trained or
+    frozen, over the weight of all its updates. float32, little-endian, in table order; empty if the
+    version has no updates (version 0)."""
     left_out: Annotated[tuple[LeftOut, ...], Field(max_length=10_000)] = ()
     merged_count: Count = 0
     step_norm: Annotated[float, Field(ge=0)] = 0.0
     """L2 norm of this shard's change from the version before."""
     model_norm: Annotated[float, Field(ge=0)] = 0.0
     delta_square: Annotated[float, Field(ge=0)] = 0.0
-    """Weighted mean over updates of their squared delta norm, summed over the units merged: with
-    step_norm it gives the dispersion of updates."""
+    """Weighted mean over updates of their squared delta norm, summed over the units merged. With
+    step_norm, it gives the dispersion of updates."""
     checkpoint: BlobRef | None = None
     open_plans: Annotated[tuple[Count, ...], Field(max_length=100_000)] = ()
-    """With a checkpoint: offsets in `decisions` of the PlanIssued of each plan open at this point,
-    ascending. Recovery reads these and what follows, not what lies between."""
+    """With a checkpoint: offsets in `decisions` of the PlanIssued of each plan that is open at this
+    point, ascending. Recovery reads these records and those after `decisions_offset`, but not the
+    records in between."""
 
 
 class RunFinished(Made):
-    """The aggregator has obeyed RunEnded: workers may go."""
+    """The aggregator has obeyed RunEnded: workers may stop."""
 
     version: Count
     reason: Text
@@ -331,10 +338,10 @@ class RunFinished(Made):
 
 
 class SnapshotPart(Message):
-    """A piece of a fold's state: where there are all pieces, a reader need not fold the log."""
+    """A part of a fold's state; a reader that finds all parts need not fold the whole log."""
 
     of: Literal["planner", "history"]
-    """Whose state."""
+    """The fold whose state it is."""
     number: Count
     """Rises with each snapshot of one fold."""
     part: Count
@@ -342,12 +349,12 @@ class SnapshotPart(Message):
     protocol: Count
     """The writer's `PROTOCOL`."""
     digest: Digest
-    """Of the whole state's bytes."""
+    """Digest of the whole state's bytes."""
     body: Annotated[bytes, Field(max_length=900_000)]
 
     @property
     def key(self) -> str:
-        """Two slots by turns: while one snapshot is written, the one before it stays whole."""
+        """One of two alternating slots: the previous snapshot stays whole during a write."""
         return f"{self.of}/{self.number % 2}/{self.part}"
 
 
@@ -355,7 +362,7 @@ class SnapshotPart(Message):
 
 
 class DeadLetter(Message):
-    """A record that could not be read, kept for a person to look at."""
+    """A record that could not be read, kept for an operator to examine."""
 
     topic: Annotated[str, Field(max_length=249)]
     partition: Count

@@ -1,8 +1,10 @@
-"""Which role may do what to which topic: the catalogue as rights on Kafka.
+"""The rights of each role on each topic: the catalogue as access rights on Kafka.
 
-Invariants: a role may do what the catalogue has it do, and nothing else; nobody needs a right on a
-consumer group (there is none), on a transaction, or on the cluster; only the operator makes topics.
-Kafka's Read and Write on a topic bring Describe with them.
+Invariants:
+A role has exactly the rights that the catalogue requires.
+No role needs a right on a consumer group (there is none), a transaction, or the cluster.
+Only the operator makes topics.
+Kafka's Read and Write on a topic include Describe.
 """
 
 from collections.abc import Iterable
@@ -17,12 +19,12 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class Right:
-    """What a role may do to one topic.
+    """The rights of one role on one topic.
 
     Attributes:
-        role: who.
-        topic: its full name.
-        operations: as Kafka names them, in one order.
+        role: the role.
+        topic: full name of the topic.
+        operations: the allowed operations, as Kafka names them, in a fixed order.
     """
 
     role: Role
@@ -34,8 +36,8 @@ def rights(prefix: str, roles: Iterable[Role] = ROLES) -> list[Right]:
     """All rights of these roles, by role, then in the catalogue's order.
 
     Args:
-        prefix: of the topics' names.
-        roles: whose.
+        prefix: prefix of the topics' names.
+        roles: the roles.
     """
     found = []
     for role in roles:

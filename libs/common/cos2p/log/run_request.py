@@ -1,7 +1,8 @@
-"""How a run begins: topics, version 0, and the request that the planner waits for.
+"""Starts a run: makes the topics, writes version 0, and asks the planner for the run.
 
-Invariants: one topic prefix holds one run, and a run that is there is never written over; the
-request comes last, so that whoever sees it finds everything that it names.
+Invariants:
+One topic prefix holds one run, and an existing run is never overwritten.
+The request is written last, so that its readers find everything that it names.
 """
 
 from collections.abc import Sequence
@@ -22,17 +23,17 @@ from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 
 VERSION_0 = "v0"
-"""Owner of the payload that holds version 0."""
+"""`owner` of the payload that holds version 0."""
 
 
 @dataclass(frozen=True)
 class NewRun:
-    """What a run starts from.
+    """The data that a run starts from.
 
     Attributes:
-        run_id: its name.
-        task: module:attribute that workers load.
-        config: its settings.
+        run_id: the run's name.
+        task: module:attribute of the task that workers load.
+        config: the run's settings.
         table: the model's units.
         values: version 0, one flat float32 array per unit in table order.
     """
@@ -45,16 +46,21 @@ class NewRun:
 
 
 async def request_run(bus: Bus, prefix: str, run: NewRun) -> RunRequested:
-    """Create the topics, write version 0, ask for the run.
+    """Create the topics, write version 0, and write the request for the run.
+
+    Args:
+        bus: bus for the run's log.
+        prefix: prefix of the topics' names.
+        run: the data that the run starts from.
 
     Raises:
-        RunExistsError: this prefix holds a run already.
-        What the bus raises.
+        RunExistsError: this prefix already holds a run.
+        Cos2pError: whatever the bus raises.
     """
     try:
         await bus.create_topics(specs(prefix, run.config.partitions))
     except TopicMismatchError:
-        await _require_no_run(bus, prefix)  # its topics are as that run needs them
+        await _require_no_run(bus, prefix)  # an existing run is the better explanation
         raise
     await _require_no_run(bus, prefix)
     units = range(len(run.table))
@@ -74,10 +80,15 @@ async def request_run(bus: Bus, prefix: str, run: NewRun) -> RunRequested:
 
 
 def require_run(expected: str | None, found: str, prefix: str) -> None:
-    """Refuse a run that is not the one meant: two sites took one prefix.
+    """Refuse a run that is not the expected one, as when two sites use one prefix.
+
+    Args:
+        expected: id of the expected run; None accepts any.
+        found: id of the run at the prefix.
+        prefix: the prefix.
 
     Raises:
-        RunExistsError: `found` is another than `expected`, which may be None for any.
+        RunExistsError: `found` is not `expected`.
     """
     if expected not in (None, found):
         raise RunExistsError(

@@ -1,10 +1,16 @@
-"""Snapshots: the newest states of a run's folds, so that a start needs not the whole log.
+"""Snapshots: the newest states of a run's folds, so that a start need not read the whole log.
 
-Owns the topic `snapshots`. It is compacted, so reading it from its start costs as much as the few
-snapshots that are kept. Invariants: a snapshot counts only when all of its parts are there and have
-their digest, when it is of this run and protocol, and when the log still has the records that it
-was folded from as its last; any other is skipped with a reason. A snapshot is derived data: without
-one a reader folds the log from its start and comes to the same state.
+This module owns the topic `snapshots`.
+The topic is compacted, so reading it from its start costs only the few snapshots that are kept.
+
+Invariants:
+A snapshot counts only if all of its parts are present and have their digest.
+Its run and protocol must be those of the reader.
+The log must reach the positions up to which it was folded.
+The log must not contradict the last records that it was folded from.
+Any other snapshot is skipped with a reason.
+A snapshot is derived data.
+Without one, a reader folds the log from its start and reaches the same state.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,12 +29,13 @@ from cos2p.log.topics import SNAPSHOTS
 
 PART_BYTES_MAX = 900_000
 FORMAT = 1
-"""Of the envelope below; a state's own form is checked when it is unpacked."""
+"""Version of the envelope that `parts_of` makes. The state's own format is checked when it is
+unpacked."""
 
 Fold = Literal["planner", "history"]
 FOLDS: tuple[Fold, ...] = ("planner", "history")
 Skipped = Callable[[int, str], None]
-"""Called with a snapshot's number and the reason for which it does not count."""
+"""Receives a snapshot's number and the reason why it does not count."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Position:
     """How far a topic was folded.
 
     Attributes:
-        offset: the next record to fold.
-        tail: digest of the last one folded; empty where there was none.
+        offset: offset of the next record to fold.
+        tail: digest of the last record folded; empty if there was none.
     """
 
     offset: int
@@ -49,11 +56,11 @@ class Snapshot:
     """A fold's state after all records below some offsets.
 
     Attributes:
-        of: whose.
-        number: rises with each snapshot of one fold.
-        run_id: the run's.
-        positions: by the topic's name without prefix.
-        state: its bytes (`cos2p.log.state_codec`).
+        of: the fold.
+        number: number of the snapshot, which rises with each snapshot of one fold.
+        run_id: the run's name.
+        positions: how far each topic is folded, by its name without prefix.
+        state: the state's bytes (`cos2p.log.state_codec`).
     """
 
     of: Fold
@@ -64,12 +71,12 @@ class Snapshot:
 
 
 def tail_of(value: bytes | memoryview) -> bytes:
-    """The digest by which a position knows its last record again."""
+    """The digest by which a position recognises its last record."""
     return blake3(value).digest(length=8)
 
 
 def parts_of(snapshot: Snapshot) -> list[SnapshotPart]:
-    """The records of a snapshot."""
+    """Split a snapshot into the messages that hold it."""
     plain = {
         "format": FORMAT,
         "positions": {name: [p.offset, p.tail] for name, p in snapshot.positions.items()},
@@ -93,10 +100,10 @@ def parts_of(snapshot: Snapshot) -> list[SnapshotPart]:
 
 
 async def write_snapshot(bus: Bus, prefix: str, snapshot: Snapshot) -> None:
-    """Append a snapshot; a crash in between leaves the one before it whole.
+    """Append a snapshot; a crash during the write leaves the previous one whole.
 
     Raises:
-        What the bus raises.
+        Cos2pError: whatever the bus raises.
     """
     outbox = Outbox(bus, prefix, SNAPSHOTS)
     for part in parts_of(snapshot):
@@ -104,7 +111,7 @@ async def write_snapshot(bus: Bus, prefix: str, snapshot: Snapshot) -> None:
 
 
 async def snapshots_of(bus: Bus, prefix: str, of: Fold, skipped: Skipped) -> list[Snapshot]:
-    """The whole snapshots of a fold in the log, newest first, whatever their run."""
+    """Read the whole snapshots of a fold in the log, of any run, newest first."""
     found: dict[tuple[int, bytes], dict[int, SnapshotPart]] = {}
     async for part in _parts(bus, prefix):
         if part.of == of:
@@ -116,7 +123,7 @@ async def snapshots_of(bus: Bus, prefix: str, of: Fold, skipped: Skipped) -> lis
 async def fitting_snapshots(
     bus: Bus, prefix: str, of: Fold, run_id: str, skipped: Skipped
 ) -> AsyncIterator[Snapshot]:
-    """The snapshots of a fold that fit the run and its log, newest first."""
+    """Give the snapshots of a fold that fit the run and its log, newest first."""
     for snapshot in await snapshots_of(bus, prefix, of, skipped):
         fault = f"it is of run {snapshot.run_id}" if snapshot.run_id != run_id else ""
         fault = fault or await _misfit(bus, prefix, snapshot.positions)
@@ -129,14 +136,14 @@ async def fitting_snapshots(
 async def newest_snapshot(
     bus: Bus, prefix: str, of: Fold, run_id: str, skipped: Skipped
 ) -> Snapshot | None:
-    """The newest snapshot that fits the run and its log; None where there is none."""
+    """The newest snapshot that fits the run and its log; None if there is none."""
     async for snapshot in fitting_snapshots(bus, prefix, of, run_id, skipped):
         return snapshot
     return None
 
 
 async def next_number(bus: Bus, prefix: str) -> int:
-    """The number of the next snapshot: above all that are there, whether they count or not."""
+    """The number of the next snapshot: above all in the log, whether they count or not."""
     return max([part.number + 1 async for part in _parts(bus, prefix)], default=0)
 
 
@@ -162,7 +169,7 @@ async def _parts(bus: Bus, prefix: str) -> AsyncIterator[SnapshotPart]:
 
 
 def whole_snapshot(parts: Mapping[int, SnapshotPart], skipped: Skipped) -> Snapshot | None:
-    """The snapshot of these parts; None where it does not count."""
+    """Join the parts of a snapshot; None if it does not count."""
     head = next(iter(parts.values()))
     if head.protocol != PROTOCOL:
         skipped(head.number, f"it is of protocol {head.protocol}, this program's is {PROTOCOL}")
@@ -187,14 +194,14 @@ def whole_snapshot(parts: Mapping[int, SnapshotPart], skipped: Skipped) -> Snaps
 
 
 async def _misfit(bus: Bus, prefix: str, positions: Mapping[str, Position]) -> str:
-    """Why a snapshot is not one of this log; empty where it is."""
+    """Why a snapshot does not fit this log; empty if it fits."""
     for name, position in positions.items():
         topic = f"{prefix}-{name}"
         ends = (await bus.end_offsets(topic))[0]
         if position.offset > ends.next:
             return f"it is ahead of {topic}: at {position.offset}, the log ends at {ends.next}"
         if not position.tail or position.offset - 1 < ends.first:
-            continue  # retention took the record: nothing contradicts the snapshot
+            continue  # retention removed the record, so nothing contradicts the snapshot
         try:
             last = (await bus.read(topic, 0, position.offset - 1, bytes_max=1))[0]
         except OffsetExpiredError:

@@ -1,10 +1,16 @@
-"""The state of a fold as bytes and back: a tree of dataclasses, by their types.
+"""Encodes the state of a fold, a tree of dataclasses, by its types, and decodes it.
 
-Owns what snapshots hold. Invariants: the same state gives the same bytes; reading runs no code of
-the bytes and raises `StateError` alone; a new field of a state needs no line here. The bytes begin
-with the shape of the types, so that a program with other fields refuses them.
-Fields may be numbers, text, bytes, enums, messages, arrays (`Floats` and its like), dataclasses,
-and lists, tuples, sets, dicts and counters of them. Dicts keep their order.
+This module owns the format of the state in snapshots.
+Fields may be numbers, text, bytes, enums, messages, arrays (`Floats` and its like) and dataclasses.
+They may also be lists, tuples, sets, dicts and counters of these.
+Dicts keep their order.
+
+Invariants:
+The same state gives the same bytes.
+Decoding never runs code from the bytes and raises only `StateError`.
+A new field of a state needs no code here.
+The bytes begin with a digest of the types' shape.
+So a program with other fields refuses them.
 """
 
 from collections.abc import Hashable
@@ -27,18 +33,18 @@ SHAPE_BYTES = 8
 
 
 class StateError(MessageError):
-    """These bytes are not such a state."""
+    """The bytes are not a state of the expected type."""
 
 
 def _of_type(dtype: type[np.generic]) -> Any:
-    """How pydantic reads and writes an array of this type: its shape and its bytes."""
+    """Make the validator and serializer of an array type, as its shape and its bytes."""
 
     def load(value: Any) -> NDArray[Any]:
         if isinstance(value, np.ndarray):
             return value.astype(dtype, copy=False)
         shape, data = value
         found = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
-        return found.astype(dtype)  # a copy: arrays of a state are written to
+        return found.astype(dtype)  # a copy: the buffer is read-only, and folds write to arrays
 
     def dump(array: NDArray[Any]) -> Any:
         plain = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<"))
@@ -66,12 +72,12 @@ def _adapter(kind: Hashable) -> TypeAdapter[Any]:
 
 @cache
 def shape_of(kind: Hashable) -> bytes:
-    """A digest of the fields of a type and of all types in it: their names, order and types."""
+    """Digest of a type's fields and of all types in it: names, order and types."""
     return blake3(repr(_shape(kind, ())).encode()).digest(length=8)
 
 
 def _shape(kind: Any, above: tuple[Any, ...]) -> object:
-    if kind in above:  # a type that holds itself
+    if kind in above:  # a recursive type: its name ends the recursion
         return kind.__qualname__
     if is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
@@ -90,22 +96,22 @@ def _shape(kind: Any, above: tuple[Any, ...]) -> object:
 
 
 def pack(kind: type[T], state: T) -> bytes:
-    """The bytes of a state of this type."""
+    """Encode a state of this type."""
     plain = _adapter(cast(Hashable, kind)).dump_python(state)
     packed = bytes(msgpack.packb(plain, default=_plain, use_bin_type=True))
     return shape_of(cast(Hashable, kind)) + packed
 
 
 def has_shape(kind: type[T], data: bytes) -> bool:
-    """Whether these bytes are of a program with the same fields."""
+    """Whether these bytes come from a program whose type has the same fields."""
     return data[:SHAPE_BYTES] == shape_of(cast(Hashable, kind))
 
 
 def unpack(kind: type[T], data: bytes) -> T:
-    """The state that `pack` was given.
+    """Decode the bytes that `pack` returned.
 
     Raises:
-        StateError: the bytes are another type's, another program version's, or damaged.
+        StateError: the bytes are of another type or program version, or they are damaged.
     """
     if not has_shape(kind, data):
         raise StateError(f"its {kind.__name__} has other fields than this program's")
@@ -119,7 +125,7 @@ def unpack(kind: type[T], data: bytes) -> T:
 
 
 def _plain(value: Any) -> Any:
-    """What msgpack has no type for."""
+    """Convert a value that msgpack has no type for."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     if isinstance(value, np.generic):

@@ -1,7 +1,8 @@
-"""The catalogue: which topic holds which messages, who writes and reads them, and for how long.
+"""The catalogue of topics: their messages, writers, readers and retention.
 
-Invariants: every topic but `fleet` has one writing role; every message belongs to one topic;
 `docs/protocol.md` is generated from this file and `messages.py`.
+
+Invariant: every message belongs to one topic.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ Role = Literal["planner", "aggregator", "worker", "evaluator", "operator"]
 
 DAY_S = 86_400.0
 CHUNK_BYTES_MAX = 900_000
-"""Under the 1 MiB record limit of a stock broker, headers included."""
+"""Largest chunk: with its headers, it is below a default broker's record limit of 1 MiB."""
 RECORD_BYTES_MAX = 1_000_000
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A row of the catalogue."""
+    """One topic in the catalogue."""
 
     name: str
     writers: tuple[Role, ...]
@@ -31,11 +32,11 @@ class Topic:
     retention_s: float | None
     partitioned: bool = False
     compacted: bool = False
-    """Only the newest record of each key is kept for good."""
+    """Whether only the newest record of each key is kept permanently."""
     about: str = ""
 
     def full_name(self, prefix: str) -> str:
-        """The name on the bus."""
+        """The topic's name on the bus."""
         return f"{prefix}-{self.name}"
 
 
@@ -158,7 +159,12 @@ CATALOGUE: tuple[Topic, ...] = (
 
 
 def specs(prefix: str, partitions: int) -> list[TopicSpec]:
-    """What the bus has to hold for a run."""
+    """Specifications of all topics of a run.
+
+    Args:
+        prefix: prefix of the topics' names.
+        partitions: number of partitions of each blob topic.
+    """
     return [
         TopicSpec(
             t.full_name(prefix),
@@ -173,5 +179,5 @@ def specs(prefix: str, partitions: int) -> list[TopicSpec]:
 
 
 def partition_of(writer_id: str, partitions: int) -> int:
-    """The partition of a blob topic that a worker's blobs lie in."""
+    """The partition of a blob topic that holds a writer's blobs."""
     return crc32(writer_id.encode()) % partitions

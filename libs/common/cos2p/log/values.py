@@ -1,6 +1,8 @@
-"""What messages are made of: ids, plans, places of blobs, outcomes.
+"""The values inside messages: ids, plans, blob references and outcomes.
 
-Invariants: values are frozen; every number is finite and every list bounded.
+Invariants:
+Values are frozen.
+Every number is finite, and every list is bounded.
 """
 
 from enum import StrEnum
@@ -11,7 +13,7 @@ from pydantic import Field
 from cos2p.model.unit_wire import Body, Count
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-"""A run's, worker's or plan's id: safe in file names, topics and metrics labels."""
+"""Id of a run, worker or plan; safe in file names, topic names and metrics labels."""
 Text = Annotated[str, Field(max_length=2000)]
 Seconds = Annotated[float, Field(ge=0)]
 UnitIndices = Annotated[tuple[Count, ...], Field(max_length=65_536)]
@@ -19,7 +21,7 @@ Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 
 
 class Outcome(StrEnum):
-    """How a plan, or a report that came too much, ended."""
+    """How a plan, or a surplus report, ended."""
 
     ACCEPTED = "accepted"
     STALE = "stale"
@@ -30,7 +32,7 @@ class Outcome(StrEnum):
 
 
 class BlobRef(Body):
-    """Where a blob's chunks lie: in one partition, in order, others' chunks perhaps in between."""
+    """Where a blob's chunks lie: in one partition, in order, perhaps between others' chunks."""
 
     topic: Annotated[str, Field(max_length=249)]
     partition: Count
@@ -43,14 +45,14 @@ class BlobRef(Body):
 
 
 class DeviceProfile(Body):
-    """What a worker found out about its machine."""
+    """A worker's description of its machine."""
 
     device_class: Name = "default"
     accelerator: Literal["cpu", "cuda"] = "cpu"
     memory_bytes: Count
-    """What training may use at its peak, the runtime's own share taken off."""
+    """Memory that training may use at its peak, without the runtime's own share."""
     flops_per_s: Annotated[float, Field(gt=0)]
-    """Measured training speed (forward and backward counted as 3 forward passes)."""
+    """Measured training speed (forward and backward together count as 3 forward passes)."""
     bytes_per_s: Annotated[float, Field(gt=0)] = 1e8
     """Bandwidth to the bus."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
@@ -64,22 +66,22 @@ class Plan(Body):
     incarnation: Count
     base_version: Count
     trained: UnitIndices
-    """Units trained and sent back, ascending, closed under their cores."""
+    """Units trained and sent back, ascending, with the cores that they need."""
     frozen: UnitIndices = ()
-    """Units present in the forward pass only."""
+    """Units used in the forward pass only."""
     local_steps: Annotated[int, Field(ge=1, le=1_000_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     learning_rate: Annotated[float, Field(gt=0)]
-    """Of the local optimiser: what the run's schedule gives for this version."""
+    """Learning rate of the local optimiser, from the run's schedule for this version."""
     progress: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the run that was done when this was planned: what ramps of the local loss follow."""
+    """Share of the run that was done when this was planned. Ramps of the local loss follow it."""
     seed: Count
     deadline_s: Seconds
     """Seconds after dispatch at which the planner stops waiting for this plan's round."""
     peak_bytes: Count
-    """The cost model's forecast of the device's peak."""
+    """The cost model's forecast of the device's peak memory."""
     group: Count = 0
-    """Number of the plan that founded its arrival group (closing by groups); 0 for none."""
+    """Number of the plan that started its arrival group (closing by groups); 0 for none."""
     wire: Literal["f32"] = "f32"
 
 

@@ -1,1 +1,1 @@
-"""A model as units: what they are, what they cost, and how their values travel."""
+"""A model as units: their table, their costs, and how their values travel."""

@@ -1,11 +1,15 @@
-"""What the rate's bound names, as arithmetic on plain arrays.
+"""The terms of the bound on the convergence rate, computed from plain arrays.
 
-The sketch of a bound that we monitor (ours; RA-Fed's rate, doi 10.1145/3580305.3599521, has the
-same form) has a term in 1 / sqrt(N* E Q), and terms that grow with pruning noise, staleness, the
-updates' dispersion and the distance between the labels that train a unit and everybody's.
+The monitored bound is a sketch of our own.
+RA-Fed's rate (doi 10.1145/3580305.3599521) has the same form.
+It has a term in 1 / sqrt(N* E Q).
+Other terms grow with pruning noise, staleness and the updates' dispersion.
+A last one grows with the distance between the labels that train a unit and those of all devices.
 
-Invariants: pure functions, no state; shapes are (units,), (updates, units) and (updates, classes);
-None where the given data says nothing, never a guess.
+Invariants:
+The functions are pure and have no state.
+Shapes are (units,), (updates, units) and (updates, classes).
+A result that the given data does not determine is None.
 """
 
 import math
@@ -21,10 +25,10 @@ Mask = NDArray[np.bool_]
 
 
 def low_coverage(counts: Counts) -> int:
-    """The 5 % quantile of merged updates per unit: the least that all but 5 % of the units have.
+    """The 5 % quantile of merged updates per unit: all but 5 % of the units have at least this.
 
     Args:
-        counts: shape (prunable units,).
+        counts: merged updates of each prunable unit, shape (prunable units,).
     """
     if not counts.size:
         return 0
@@ -34,7 +38,10 @@ def low_coverage(counts: Counts) -> int:
 def gini(counts: Counts) -> float:
     """Gini coefficient of merged updates per unit: sum_ij |x_i - x_j| / (2 n^2 mean(x)), by ranks.
 
-    0 where all have as many (or none), towards 1 where few units have all.
+    It is 0 if all units have the same number (or none), and towards 1 if few units have all.
+
+    Args:
+        counts: merged updates of each unit, shape (units,).
     """
     total = float(counts.sum())
     if total <= 0:
@@ -46,13 +53,13 @@ def gini(counts: Counts) -> float:
 
 
 def label_distances(trained: Mask, weights: Floats, labels: Floats, everyone: Floats) -> Floats:
-    """Total variation between the label mix that trained each unit and everybody's, in [0, 1].
+    """Total variation between each unit's label mix and that of all devices, in [0, 1].
 
-    A unit's mix is the mean of its updates' label shares, weighted as the merge weighs them.
+    A unit's mix is the mean of its updates' label shares, with the weights of the merge.
 
     Args:
         trained: which update trained which unit, shape (updates, units).
-        weights: of the updates in the merge, shape (updates,).
+        weights: the updates' weights in the merge, shape (updates,).
         labels: samples per label of each update's device, shape (updates, classes), no row empty.
         everyone: samples per label of all devices, shape (classes,), not all 0.
 
@@ -62,7 +69,7 @@ def label_distances(trained: Mask, weights: Floats, labels: Floats, everyone: Fl
     shares = labels / labels.sum(axis=1, keepdims=True)
     masses = trained * weights[:, None]
     totals = masses.sum(axis=0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0 gives the NaN of a unit that no update trained
         mixes = (masses.T @ shares) / totals[:, None]
     distances: Floats = 0.5 * np.abs(mixes - everyone / everyone.sum()).sum(axis=1)
     return distances
@@ -82,8 +89,8 @@ def pruning_noise(present: Mask, squares: Floats) -> float | None:
 def dispersion(delta_square: float, mean_square: float) -> float:
     """The updates' variance about their mean: mean |delta|^2 - |mean delta|^2, unit by unit.
 
-    Never below 0: both are sums of many float32 squares, and their difference may be less than
-    their rounding.
+    The result is never below 0. Both are sums of many float32 squares, so rounding can exceed their
+    difference.
 
     Args:
         delta_square: weighted mean of the updates' squared norms, summed over the units merged.
@@ -93,10 +100,10 @@ def dispersion(delta_square: float, mean_square: float) -> float:
 
 
 def gradient_proxy(mean_square: float, path: float) -> float | None:
-    """|D|^2 / (lr E)^2: the squared gradient norm, were the local steps plain gradient steps.
+    """|D|^2 / (lr E)^2: the squared gradient norm if local steps were plain gradient steps.
 
     Args:
         mean_square: squared norm of the mean delta D.
-        path: lr * E, mean over the updates; None is returned where it is 0.
+        path: lr * E, mean over the updates; if it is 0, the result is None.
     """
     return mean_square / path**2 if path > 0 else None

@@ -1,16 +1,22 @@
-"""What a submodel costs a device: memory, arithmetic, bytes on the wire, seconds.
+"""The cost of a submodel on a device: memory, arithmetic, bytes on the wire and seconds.
 
-Owns the cost model that planner, demo and export share. Invariants: every cost is a sum over units,
-so that a budget is linear; a forecast is a function of the unit table and the run's settings alone,
-and only a `Calibration` (what one device has reported) bends it; a calibration from measurements
-never plans a device out of the run, only running out of memory does.
+This module owns the cost model that planner, demo and export share.
 
-Peak bytes (Adam: s = 2, momentum 1, SGD 0; float32 everywhere, the runtime's own share taken off):
+Peak bytes, with s = 2 for Adam, 1 for momentum and 0 for SGD:
 
     (2 + s) * 4 * parameters(trained) + 4 * parameters(frozen) + batch * 4 * activations(trained)
 
-The run's local loss may ask for more (`Extra`): planner, experiments and audit all charge it by
-this model.
+All values are float32.
+The runtime's own share is not included.
+The run's local loss may cost more (`Extra`).
+Planner, experiments and audit all compute this extra cost here.
+
+Invariants:
+Every cost is a sum over units, so that a budget is linear.
+A forecast is a function of the unit table and the run's settings.
+Only a `Calibration`, made from one device's reports, changes it.
+A calibration from measurements never leaves a device without a plan.
+Only running out of memory can do that.
 """
 
 import math
@@ -30,20 +36,20 @@ from cos2p.run_config import LocalConfig, RunConfig
 
 FLOAT_BYTES = 4
 BACKWARD_FACTOR = 3
-"""Forward and backward together cost three forward passes."""
+"""Cost of forward and backward together, in forward passes."""
 STEP_FIXED_S = 0.003
-"""What a training step costs beside its arithmetic, before a device has reported."""
+"""Seconds of a training step in addition to its arithmetic, before a device has reported."""
 
 
 @dataclass(frozen=True)
 class Extra:
-    """What a run's local loss asks beyond one forward and backward pass of the submodel a step.
+    """What a run's local loss costs beyond one forward and backward pass of the submodel a step.
 
     Attributes:
-        forward_share: of the steps that have one more forward pass (the anchor's teacher).
-        copies: of the trained weights kept beside them (the proximal term's).
-        widths: "drawn" where a step trains one of the nested widths (FjORD), "taught" where it
-            trains the full one before a narrower one; else "full".
+        forward_share: share of the steps with one more forward pass (the anchor's teacher).
+        copies: number of additional copies of the trained weights (for the proximal term).
+        widths: "drawn" if a step trains one of the nested widths (FjORD), "taught" if it trains
+            the full width before a narrower one, else "full".
     """
 
     forward_share: float = 0.0
@@ -52,7 +58,7 @@ class Extra:
 
     @classmethod
     def of(cls, local: LocalConfig) -> "Extra":
-        """What these settings ask for; nothing where every form is off."""
+        """The extra cost of these settings; none if every such term is off."""
         anchored = local.anchor.share
         if local.objective != "fjord":
             return cls(anchored, int(local.proximal > 0))
@@ -68,7 +74,7 @@ class CostModel:
         table: the model's units.
         slots: optimiser values kept per trained parameter (0 SGD, 1 momentum, 2 Adam).
         batch_size: samples of a local step.
-        extra: what the local loss asks for.
+        extra: extra cost of the local loss.
     """
 
     table: UnitTable
@@ -94,35 +100,44 @@ class CostModel:
 
     @cached_property
     def stem_core(self) -> NDArray[np.bool_]:
-        """True for the units that no submodel can do without, shape (units,)."""
+        """True for the core units that every submodel has (the stem), shape (units,)."""
         stem: NDArray[np.bool_] = self.table.blocks == STEM
         return stem
 
     @cached_property
     def stem_bytes(self) -> int:
-        """Peak bytes of the stem's core units: every submodel pays them."""
+        """Peak bytes of the stem's core units, which every submodel has."""
         return int(self.trained_bytes[self.stem_core].sum())
 
     @cached_property
     def prunable_bytes(self) -> int:
-        """The prunable cost: peak bytes of everything but the stem's core units."""
+        """The prunable cost: peak bytes of all units except the stem's core units."""
         return self.whole_bytes - self.stem_bytes
 
     @cached_property
     def whole_bytes(self) -> int:
-        """Peak bytes of the whole model, trained."""
+        """Peak bytes of the whole model, with all units trained."""
         return int(self.trained_bytes.sum())
 
     def peak_bytes(self, trained: Iterable[int], frozen: Iterable[int] = ()) -> int:
-        """Forecast of a submodel's peak; both lists hold unit indices, closed under cores."""
+        """Forecast of a submodel's peak in bytes.
+
+        Args:
+            trained: indices of the trained units, with the cores that they need.
+            frozen: indices of the frozen units, likewise.
+        """
         peak = self.trained_bytes[list(trained)].sum() + self.frozen_bytes[list(frozen)].sum()
         return int(peak)
 
     def training_flops(self, trained: Iterable[int], frozen: Iterable[int] = ()) -> int:
-        """Floating-point operations of one sample's step, a mean over a plan's steps.
+        """Floating-point operations of one sample's step: the mean over a plan's steps.
 
-        Frozen units run forward only; so does a pass of the anchor's teacher, which is done before
-        the first step and charged to all of them.
+        Frozen units run forward only. So does a pass of the anchor's teacher. It runs before the
+        first step, but its cost is spread over all steps.
+
+        Args:
+            trained: indices of the trained units.
+            frozen: indices of the frozen units.
         """
         units, still = tuple(trained), self._forward_flops(frozen)
         forward = self._forward_flops(units)
@@ -145,15 +160,15 @@ class CostModel:
 
     @cached_property
     def trained_flops(self) -> NDArray[np.float64]:
-        """What each trained unit adds to a step at full width, per sample, shape (units,)."""
+        """Operations that each trained unit adds to a full-width step of one sample, (units,)."""
         return self.table.flops.astype(np.float64) * (BACKWARD_FACTOR + self.extra.forward_share)
 
     def weight_bytes(self, units: Iterable[int]) -> int:
-        """Bytes of these units' values on the wire, headers left out."""
+        """Bytes of these units' values on the wire, without headers."""
         return int(FLOAT_BYTES * self.table.sizes[list(units)].sum())
 
     def share(self, trained: Iterable[int]) -> float:
-        """Part of the prunable cost that these trained units are, 0 to 1."""
+        """Share of the prunable cost that these trained units have, 0 to 1."""
         if not self.prunable_bytes:
             return 0.0
         chosen = list(trained)
@@ -167,7 +182,7 @@ class CostModel:
         return min(1.0, max(0.0, (memory_bytes - self.stem_bytes) / self.prunable_bytes))
 
     def memory_for_fraction(self, fraction: float) -> int:
-        """The memory limit with which a device may hold `fraction` of the prunable cost.
+        """The memory with which a device may hold `fraction` of the prunable cost, in bytes.
 
         Raises:
             SettingsError: the fraction is not within 0..1.
@@ -188,21 +203,25 @@ class CostModel:
         return self.peak_bytes(self.smallest)
 
     def require(self, memory_bytes: int, who: str) -> None:
-        """Refuse a budget that no submodel fits.
+        """Refuse a budget that is too small for every submodel.
+
+        Args:
+            memory_bytes: the budget.
+            who: owner of the budget, named in the error.
 
         Raises:
-            BudgetError: names the number of bytes that would do.
+            BudgetError: the budget is too small; the text gives a sufficient number of bytes.
         """
         if memory_bytes < self.smallest_bytes:
             raise BudgetError(self.budget_text(memory_bytes, who))
 
     def budget_text(self, memory_bytes: int, who: str, least_bytes: int | None = None) -> str:
-        """Why a budget is too small, and which would do: the smallest submodel's, or the policy's.
+        """Explain that a budget is too small, and which budget would be sufficient.
 
         Args:
             memory_bytes: the budget.
-            who: named first.
-            least_bytes: what the run's policy asks for at least; None for the smallest submodel.
+            who: owner of the budget, named first.
+            least_bytes: least bytes that the run's policy needs; None for the smallest submodel's.
         """
         due = self.smallest_bytes if least_bytes is None else least_bytes
         whose = "" if due == self.smallest_bytes else " that the run's policy plans"
@@ -212,7 +231,7 @@ class CostModel:
         )
 
     def _thinnest(self) -> dict[int, list[int]]:
-        """Per block: its core and the cheapest unit of each prunable kind."""
+        """For each block, its core and the cheapest unit of each prunable kind."""
         cheapest: dict[tuple[int, str], int] = {}
         found: dict[int, list[int]] = defaultdict(list)
         for index, unit in enumerate(self.table.units):
@@ -230,12 +249,12 @@ class CostModel:
 
 
 def memory_for_fraction(table: UnitTable, fraction: float, *, slots: int, batch_size: int) -> int:
-    """Memory limit of a device that may hold `fraction` of the prunable cost; see `CostModel`."""
+    """Memory of a device that may hold `fraction` of the prunable cost; see `CostModel`."""
     return CostModel(table, slots, batch_size).memory_for_fraction(fraction)
 
 
 def plain_bytes(count: float) -> str:
-    """Bytes with three digits at most: ``412 kB``, ``1.5 GB``."""
+    """Write a number of bytes with at most three digits: ``412 kB``, ``1.5 GB``."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 999.5:
@@ -246,14 +265,14 @@ def plain_bytes(count: float) -> str:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a plan asks of a device.
+    """The work that a plan gives to a device.
 
     Attributes:
-        flops: of one sample's step, see `CostModel.training_flops`.
+        flops: operations of one sample's step, see `CostModel.training_flops`.
         batch_size: samples of a step.
-        steps: local steps.
-        bytes_down: weights fetched.
-        bytes_up: delta sent.
+        steps: number of local steps.
+        bytes_down: bytes of the weights to fetch.
+        bytes_up: bytes of the delta to send.
     """
 
     flops: int
@@ -273,13 +292,16 @@ class Workload:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a device's reports bend the forecasts. Starts neutral; every change is a new value.
+    """How a device's reports change its forecasts.
+
+    It starts neutral, and every change makes a new value.
 
     Attributes:
-        memory_factor: measured over predicted peak, moving average, never below 1.
-        ceiling_bytes: predicted peaks from here up have run out of memory, with a margin.
-        seconds_factor: measured over predicted training seconds, moving average.
-        seconds_count: reports in `seconds_factor`.
+        memory_factor: moving average of measured over predicted peak, never below 1.
+        ceiling_bytes: upper limit of predicted peaks after the device ran out of memory; None
+            before that.
+        seconds_factor: moving average of measured over predicted training seconds.
+        seconds_count: number of reports in `seconds_factor`.
     """
 
     memory_factor: float = 1.0
@@ -292,7 +314,7 @@ class Calibration:
     SHRINK = 0.8
 
     def with_peak(self, measured_bytes: float, predicted_bytes: float) -> "Calibration":
-        """After a report that measured its peak; zero on either side says nothing."""
+        """The calibration after a report of a peak; if either value is 0, it does not change."""
         if measured_bytes <= 0 or predicted_bytes <= 0:
             return self
         ratio = min(self.FACTOR_MAX, max(1.0, measured_bytes / predicted_bytes))
@@ -300,7 +322,7 @@ class Calibration:
         return replace(self, memory_factor=factor)
 
     def with_seconds(self, measured_s: float, predicted_s: float) -> "Calibration":
-        """After a report that timed its training; the first one counts whole."""
+        """The calibration after a report of training time; the first report counts fully."""
         if measured_s <= 0 or predicted_s <= 0:
             return self
         ratio = measured_s / predicted_s
@@ -309,14 +331,21 @@ class Calibration:
         return replace(self, seconds_factor=factor, seconds_count=self.seconds_count + 1)
 
     def after_out_of_memory(self, predicted_bytes: int) -> "Calibration":
-        """After a plan that did not fit: nothing as large is tried again."""
+        """The calibration after a plan ran out of memory: plans stay well below its peak."""
         ceiling = int(self.SHRINK * predicted_bytes)
         if self.ceiling_bytes is not None:
             ceiling = min(ceiling, self.ceiling_bytes)
         return replace(self, ceiling_bytes=ceiling)
 
     def budget_bytes(self, memory_bytes: int, margin: float, smallest_bytes: int) -> int:
-        """Largest predicted peak to plan for a device with this memory."""
+        """Largest predicted peak to plan for a device with this memory.
+
+        Args:
+            memory_bytes: the device's memory budget.
+            margin: share of the memory that plans leave free.
+            smallest_bytes: peak bytes of the smallest submodel.
+        """
         usable = int(memory_bytes * (1 - margin))
+        # Measurements never push the budget below the smallest submodel; the ceiling may.
         budget = max(int(usable / self.memory_factor), min(usable, smallest_bytes))
         return budget if self.ceiling_bytes is None else min(budget, self.ceiling_bytes)

@@ -1,7 +1,9 @@
-"""Nested widths of a submodel: what ordered dropout trains (FjORD, arXiv 2102.13451).
+"""Nested widths of a submodel, which ordered dropout trains (FjORD, arXiv 2102.13451).
 
-Invariants: each width holds the one before it; the last is the submodel itself; core units are in
-all of them.
+Invariants:
+Each width holds the one before it.
+The last width is the submodel itself.
+Core units are in all widths.
 """
 
 import math
@@ -10,15 +12,20 @@ from collections.abc import Sequence
 from cos2p.model.units import UnitTable
 
 FRACTIONS = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""p: shares of the whole model's width."""
+"""Values of p: shares of the whole model's width."""
 ROUNDING = 1e-9
 
 
 def nested_widths(table: UnitTable, units: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The submodels p <= p_max within a submodel, narrowest first, each once.
+    """The submodels with p <= p_max within a submodel, narrowest first, each once.
 
-    At p, of every block's and kind's n units in the whole model the first ceil(p * n) that the
-    submodel holds stay, and one at least. p_max is the submodel itself, wherever its width lies.
+    For each block and kind, n is the number of its units in the whole model. At p, the first
+    ceil(p * n) of those that the submodel holds stay, at least one. p_max is the submodel itself,
+    whatever its width.
+
+    Args:
+        table: the model's units.
+        units: indices of the submodel's units.
     """
     rings: dict[tuple[int, str], int] = {}
     for unit in table.units:

@@ -2,13 +2,18 @@
 
     "C2P1" | header length (u32, little endian) | msgpack header | data
 
-The header names what the blob belongs to (`owner`: a plan's id, or a version), its units in
-ascending order, how many states each has (1: weights or a delta; 2: a checkpoint's raw values and
-their average) and eight bytes of digest per unit. So a reader checks, and uses or leaves out, one
-unit at a time, and never holds more than one unit and one chunk.
+The header has four fields.
+`owner` is a plan's id or a version.
+`units` are the blob's units in ascending order.
+`states` is the number of arrays per unit.
+It is 1 for weights or a delta, and 2 for a checkpoint's raw values and their average.
+`digests` are eight bytes per unit.
+So a reader checks one unit at a time and then uses it or leaves it out.
+It never holds more than one unit and one chunk.
 
-Invariants: values are little-endian float32; nothing is allocated from a length that was read
-before it was compared with what the reader expects.
+Invariants:
+Values are little-endian float32.
+A length that was read is compared with the expected one before any allocation.
 """
 
 import struct
@@ -33,7 +38,14 @@ F32 = np.dtype("<f4")
 
 @dataclass(frozen=True)
 class Header:
-    """What a payload holds."""
+    """The header of a payload.
+
+    Attributes:
+        owner: what the payload belongs to.
+        units: indices of its units, ascending.
+        states: number of arrays per unit.
+        digests: digest of each unit's bytes.
+    """
 
     owner: str
     units: tuple[int, ...]
@@ -42,7 +54,7 @@ class Header:
 
 
 def encode_header(header: Header) -> bytes:
-    """The first bytes of a payload."""
+    """Encode a header: the first bytes of a payload."""
     body = msgpack.packb(
         {
             "owner": header.owner,
@@ -55,25 +67,31 @@ def encode_header(header: Header) -> bytes:
 
 
 def header_of(owner: str, units: Sequence[int], values: Sequence[NDArray[np.float32]]) -> Header:
-    """The header of `values`, one array per unit (all of a unit's states, concatenated)."""
+    """Make the header of a payload with one state.
+
+    Args:
+        owner: what the payload belongs to.
+        units: indices of its units, ascending.
+        values: one array per unit.
+    """
     digests = tuple(unit_digest(v) for v in values)
     return Header(owner, tuple(units), 1, digests)
 
 
 def payload_bytes(table: UnitTable, header: Header) -> int:
-    """Bytes of the whole payload."""
+    """Number of bytes of the whole payload."""
     data = int(table.sizes[list(header.units)].sum()) * F32.itemsize * header.states
     return len(encode_header(header)) + data
 
 
 def expected_bytes(table: UnitTable, owner: str, units: Sequence[int], states: int = 1) -> int:
-    """Bytes that an honest payload of these units has."""
+    """Number of bytes that a correct payload of these units has."""
     blank = (b"\0" * UNIT_DIGEST_BYTES,) * len(units)
     return payload_bytes(table, Header(owner, tuple(units), states, blank))
 
 
 def parts(header: Header, values: Sequence[NDArray[np.float32]]) -> Iterator[Buffer]:
-    """The payload as buffers, without copying the values."""
+    """Give the payload as buffers, without copying the values."""
     yield encode_header(header)
     for value in values:
         yield np.ascontiguousarray(value, F32).view(np.uint8).data
@@ -81,23 +99,23 @@ def parts(header: Header, values: Sequence[NDArray[np.float32]]) -> Iterator[Buf
 
 @dataclass(frozen=True)
 class UnitValues:
-    """One unit out of a payload; `values` is only valid until the next one is taken."""
+    """One unit from a payload; `values` is valid only until the next unit is read."""
 
     unit: int
     values: NDArray[np.float32]
     intact: bool
-    """The unit's digest is right."""
+    """Whether the unit's digest is correct."""
 
 
 class PayloadReader:
-    """Feeds on chunks, yields units.
+    """Takes a payload's chunks and yields its units.
 
     Args:
         table: the model's units.
-        owner: what the payload must belong to.
-        units: the units that it must hold, ascending.
-        states: arrays per unit.
-        wanted: units to check and yield; others are skipped unhashed. None for all.
+        owner: the owner that the payload must have.
+        units: indices of the units that it must hold, ascending.
+        states: number of arrays per unit.
+        wanted: units to check and yield; others are skipped without a check. None for all.
     """
 
     def __init__(
@@ -121,7 +139,7 @@ class PayloadReader:
         self._bytes = self._buffer.view(np.uint8).data
 
     def feed(self, chunk: Buffer) -> Iterator[UnitValues]:
-        """Take the next bytes; yields each unit that they complete.
+        """Take the next bytes and yield each unit that they complete.
 
         Raises:
             BlobError: the header is not what the reader expects, or there are too many bytes.
@@ -145,7 +163,7 @@ class PayloadReader:
                     yield self._checked(index, unit)
 
     def finish(self) -> None:
-        """Say that no more bytes come.
+        """End the payload: no more bytes follow.
 
         Raises:
             BlobError: units are missing.
@@ -157,7 +175,7 @@ class PayloadReader:
 
     @property
     def units_missing(self) -> tuple[int, ...]:
-        """The units not complete yet."""
+        """The units that are not complete yet."""
         return self._units[self._place :]
 
     def _checked(self, index: int, unit: int) -> UnitValues:
@@ -166,7 +184,7 @@ class PayloadReader:
         return UnitValues(unit, values, unit_digest(values) == self.header.digests[index])
 
     def _take_header(self, view: memoryview) -> memoryview:
-        """Collect header bytes; returns what is left of `view`."""
+        """Collect header bytes and return the rest of `view`."""
         limit = 64 + 200 + len(self._units) * 16
         need = _HEAD.size
         if len(self._head) < need:

@@ -1,6 +1,8 @@
-"""What is said of units inside messages: the unit table as columns, and scores of units.
+"""Units inside messages: the unit table as columns, and scores of units.
 
-Invariants: as in `messages.py`; a column has one entry per unit, in table order.
+Invariants:
+Those of `messages.py` hold here, too.
+A column has one entry per unit, in table order.
 """
 
 from typing import Annotated
@@ -23,7 +25,7 @@ class Body(BaseModel):
 
 
 class UnitColumns(Body):
-    """A unit table on the wire."""
+    """A unit table as columns, the form that it has in messages."""
 
     name: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=65_536)]
     kind: tuple[Kind, ...]
@@ -33,7 +35,7 @@ class UnitColumns(Body):
     activations: tuple[Count, ...]
 
     def table(self) -> UnitTable:
-        """The table itself.
+        """Make the unit table from the columns.
 
         Raises:
             SettingsError: the columns don't make a valid table.
@@ -46,34 +48,37 @@ class UnitColumns(Body):
 
     @classmethod
     def of(cls, table: UnitTable) -> "UnitColumns":
-        """The columns of a table."""
+        """Make the columns of a table."""
         return cls.model_validate(table.columns())
 
 
 SCORE_BYTES_MAX = 600_000
-"""Of all sums and counts: a Report has to fit into one record."""
+"""Limit of all sums and counts together: a Report must fit into one record."""
 COUNT_BYTES = 9
-"""A count takes no more on the wire."""
+"""Most bytes that a count takes on the wire."""
 
 
 class UnitScores(Body):
     """Squared gate gradients of a plan's trained units, summed by label."""
 
     classes: Annotated[int, Field(ge=1, le=100_000)]
-    """Labels told apart; 1 where the device withholds them, the task has none, or by label they
-    would be too large for a record."""
+    """Number of labels that are scored separately. It is 1 if the device withholds its labels, if
+    the task has none, or if scores by label would be too large for a record."""
     counts: Annotated[tuple[Count, ...], Field(max_length=100_000)]
     """Samples scored, per label."""
     sums: Annotated[bytes, Field(max_length=SCORE_BYTES_MAX)]
-    """float32, little-endian, shape (trained units with a gate, classes)."""
+    """Sums as float32, little-endian, shape (trained units with a gate, classes)."""
 
     @classmethod
     def of(
         cls, sums: NDArray[np.float32], counts: NDArray[np.int64], *, by_label: bool
     ) -> "UnitScores":
-        """Sums of shape (trained units with a gate, classes), counts of shape (classes,).
+        """Make the scores; labels are added up if they would not fit into a record.
 
-        All labels are added up without `by_label`, and where they would not fit a record.
+        Args:
+            sums: summed squares, shape (trained units with a gate, classes).
+            counts: samples scored, shape (classes,).
+            by_label: whether labels are kept apart; if not, they are added up.
         """
         if not by_label or sums.nbytes + COUNT_BYTES * counts.size > SCORE_BYTES_MAX:
             sums, counts = sums.sum(1, keepdims=True), counts.sum(keepdims=True)
@@ -87,6 +92,6 @@ class UnitScores(Body):
         """The sums, shape (trained units with a gate, classes).
 
         Raises:
-            ValueError: the bytes make no such matrix.
+            ValueError: the bytes do not fit such a matrix.
         """
         return np.frombuffer(self.sums, "<f4").reshape(-1, self.classes).astype(np.float64)

@@ -1,10 +1,14 @@
 """Units: the smallest groups of parameters that are kept or dropped together.
 
-Owns the table of a model's units and index arithmetic on it; knows no tensor and no model.
-Invariants: a unit's place in the table is its id on the wire and in every flat array; the units of
-a table are disjoint and cover the model; units are in the order of the forward pass, blocks
-ascending, heads and exits last; block -1 is core and is in every submodel; a block's core unit (its
-norms) is in a submodel exactly when any other unit of that block is.
+This module owns the table of a model's units and index arithmetic on it.
+It uses no tensors and no model.
+
+Invariants:
+A unit's index in the table is its id on the wire and in every flat array.
+The units of a table are disjoint and cover the model.
+Units are in the order of the forward pass: blocks ascending, heads and exits last.
+Block -1 is core and is in every submodel.
+A block's core unit (its norms) is in a submodel exactly if another unit of that block is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,9 +25,9 @@ from cos2p.errors import SettingsError
 Kind = Literal["core", "head", "neurons", "channels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GATED: frozenset[Kind] = frozenset({"head", "neurons", "channels"})
-"""Kinds whose units have an activation of their own inside a block, hence a gate to score."""
+"""Kinds whose units have their own activation inside a block, and so a gate to score."""
 STEM = -1
-"""The block number of what can't be dropped: embedding, final norm, classifier."""
+"""Block number of the parts that can't be dropped: embedding, final norm, classifier."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,10 @@ class Unit:
     """One unit of a model.
 
     Attributes:
-        name: readable and unique, for instance ``block2.head.1``.
-        kind: what it is; scores are normalised within a kind.
+        name: readable, unique name, for instance ``block2.head.1``.
+        kind: the unit's kind; scores are normalised within a kind.
         block: the residual block that it belongs to, or `STEM`.
-        size: parameters, float32 each.
+        size: number of parameters, float32 each.
         flops: forward floating-point operations per sample.
         activations: elements per sample kept for the backward pass when the unit is trained.
     """
@@ -49,7 +53,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitTable:
-    """All units of a model, in the one order that every part of the system uses."""
+    """All units of a model, in the order that every part of the system uses."""
 
     units: tuple[Unit, ...]
 
@@ -70,7 +74,7 @@ class UnitTable:
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Parameters of each unit, shape (units,)."""
+        """Number of parameters of each unit, shape (units,)."""
         return np.array([u.size for u in self.units], np.int64)
 
     @cached_property
@@ -106,24 +110,27 @@ class UnitTable:
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """Where each unit starts in the flat model, shape (units + 1,); the last is the size."""
+        """Start of each unit in the flat model, shape (units + 1,); the last is the size."""
         return np.concatenate(([0], np.cumsum(self.sizes)))
 
     @property
     def parameter_count(self) -> int:
-        """Parameters of the whole model."""
+        """Number of parameters of the whole model."""
         return int(self.starts[-1])
 
     @property
     def block_count(self) -> int:
-        """Residual blocks of the model."""
+        """Number of residual blocks of the model."""
         return int(self.blocks.max()) + 1
 
     def close(self, chosen: Iterable[int]) -> tuple[int, ...]:
-        """The submodel that holds `chosen`: they, the stem and the core of each block they touch.
+        """Make the submodel of these units: they, the stem and the cores of their blocks.
+
+        Args:
+            chosen: indices of the chosen units.
 
         Raises:
-            SettingsError: an index outside the table.
+            SettingsError: an index is outside the table.
         """
         wanted = set(chosen)
         if any(not 0 <= i < len(self) for i in wanted):
@@ -133,7 +140,7 @@ class UnitTable:
         return tuple(sorted(wanted | cores))
 
     def columns(self) -> dict[str, Sequence[str] | Sequence[int]]:
-        """The table as columns, the form it has in messages."""
+        """The table as columns, the form that it has in messages."""
         return {
             "name": [u.name for u in self.units],
             "kind": [u.kind for u in self.units],
@@ -144,7 +151,10 @@ class UnitTable:
         }
 
     def shard_of_block(self, shard_count: int) -> dict[int, int]:
-        """Which aggregator shard owns each block, balanced by size, the same on every machine."""
+        """Map each block to the aggregator shard that owns it.
+
+        Shards are balanced by size, and every machine computes the same map.
+        """
         load = [0] * shard_count
         weight = {int(b): int(self.sizes[self.blocks == b].sum()) for b in np.unique(self.blocks)}
         owner: dict[int, int] = {}
@@ -165,12 +175,12 @@ class UnitTable:
 
     @cached_property
     def _owned(self) -> dict[tuple[int, int], tuple[int, ...]]:
-        """Asked for with every version that a shard publishes, so worked out once."""
+        """Cache of `owned_by`, which is called for every version that a shard publishes."""
         return {}
 
     @cached_property
     def digest(self) -> bytes:
-        """Digest of the table: two programs that agree on it agree on every index."""
+        """Digest of the table; programs with the same digest agree on every index."""
         text = "\n".join(
             f"{u.name} {u.kind} {u.block} {u.size} {u.flops} {u.activations}" for u in self.units
         )
@@ -181,7 +191,7 @@ UNIT_DIGEST_BYTES = 8
 
 
 def unit_digest(*states: NDArray[np.float32]) -> bytes:
-    """Digest of a unit's bytes (its raw values, then its average where there is one)."""
+    """Digest of a unit's bytes (its raw values, then its average if there is one)."""
     hasher = blake3()
     for state in states:
         hasher.update(np.ascontiguousarray(state).view(np.uint8).data)
@@ -189,10 +199,10 @@ def unit_digest(*states: NDArray[np.float32]) -> bytes:
 
 
 def units_of_names(table: UnitTable, names: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the units named.
+    """Indices of the units with these names.
 
     Raises:
-        SettingsError: a name that the table lacks.
+        SettingsError: the table does not have a name.
     """
     place = {u.name: i for i, u in enumerate(table.units)}
     missing = [n for n in names if n not in place]

@@ -1,1 +1,1 @@
-"""What a service shows of itself: health, readiness and metrics over HTTP."""
+"""Health, readiness and metrics of a service, over HTTP."""

@@ -1,7 +1,8 @@
-"""A bus that counts what goes through it, and tells whether it answers.
+"""A bus that counts its records and bytes, and reports whether it answers.
 
-Invariants: it changes nothing of what the bus beneath does or raises; a call that is still waiting
-tells nothing.
+Invariants:
+It does not change what the inner bus does or raises.
+A call that is still waiting reports nothing.
 """
 
 from collections import Counter
@@ -18,16 +19,16 @@ Direction = Literal["in", "out"]
 
 
 class MeteredBus(PassingBus):
-    """See `cos2p.log.bus.Bus`.
+    """A bus that counts its traffic; see `cos2p.log.bus.Bus`.
 
     Args:
-        inner: the bus.
-        watch: told of cause `bus` until the first answer, and while calls fail.
+        inner: the bus that carries out the calls.
+        watch: receives the cause `bus` until the first answer, and while calls fail.
 
     Attributes:
-        byte_count: of values and keys, by topic's full name and direction (out: appended).
-        record_count: likewise.
-        error_count: failed calls, by the error's name.
+        byte_count: bytes of values and keys, by topic's full name and direction (out: appended).
+        record_count: number of records, by topic's full name and direction.
+        error_count: number of failed calls, by the error's name.
     """
 
     def __init__(self, inner: Bus, watch: Watch) -> None:

@@ -1,7 +1,10 @@
-"""The metrics that services show: a closed set, by name, kind, labels and meaning.
+"""The metrics that services show: a closed set of names, kinds, labels and meanings.
 
-Invariants: what is shown is listed here, and docs/metrics.md is made of this list; names follow
-Prometheus's rules (base units, counters end in _total).
+docs/metrics.md is generated from this list.
+
+Invariants:
+Every metric that a service shows is listed here.
+Names follow Prometheus's rules (base units, counters end in _total).
 """
 
 from dataclasses import dataclass
@@ -18,10 +21,10 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: as it is shown, a counter's without its _total.
-        kind: as Prometheus knows it.
-        about: what it is.
-        labels: their names, in order.
+        name: the metric's name; a counter's is without its _total.
+        kind: the metric's type in Prometheus.
+        about: its description.
+        labels: names of its labels, in order.
     """
 
     name: str
@@ -31,11 +34,11 @@ class Metric:
 
     @property
     def shown(self) -> str:
-        """The name of its samples."""
+        """The name of the metric's samples."""
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
 
-# Of every service.
+# Metrics of every service.
 INFO = Metric(
     "cos2p_service_info", "gauge", "1: which service, of which version.", ("role", "version")
 )
@@ -60,7 +63,7 @@ REFUSED = Metric(
     ("topic",),
 )
 
-# Of the run, shown by the planner.
+# Metrics of the run, shown by the planner.
 VERSION = Metric("cos2p_run_version", "gauge", "The newest version.", ("run_id",))
 STALL = Metric(
     "cos2p_run_stall_ratio",
@@ -102,7 +105,7 @@ LEFT_OUT = Metric(
 )
 PLANS_OPEN = Metric("cos2p_plans_open", "gauge", "Plans issued and not ended.")
 
-# Of each device, shown by the planner.
+# Metrics of each device, shown by the planner.
 DEVICE = ("worker_id", "device_class")
 DEVICE_THERE = Metric(
     "cos2p_device_present", "gauge", "1 while the device is heard, 0 once it has gone.", DEVICE
@@ -135,7 +138,7 @@ DEVICE_FIGURES = {
     for name, figure in figures_of(DeviceRow).items()
     if figure.metric
 }
-"""Figures of a device's row that are shown as they are."""
+"""Figures of a device's row that are shown unchanged."""
 
 OF_SERVICES = (INFO, BLOCKED, BUS_BYTES, BUS_RECORDS, BUS_ERRORS, REFUSED)
 OF_RUNS = (

@@ -1,7 +1,9 @@
-"""One service's state as others may see it: what blocks it, what it counted, what its run is like.
+"""The visible state of one service: what blocks it, its counters, and its run.
 
-Invariants: a service is ready while nothing blocks it, and waiting for a run blocks nothing; the
-run is shown from the history that the role itself keeps, so it costs no second reader.
+Invariants:
+A service is ready while nothing blocks it.
+Waiting for a run does not block it.
+The run is shown from the history that the role itself keeps, so it needs no second reader.
 """
 
 from collections import Counter
@@ -17,13 +19,13 @@ from cos2p.monitoring.watch import Watch
 
 
 class Monitor(Watch):
-    """Hears a role, and answers for it.
+    """Receives a role's reports and gives its metrics.
 
     Args:
-        role: its name.
-        version: of the program.
-        prefix: of its topics.
-        clock: of the bus.
+        role: the role's name.
+        version: the program's version.
+        prefix: prefix of the topics' names.
+        clock: the bus's clock.
     """
 
     def __init__(self, role: str, version: str, prefix: str, clock: Clock) -> None:
@@ -34,13 +36,13 @@ class Monitor(Watch):
         self._refused: Counter[str] = Counter()
 
     def metered(self, bus: Bus) -> Bus:
-        """The bus that the role shall use instead."""
+        """Make the metered bus that the role must use instead of `bus`."""
         self._bus = MeteredBus(bus, self)
         return self._bus
 
     @property
     def hindrances(self) -> dict[str, str]:
-        """What blocks the service now, by cause; empty where it is ready."""
+        """What blocks the service now, by cause; empty if it is ready."""
         return {cause: text for cause, text in self._causes.items() if text}
 
     def blocked(self, cause: str, text: str) -> None:
@@ -60,7 +62,7 @@ class Monitor(Watch):
         self._refused[topic] += 1
 
     def samples(self) -> Iterator[Sample]:
-        """All metrics, now."""
+        """Give the current samples of all metrics."""
         yield Sample(of.INFO, 1, (self._role, self._version))
         for cause, text in sorted({"bus": "", **self._causes}.items()):
             yield Sample(of.BLOCKED, float(bool(text)), (cause,))

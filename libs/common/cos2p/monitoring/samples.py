@@ -1,7 +1,9 @@
 """The values of the metrics at one moment, as plain rows.
 
-Invariants: pure functions of what was counted or folded; nothing is kept here, so a scrape costs
-its own rows and no more; what is not known yet has no row.
+Invariants:
+The functions are pure, and their arguments are counters and folds.
+Nothing is kept here, so a scrape costs only its own rows.
+A value that is not known yet has no row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +25,13 @@ STALENESS_BOUNDS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 @dataclass(frozen=True)
 class Sample:
-    """A metric's value under its labels.
+    """A metric's value with its labels.
 
     Attributes:
-        metric: which.
-        value: of it; of a histogram the sum.
+        metric: the metric.
+        value: its value; the sum for a histogram.
         labels: values of the metric's labels, in order.
-        buckets: of a histogram: (upper bound, how many were at most that), the last is infinite.
+        buckets: a histogram's pairs (upper bound, count up to it); the last bound is infinite.
     """
 
     metric: Metric
@@ -39,11 +41,11 @@ class Sample:
 
 
 def run_samples(run: RunHistory, now: float) -> Iterator[Sample]:
-    """What a run's history shows, of the run and of its devices.
+    """Give the samples of a run and its devices from the run's history.
 
     Args:
         run: the history.
-        now: the time of the bus's records, seconds.
+        now: current time on the clock of the bus's records, in seconds.
     """
     if run.table is None:
         return

@@ -1,8 +1,11 @@
-"""/metrics, /healthz and /readyz of one service: a small HTTP server on the service's own loop.
+"""The HTTP server of one service, with /metrics, /healthz and /readyz.
 
-Invariants: it answers because the loop turns, which is all that /healthz says; nothing here blocks
-the role for longer than one scrape takes to write; the packages that it needs are imported when it
-starts.
+It runs on the service's own event loop.
+
+Invariants:
+An answer of /healthz means only that the event loop runs.
+Nothing here blocks the role for longer than one scrape takes to write.
+The packages that the server needs are imported when it starts.
 """
 
 import contextlib
@@ -22,18 +25,18 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 @contextlib.asynccontextmanager
 async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
-    """Serve a service's state; the address it is served at.
+    """Serve a service's state and give the server's address.
 
     Args:
-        monitor: the state.
-        host: to listen on.
-        port: likewise; 0 takes a free one.
+        monitor: the state to serve.
+        host: host to listen on.
+        port: port to listen on; 0 takes a free one.
 
     Raises:
-        SettingsError: a package is missing, or the address can't be had.
+        SettingsError: a package is missing, or the address can't be used.
     """
     try:
-        import prometheus_client  # noqa: F401 - missing is told now, not at the first scrape
+        import prometheus_client  # noqa: F401 - fails now if missing, not at the first scrape
         from aiohttp import web
     except ImportError as error:
         raise SettingsError(
@@ -55,7 +58,7 @@ async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
 
 
 def exposition(samples: Iterable[Sample]) -> bytes:
-    """Samples as Prometheus's text format."""
+    """Write samples in Prometheus's text format."""
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.registry import Collector
 
@@ -69,7 +72,7 @@ def exposition(samples: Iterable[Sample]) -> bytes:
                     yield _family(metric, found[metric])
 
         def describe(self) -> list[Any]:
-            return []  # else registering would use the samples up
+            return []  # without it, registering would call `collect` and consume the samples
 
     registry = CollectorRegistry()
     registry.register(Once())

@@ -1,27 +1,27 @@
-"""What a role reports to its surroundings while it works; without a watch it goes nowhere.
+"""Receives what a role reports while it works; the default discards it.
 
-Invariant: reporting changes nothing of what a role does, and never raises.
+Invariant: reporting does not change what a role does, and never raises.
 """
 
 from cos2p.history.run import RunHistory
 
 
 class Watch:
-    """Takes what a role reports; this one forgets it."""
+    """Receives a role's reports; this base class discards them."""
 
     def blocked(self, cause: str, text: str) -> None:
-        """The role can't make progress for this cause, for now.
+        """Report that the role can't make progress for this cause at present.
 
         Args:
-            cause: one word; each cause is blocked and freed on its own.
-            text: what is missing, for a person.
+            cause: one word; each cause is blocked and freed separately.
+            text: what is missing, as a text for people.
         """
 
     def freed(self, cause: str) -> None:
-        """That cause is gone."""
+        """Report that this cause no longer blocks the role."""
 
     def shows(self, history: RunHistory) -> None:
-        """The role keeps this history of its run, and feeds it as it reads and appends."""
+        """Report the run's history, which the role updates as it reads and appends."""
 
     def refused(self, topic: str) -> None:
-        """The role has refused a record of this topic (its name without prefix)."""
+        """Report that the role refused a record of this topic (its name without prefix)."""

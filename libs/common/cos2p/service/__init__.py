@@ -1,1 +1,1 @@
-"""What every service has around its core: its life, its logs, its bus."""
+"""What every service needs around its core: lifecycle, logs and bus."""

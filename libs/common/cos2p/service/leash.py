@@ -1,8 +1,10 @@
-"""Ties a child process to its parent: `python -m cos2p.service.leash MODULE` runs its `main`.
+"""Ties a child process to its parent, so that the child stops when the parent ends.
 
-Invariant: when the parent is gone, however it went, the child is asked to stop (SIGTERM), so that
-no role of a local run outlives the command that started it. The parent holds the other end of the
-child's standard input and never writes to it.
+`python -m cos2p.service.leash MODULE` runs the `main` of MODULE.
+The parent holds the other end of the child's standard input and never writes to it.
+
+Invariant: when the parent has ended, for any reason, the child receives SIGTERM.
+So no role of a local run outlives the command that started it.
 """
 
 import os
@@ -14,9 +16,10 @@ from multiprocessing import connection
 
 
 def tie_to(handle: int) -> None:
-    """Ask this process to stop once `handle` becomes readable (its other end was closed)."""
+    """Stop this process with SIGTERM once the other end of `handle` is closed."""
 
     def wait() -> None:
+        # A pipe becomes readable when its other end is closed: the parent never writes.
         connection.wait([handle])
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,8 +1,11 @@
-"""The life of a long-running role: start, run until asked to stop, stop within a deadline.
+"""The lifecycle of a long-running role: start, run, and stop within a deadline.
 
-Invariants: a signal only sets an event; a second one, or the deadline, ends the process at once;
-a foreseen error becomes one line on standard error and its exit code; nothing else is caught; a
-role that stays after its run's end does nothing there but answer probes.
+Invariants:
+A first signal only sets an event.
+A second signal, or the deadline, ends the process at once.
+An expected error becomes one line on standard error and its exit code.
+Any other error becomes a traceback and exit code 1.
+A role that stays after its run's end only answers probes.
 """
 
 import argparse
@@ -32,15 +35,15 @@ from cos2p.settings import ServiceSettings, load_settings
 
 TOPICS_POLL_S = 1.0
 WAIT_LOG_S = 60.0
-"""How often a wait is told."""
+"""Seconds between two log lines about the same wait."""
 
 Body = Callable[[RoleContext], Awaitable[None]]
-"""A role: it returns when its work is done or soon after `stop` is set."""
+"""A role's coroutine; it returns when its work is done, or soon after `stop` is set."""
 S = TypeVar("S", bound=ServiceSettings)
 
 
 def role_parser(role: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """The command line of a role's process, with the options that all roles share."""
+    """Make the parser of a role's command line, with the options that all roles share."""
     parser = argparse.ArgumentParser(
         f"cos2p-{role}",
         description=description,
@@ -60,14 +63,14 @@ def run_role(
     kind: type[S],
     serve: Callable[[S], int],
 ) -> int:
-    """Read the settings and serve; the process's exit code.
+    """Read the settings, serve, and return the process's exit code.
 
     Args:
-        role: names the process in its error line.
-        parser: of the command line; its options are fields of `kind`.
-        arguments: None takes the process's own.
-        kind: of the settings.
-        serve: runs the role; it may raise Cos2pError before it starts.
+        role: name of the process in its error line.
+        parser: parser of the command line; its options are fields of `kind`.
+        arguments: the command line's arguments; None takes the process's own.
+        kind: class of the settings.
+        serve: runs the role; it may raise Cos2pError before the role starts.
     """
     given = vars(parser.parse_args(arguments))
     try:
@@ -78,7 +81,7 @@ def run_role(
 
 
 def run_service(role: str, settings: ServiceSettings, body: Body) -> int:
-    """Run a role to its end; the process's exit code."""
+    """Run a role to its end and return the process's exit code."""
     log = configure_logs(settings.log_level, settings.log_format, role=role)
     try:
         asyncio.run(_serve(role, settings, body, log))
@@ -92,7 +95,7 @@ def run_service(role: str, settings: ServiceSettings, body: Body) -> int:
 
 
 def fail(who: str, error: Cos2pError) -> None:
-    """Tell a person what went wrong, in one line."""
+    """Print an error as one line on standard error."""
     text = " ".join(str(error).split())
     print(f"{who}: {text}", file=sys.stderr, flush=True)
 
@@ -131,7 +134,7 @@ async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> 
 
 
 async def _await_topics(bus: Bus, prefix: str, clock: Clock, log: Log, stop: asyncio.Event) -> None:
-    """Until whoever asks for the run has made its topics; every role may read this one."""
+    """Wait until the run's topics exist; the check uses `models`, which every role may read."""
     name, told_at = MODELS.full_name(prefix), -math.inf
     while not stop.is_set():
         try:

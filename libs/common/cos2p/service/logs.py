@@ -1,6 +1,8 @@
-"""Structured logs: one line per event, JSON where nobody watches.
+"""Structured logs: one line per event, as JSON unless the output is a terminal.
 
-Invariant: events are past tense and snake_case; context (role, run, worker, plan) is bound once.
+Invariants:
+Events are in the past tense and snake_case.
+Context (role, run, worker, plan) is bound once.
 """
 
 import logging
@@ -14,7 +16,13 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def configure_logs(level: str, form: str, **context: str) -> Log:
-    """Set up logging for this process; the logger to hand on."""
+    """Set up logging for this process and return its logger.
+
+    Args:
+        level: one of `LEVELS`.
+        form: "json", "text", or "auto" for text on a terminal only.
+        context: values that every line has.
+    """
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
@@ -31,6 +39,6 @@ def configure_logs(level: str, form: str, **context: str) -> Log:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # aiokafka tells every retry twice; its causes reach the user through the Kafka bus's errors.
+    # aiokafka logs every retry twice; the Kafka bus's errors give the causes to the user.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     return cast(Log, structlog.get_logger().bind(**context))

@@ -1,4 +1,7 @@
-"""From an address to a bus. The Kafka client is imported only where an address asks for it."""
+"""Opens the bus at an address.
+
+Invariant: the Kafka client is imported only if an address needs it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,11 @@ from cos2p.settings import BusSettings
 
 
 def open_bus(settings: BusSettings, clock: Clock) -> Bus:
-    """The bus that `settings.bus` names; it connects at first use.
+    """Make the bus that `settings.bus` names; it connects at first use.
+
+    Args:
+        settings: the bus's address, and the signing key if records are signed.
+        clock: the clock of the bus and of its signatures.
 
     Raises:
         SettingsError: the address has no known scheme, or the signing key can't be read.
@@ -30,10 +37,10 @@ def open_bus(settings: BusSettings, clock: Clock) -> Bus:
 
 @contextmanager
 def signing_packages(setting: str) -> Iterator[None]:
-    """Say what to install where signing lacks its package.
+    """Turn an import error of signing into a hint what to install.
 
     Raises:
-        SettingsError: it does.
+        SettingsError: a package for signing is missing.
     """
     try:
         yield

@@ -1,6 +1,7 @@
-"""What a role works with: its bus, its clock, its log, and the event that asks it to stop.
+"""The context of a role: its bus, clock and log, and the event that stops it.
 
-Invariant: a role uses no other bus, clock or log than these, so one process can hold many roles.
+Invariant: a role uses no other bus, clock or log than these.
+So one process can hold many roles.
 """
 
 import asyncio
@@ -14,16 +15,16 @@ from cos2p.service.logs import Log
 
 @dataclass(frozen=True)
 class RoleContext:
-    """The surroundings of one role.
+    """The context of one role.
 
     Attributes:
-        bus: holds the run's topics.
-        clock: the bus's own.
-        log: for operators.
-        prefix: of the topics' names.
-        stop: set it to ask the role to leave.
-        run_id: the run that the role is for; None takes the one that it finds.
-        watch: receives what the role reports.
+        bus: bus that holds the run's topics.
+        clock: the bus's clock.
+        log: log for operators.
+        prefix: prefix of the topics' names.
+        stop: event that asks the role to stop.
+        run_id: the run that the role serves; None takes the run that it finds.
+        watch: receives the role's reports.
     """
 
     bus: Bus

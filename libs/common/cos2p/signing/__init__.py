@@ -1,1 +1,1 @@
-"""Signed records: who said what on `fleet`, provable to the planner."""
+"""Signed records, which prove to the planner who wrote a record on `fleet`."""

@@ -1,10 +1,13 @@
 """What a signature covers, and the headers that carry it.
 
-A signature binds a record's bytes, key and message to its topic, the signer's key and a sequence
-number, so that it fits no other place; the number rises with every record of a signer, so that a
-record said again is known as such. Ed25519 (RFC 8032), by the cryptography package.
+A signature binds a record's bytes, key and message to three things.
+These are its topic, the signer's key and a sequence number.
+So the signature fits no other place in the log.
+The number rises with every record of a signer, so that a repeated record is recognised.
+The signature scheme is Ed25519 (RFC 8032), from the cryptography package.
 
-Invariant: the signed bytes are canonical: one list in msgpack, of fixed length and types.
+Invariant: the signed bytes are canonical.
+They are one msgpack list of fixed length and types.
 """
 
 from collections.abc import Mapping
@@ -24,21 +27,21 @@ PURPOSE = "cos2p signed record, version 1"
 
 
 def key_id(public: bytes) -> bytes:
-    """The short name of a public key of 32 bytes."""
+    """The id of a public key of 32 bytes."""
     return blake3(public).digest(length=KEY_ID_BYTES)
 
 
 def signed_bytes(
     topic: str, sequence: int, key: bytes, value: Buffer, headers: Mapping[str, bytes], by: bytes
 ) -> bytes:
-    """What is signed.
+    """The bytes that a signature covers.
 
     Args:
-        topic: full name.
-        sequence: the record's number among its signer's.
-        key: the record's.
-        value: likewise.
-        headers: likewise; those that name the message count.
+        topic: full name of the topic.
+        sequence: the record's number among its signer's records.
+        key: the record's key.
+        value: the record's value.
+        headers: the record's headers; only those that name the message are signed.
         by: id of the signer's key.
     """
     named = [bytes(headers.get(name, b"")) for name in (NAME_HEADER, VERSION_HEADER)]

@@ -1,12 +1,16 @@
-"""Private keys of signers, and the planner's register of public ones.
+"""Private keys of signers, and the planner's register of public keys.
 
-A register is a text file, one key a line: ROLE NAME KEY, with ROLE worker, evaluator or operator;
-NAME the COS2P_WORKER_ID of a worker or an evaluator, and of an operator any name; KEY the public
-key's 32 bytes as base64; `#` begins a comment. A name may have several keys, so that one can follow
-the other while a run goes on.
+A register is a text file with one key a line: ROLE NAME KEY.
+ROLE is worker, evaluator or operator.
+NAME is the COS2P_WORKER_ID of a worker or an evaluator; an operator may have any name.
+KEY is the public key's 32 bytes as base64.
+`#` begins a comment.
+A name may have several keys, so that a new key can replace an old one during a run.
 
-Invariants: private keys are read from files and leave this module only as a signer; a register that
-changes is read again, and one that has become unreadable leaves the keys as they were.
+Invariants:
+Private keys are read from files and leave this module only as a signer.
+A register that changes is read again.
+A register that becomes unreadable leaves the keys unchanged.
 """
 
 import base64
@@ -32,7 +36,7 @@ PUBLIC_BYTES = 32
 
 @dataclass(frozen=True)
 class Registered:
-    """A line of the register."""
+    """One line of the register."""
 
     role: SignerRole
     name: str
@@ -40,11 +44,11 @@ class Registered:
 
 
 def new_key(file: Path) -> Ed25519PrivateKey:
-    """Make a private key and keep it in a file that only its owner may read.
+    """Make a private key and write it to a file that only its owner may read.
 
     Raises:
-        SettingsError: the file is there already.
-        StorageError: it can't be written.
+        SettingsError: the file exists already.
+        StorageError: the file can't be written.
     """
     key = Ed25519PrivateKey.generate()
     text = key.private_bytes(
@@ -63,10 +67,10 @@ def new_key(file: Path) -> Ed25519PrivateKey:
 
 
 def private_key(file: Path) -> Ed25519PrivateKey:
-    """The key in a PEM file.
+    """Read the private key in a PEM file.
 
     Raises:
-        SettingsError: there is none; the text holds nothing of the file.
+        SettingsError: the file holds no such key; the text quotes nothing from the file.
     """
     try:
         found = serialization.load_pem_private_key(file.read_bytes(), password=None)
@@ -86,15 +90,15 @@ def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
 
 
 def register_line(role: SignerRole, name: str, key: Ed25519PrivateKey) -> str:
-    """The line that admits a key."""
+    """The register line that admits a key."""
     return f"{role} {name} {base64.b64encode(public_bytes(key)).decode()}"
 
 
 def read_register(file: Path) -> dict[bytes, Registered]:
-    """The keys of a register's file by their ids.
+    """Read the keys in a register's file, by key id.
 
     Raises:
-        SettingsError: it can't be read, or a line is none; the line's number is named.
+        SettingsError: the file can't be read, or a line is wrong; the text gives its number.
     """
     try:
         text = file.read_text("utf-8")
@@ -106,10 +110,14 @@ def read_register(file: Path) -> dict[bytes, Registered]:
 
 
 def parse_register(text: str, where: str) -> dict[bytes, Registered]:
-    """The keys of a register by their ids.
+    """Parse the keys in a register's text, by key id.
+
+    Args:
+        text: the register's text.
+        where: name of the register in errors.
 
     Raises:
-        SettingsError: a line that is none; its number is named.
+        SettingsError: a line is wrong; the text gives its number.
     """
     found: dict[bytes, Registered] = {}
     for number, line in _lines(text):
@@ -132,7 +140,7 @@ def parse_register(text: str, where: str) -> dict[bytes, Registered]:
 
 
 def role_named(word: str) -> SignerRole | None:
-    """The role of a name; None where there is none."""
+    """The role with this name; None if there is none."""
     return next((role for role in SIGNER_ROLES if role == word), None)
 
 
@@ -151,11 +159,11 @@ def _decoded(text: str) -> bytes | None:
 
 
 class Register:
-    """A register in a file, as it is now.
+    """A register in a file that is read again when it changes.
 
     Args:
-        file: it.
-        warn: told why a changed register is not taken over.
+        file: path of the register.
+        warn: receives the reason why a changed register is ignored.
 
     Raises:
         SettingsError: at the start, the file can't be read or holds a wrong line.
@@ -167,5 +175,5 @@ class Register:
         )
 
     def find(self, identity: bytes) -> Registered | None:
-        """Who has this key; None where nobody has."""
+        """The register line of the key with this id; None if there is none."""
         return self._keys().get(identity)

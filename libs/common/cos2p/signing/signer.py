@@ -1,8 +1,11 @@
-"""Signing what a device says: a bus that signs on the way.
+"""A bus that signs the records of some topics before it appends them.
 
-Invariants: the sequence numbers of a signer rise in the order of the log, so records of one topic
-are appended one call at a time; a number is never used twice, also after a restart (it begins at
-the clock's microseconds); other topics pass untouched.
+Invariants:
+A signer's sequence numbers rise in the order of the log.
+So signed records are appended one call at a time.
+A number is never used twice, even after a restart.
+Numbers begin at the clock's microseconds.
+Records of other topics pass unchanged.
 """
 
 import asyncio
@@ -28,13 +31,13 @@ MICROSECONDS = 1_000_000
 
 
 class SigningBus(PassingBus):
-    """See `cos2p.log.bus.Bus`.
+    """A bus that signs records on the way; see `cos2p.log.bus.Bus`.
 
     Args:
-        inner: the bus.
-        topics: the topics whose records are signed, full names.
-        key: signs them.
-        clock: where sequence numbers begin.
+        inner: the bus that appends the records.
+        topics: full names of the topics whose records are signed.
+        key: private key that signs them.
+        clock: gives the first sequence number.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class SigningBus(PassingBus):
             return await self._inner.append(topic, partition, signed)
 
     def _signed(self, topic: str, record: NewRecord) -> NewRecord:
+        # Microseconds keep the numbers above those that this signer used before a restart.
         self._sequence = max(self._sequence + 1, int(self._clock.now() * MICROSECONDS))
         data = signed_bytes(
             topic, self._sequence, record.key, record.value, record.headers, self._key_id

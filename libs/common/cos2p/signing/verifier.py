@@ -1,9 +1,16 @@
-"""Checking who said a record of `fleet`, and that it is not said again.
+"""Checks who wrote a record of `fleet`, and that it is not a repeat.
 
-Invariants: a record is accepted only if its signature fits its bytes, topic and number, its key is
-registered, the key's role may say such a message, a worker speaks for itself alone, and its number
-is above all that its name has used; a refused record changes nothing here. One verifier serves one
-reading of the log, from its start or from a snapshot, so that every reading comes to the same.
+A record is accepted only if all of these hold:
+- Its signature fits its bytes, topic and number.
+- Its key is registered.
+- The key's role may write such a message.
+- A worker or evaluator writes in its own name.
+- Its number is above all that its signer has used.
+
+Invariants:
+A refused record changes nothing here.
+One verifier serves one reading of the log, from its start or from a snapshot.
+So every reading accepts the same records.
 """
 
 from collections.abc import Callable
@@ -24,15 +31,15 @@ from cos2p.signing.envelope import (
 from cos2p.signing.keys import Registered, SignerRole
 
 Find = Callable[[bytes], Registered | None]
-"""Who has a key, by its id."""
+"""Returns the register line of a key by its id; None if there is none."""
 
 
 class Verifier:
-    """Call it with each record of a topic and its message, in the log's order.
+    """Accepts or refuses the records of a topic; call it in the log's order.
 
     Args:
-        find: who has a key.
-        sequences: the last number that each signer has used, by "role name"; it is kept up to date.
+        find: finds the register line of a key.
+        sequences: last number of each signer, by "role name"; the verifier updates it.
     """
 
     def __init__(self, find: Find, sequences: dict[str, int] | None = None) -> None:
@@ -40,10 +47,10 @@ class Verifier:
         self._sequences = {} if sequences is None else sequences
 
     def __call__(self, record: Record, message: Message) -> None:
-        """Accept the record.
+        """Accept the record, or refuse it by an error.
 
         Raises:
-            SignatureError: it is refused; the text says who is said to have said it, and why not.
+            SignatureError: it is refused; the text names the claimed author and the reason.
         """
         kind = type(message).__name__
         claimed = f"{kind} of {author_of(message)}"
@@ -73,14 +80,14 @@ class Verifier:
 
 
 def role_of(message: Message) -> SignerRole:
-    """Whose message it is."""
+    """The role that may write this message."""
     if isinstance(message, m.RunRequested | m.StopRequested | m.AdmitRequested):
         return "operator"
     return "evaluator" if isinstance(message, m.Evaluated) else "worker"
 
 
 def author_of(message: Message) -> str:
-    """In whose name it is said."""
+    """The name of the message's claimed author."""
     for name in ("worker_id", "evaluator_id"):
         if hasattr(message, name):
             return str(getattr(message, name))

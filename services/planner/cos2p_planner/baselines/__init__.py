@@ -1,1 +1,1 @@
-"""Published methods to compare with, and the policies by name."""
+"""Published methods to compare with, and all policies by name."""

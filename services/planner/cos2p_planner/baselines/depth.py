@@ -1,8 +1,9 @@
 """Depth rules: the first blocks, whole (DepthFL) or at the width of a level (ScaleFL).
 
-With objectives `depthfl` and `scalefl` each exit is in the core of the block that it follows, so
-that a submodel has those of its own blocks; ScaleFL's are at the ends of its levels. Deviation,
-for both: inner dimensions are cut only.
+With the objectives `depthfl` and `scalefl`, each exit is in the core of the block that it follows.
+So a submodel has the exits of its own blocks. ScaleFL's exits are at the ends of its levels.
+
+Deviation, for both: only inner dimensions are cut.
 """
 
 import math
@@ -17,19 +18,20 @@ from cos2p_planner.state.choice import Choice
 
 @dataclass(frozen=True)
 class Level:
-    """Shares of the depth and of every ring that a submodel keeps."""
+    """One level: the shares of the depth and of every ring that a submodel keeps."""
 
     depth: float
     width: float
 
 
 SCALEFL_LEVELS = (Level(4 / 12, 0.4), Level(6 / 12, 0.55), Level(9 / 12, 0.75), Level(1.0, 1.0))
-"""Of the paper's transformer (12 blocks, exits after 4, 6, 9), for every model: those of its
-ResNet-110 (widths 0.7, 0.7, 0.75, 1) begin at a third of the cost, over the weakest budgets."""
+"""The levels of the paper's transformer (12 blocks, exits after 4, 6, 9), used for every model. The
+levels of its ResNet-110 (widths 0.7, 0.7, 0.75, 1) begin at a third of the cost, which exceeds the
+weakest budgets."""
 
 
 class DepthRule:
-    """The most levels, from the shallow end, that fit.
+    """Chooses as many levels as fit, counted from the shallow end.
 
     Args:
         costs: the model's costs.
@@ -43,11 +45,11 @@ class DepthRule:
 
     @property
     def least_bytes(self) -> int:
-        """Peak of the first level."""
+        """Peak bytes of the first level."""
         return self._cuts[0][0]
 
     def choose(self, ask: Ask) -> Choice | None:
-        """The last level that fits."""
+        """Choose the last level that fits."""
         fitting = [units for peak, units in self._cuts if peak <= ask.budget_bytes]
         return Choice(fitting[-1]) if fitting else None
 
@@ -62,7 +64,7 @@ def _cut(structure: Structure, level: Level) -> tuple[int, ...]:
 def depthfl(costs: CostModel) -> DepthRule:
     """DepthFL (ICLR 2023): as many first blocks as fit, each whole.
 
-    The paper has four stages with an exit each; here every block is a level of its own.
+    The paper has four stages with one exit each. Here every block is its own level.
     """
     count = len(Structure(costs).blocks)
     return DepthRule(costs, [Level(d / count, 1.0) for d in range(1, count + 1)] or [Level(1, 1)])

@@ -1,7 +1,7 @@
-"""FIARSE (arXiv 2407.19389) on whole units: the largest magnitudes of the whole model.
+"""FIARSE (arXiv 2407.19389) on whole units: the units of the largest magnitude in the whole model.
 
-Invariant: a unit is kept before another one only if its magnitude is no smaller, or the other did
-not fit.
+Invariant: a unit is kept before another unit only in one of two cases. Its magnitude is at least as
+large, or the other unit did not fit.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from cos2p_planner.state.choice import Choice
 
 
 class MagnitudeRule:
-    """Units in the order of their root mean square weight, over all blocks and kinds at once.
+    """Chooses units by their root mean square weight, over all blocks and kinds at once.
 
     The paper keeps the single weights with |w| over one threshold for the whole model, and trains
-    through the threshold; a mask of single weights saves no memory, so here the unit is kept or
-    dropped as a whole, by ||w|| / sqrt(size), and brings its block's core with it. A unit that does
-    not fit is passed over for the next. As in the paper, nothing is kept of each block for its own
-    sake. Before norms are known, table order decides.
+    through the threshold. A mask of single weights saves no memory. So here a unit is kept or
+    dropped as a whole, by ||w|| / sqrt(size). It brings its block's core with it. A unit that does
+    not fit is skipped. As in the paper, no block has a guaranteed share. Before norms are known,
+    table order decides.
     """
 
     def __init__(self, costs: CostModel) -> None:
@@ -31,11 +31,11 @@ class MagnitudeRule:
 
     @property
     def least_bytes(self) -> int:
-        """Peak of the smallest submodel."""
+        """Peak bytes of the smallest submodel."""
         return self._costs.smallest_bytes
 
     def choose(self, ask: Ask) -> Choice | None:
-        """The units of largest magnitude that fit."""
+        """Choose the units of largest magnitude that fit."""
         table, cost = self._costs.table, self._costs.trained_bytes
         norms = np.zeros(len(table)) if ask.norms is None else ask.norms
         magnitude = norms / np.sqrt(table.sizes)
@@ -45,6 +45,7 @@ class MagnitudeRule:
         chosen: list[int] = []
         for unit in prunable[np.argsort(-magnitude[prunable], kind="stable")].tolist():
             block = int(table.blocks[unit])
+            # The first unit of a block also pays for the block's core.
             price = int(cost[unit]) + unpaid[block]
             if price <= left:
                 left -= price

@@ -1,7 +1,8 @@
 """Methods by name: how each chooses units, and the settings that it was published with.
 
-Invariant: a policy is a value; the cores know none by name, so that a baseline is one entry more.
-A run file overrides a policy's preset, so that any choice of units can run under any closing.
+Invariants: a policy is a value. The cores know no policy by name, so a new baseline is one more
+entry here. A run file overrides a policy's preset, so any choice of units can run under any closing
+rule.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +26,10 @@ class Policy:
     """One method.
 
     Attributes:
-        name: what a run file calls it.
+        name: its name in a run file.
         chooser: makes its rule for a model and a run's settings.
-        preset: settings that the published method fixes, as in a run file; a run file overrides
-            them, they override the task's.
+        preset: settings that the published method fixes, in the form of a run file. A run file
+            overrides them, and they override the task's settings.
         source: where it is published.
     """
 
@@ -39,7 +40,7 @@ class Policy:
 
 
 def _knapsack(costs: CostModel, config: RunConfig) -> ChoiceRule:
-    """Our own rule, with the depth action that the run asks for."""
+    """Make our own rule, with the depth action that the run asks for."""
     frozen = config.plans.depth == "frozen-prefix"
     return FrozenPrefixRule(costs) if frozen else KnapsackRule(costs)
 
@@ -50,8 +51,8 @@ OURS_OFF: Mapping[str, Any] = {
     "plans": {"nested_depth": 0.0, "block_width_min": 0.5, "growth": {"start": 1.0}},
     "local": {"anchor": {"share": 0.0}, "align_steps": False},
 }
-"""What is ours turned off. A published rule that cuts blocks keeps half of a block's width before
-it takes another one."""
+"""Settings that turn our own parts off. A published rule that cuts blocks keeps half of a block's
+width before it keeps another block."""
 
 
 def _as_published(
@@ -63,13 +64,14 @@ def _as_published(
     answer: str = "final",
     scaling: str = "none",
 ) -> Mapping[str, Any]:
-    """A baseline's preset: what it fixes, over everything of ours turned off.
+    """Make a baseline's preset: its own settings, with everything of ours turned off.
 
-    Each plan is cut anew, nothing steers the cut but the method, steps are neither aligned nor
-    normalised, no average is published (evaluations score raw versions beside it anyway), the whole
-    model is used unscaled (scaled accuracy is told beside it), and the local loss is the method's.
-    Its logit adjustment is the run's: all are compared under one. Where all train the same small
-    model, that is what is used: `scaling` "survival" silences the units that nobody trains.
+    Each plan gets a new cut, which the method alone determines. Steps are neither aligned nor
+    normalised. No average is published; evaluations score raw versions anyway. The whole model is
+    used unscaled; scaled accuracy is also reported. The local loss is the method's own. The logit
+    adjustment of the loss is the run's, so all methods are compared under the same one. Where all
+    devices train the same small model, that model is used: `scaling` "survival" silences the units
+    that no device trains.
     """
     return {
         "rounds": {"normalise_steps": False, **rounds},
@@ -99,37 +101,38 @@ def _barrier(
     scaling: str = "none",
     **plans: Any,
 ) -> Mapping[str, Any]:
-    """A synchronous baseline's preset, updates weighed by samples ** sample_exponent.
+    """Make a synchronous baseline's preset, with updates weighed by samples ** sample_exponent.
 
-    Deviation, all of them: every device that can train takes part in each round, none is drawn.
+    Deviation, for all of them: every device that can train takes part in each round. None is drawn.
     """
     rounds = {"closing": "synchronous", "sample_exponent": sample_exponent}
     return _as_published(rounds, plans=plans, local=local, answer=answer, scaling=scaling)
 
 
 NO_BOUND = 1_000_000
-"""staleness_max of methods that refuse nothing for its age."""
+"""`staleness_max` of methods that refuse no update for its age."""
 ASYNCHRONOUS = {
     "sample_exponent": 0.0,
     "staleness_on": "delta",
     "staleness_exponent": 0.5,
     "staleness_max": NO_BOUND,
 }
-"""s(tau) = (1 + tau) ** -0.5 on each delta, all devices alike."""
+"""s(tau) = (1 + tau) ** -0.5 on each delta, with equal weights for all devices."""
 FJORD = {"objective": "fjord", "exits": {"distillation": 0.0}}
-"""Ordered dropout alone; its distillation variant costs the weakest twice the work."""
+"""Ordered dropout alone. Its distillation variant costs the weakest devices twice the work."""
 DEPTHFL = {
     "objective": "depthfl",
     "exits": {"distillation": 1.0, "temperature": 1.0, "ramp": 0.3},
 }
-"""Mutual distillation of all exits, ramped over 300 of 1000 rounds; the mean of all exits predicts.
+"""Mutual distillation of all exits, ramped over 300 of 1000 rounds. The mean of all exits predicts.
 Deviation: no FedDyn term."""
 SCALEFL = {
     "objective": "scalefl",
     "exits": {"distillation": 0.0, "temperature": 3.0, "ramp": 0.25},
 }
-"""As for images; the paper distils text with 0.05, after a quarter of the rounds. It predicts with
-the deepest exit of each level; the mean of all exits is kinder where no device has the last one."""
+"""Settings as for images. For text the paper distils with 0.05, after a quarter of the rounds. It
+predicts with the deepest exit of each level. The mean of all exits is better where no device has
+the last exit."""
 FEDAVG = "FedAvg, arXiv 1602.05629"
 SYNCHRONOUS = (
     Policy(
@@ -206,8 +209,8 @@ FEDASYNC = Policy(
 )
 """Each arrival makes a version: alpha = 0.9, polynomial s, proximal term 0.005.
 
-Deviation: published is w + alpha s (w_i - w); ours takes the delta against the dispatched base, so
-that a late update moves the model, and does not pull it back to where the device began.
+Deviation: the published rule is w + alpha s (w_i - w). Ours takes the delta against the dispatched
+base. So a late update moves the model, but does not pull it back to where the device began.
 """
 FEDBUFF = Policy(
     "fedbuff",
@@ -217,7 +220,7 @@ FEDBUFF = Policy(
 )
 """K = 10 arrivals make a version: w + 1/K sum s(tau) delta.
 
-Deviation: no momentum at the server.
+Deviation: the server has no momentum.
 """
 FEDCOMPASS = Policy(
     "fedcompass",
@@ -225,10 +228,10 @@ FEDCOMPASS = Policy(
     _as_published({**ASYNCHRONOUS, "closing": "compass"}, server_lr=0.9, scaling="survival"),
     "FedCompass, arXiv 2309.14675",
 )
-"""Groups of arrival: w + alpha/n sum s(tau) delta, alpha = 0.9; Q_min is local.steps_min, Q_max
-local.steps (published: 20 and 100). For deviations see `closings.Compass`."""
+"""Arrival groups: w + alpha/n sum s(tau) delta, alpha = 0.9. Q_min is local.steps_min and Q_max is
+local.steps (published: 20 and 100). For deviations see `rules.closing.Compass`."""
 IN_OUR_ROUNDS = {"plans": {**OURS_OFF["plans"], "hold_plans": 1}}
-"""Their choice of units in our loop: our closing, weights, anchor and aligned steps stay on."""
+"""A baseline's units in our loop: our closing, weights, anchor and aligned steps stay on."""
 STAGGERED = Policy(
     "fedrolex-staggered",
     lambda costs, _: width.fedrolex_staggered(costs),
@@ -246,10 +249,10 @@ POLICIES: Mapping[str, Policy] = MappingProxyType({p.name: p for p in (CO_S2P, *
 
 
 def policy_named(name: str) -> Policy:
-    """The policy of a name.
+    """Return the policy with this name.
 
     Raises:
-        SettingsError: there is none; the text lists the names.
+        SettingsError: no policy has this name; the text lists the names.
     """
     try:
         return POLICIES[name]

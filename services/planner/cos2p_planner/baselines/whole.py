@@ -12,27 +12,28 @@ from cos2p_planner.state.choice import Choice
 
 
 class WholeRule:
-    """The whole model, or nothing: `fedavg-exclusive`, and `fedavg-ideal` without budgets."""
+    """Chooses the whole model or nothing: `fedavg-exclusive`, or `fedavg-ideal` without budgets."""
 
     def __init__(self, costs: CostModel) -> None:
         self._costs, self._units = costs, Structure(costs).whole
 
     @property
     def least_bytes(self) -> int:
-        """Peak of the whole model."""
+        """Peak bytes of the whole model."""
         return self._costs.peak_bytes(self._units)
 
     def choose(self, ask: Ask) -> Choice | None:
-        """All units where they fit."""
+        """Choose all units where they fit."""
         return Choice(self._units) if self.least_bytes <= ask.budget_bytes else None
 
 
 class SmallestRule:
-    """The largest submodel that the smallest budget of the fleet holds: `fedavg-small`.
+    """Chooses the largest submodel that fits the smallest budget of the fleet: `fedavg-small`.
 
     Its shape: the first units of every ring at one rate, in the deepest prefix of blocks in which
-    that rate reaches the run's `plans.block_width_min`; where no depth does, one block at the
-    largest rate. So everybody trains the same units at all times, and the others never.
+    that rate reaches the run's `plans.block_width_min`. Where no depth does, it is one block at the
+    largest rate. So all devices train the same units at all times, and the other units are never
+    trained.
     """
 
     def __init__(self, costs: CostModel) -> None:
@@ -40,11 +41,11 @@ class SmallestRule:
 
     @property
     def least_bytes(self) -> int:
-        """Peak of the stem and the first block with one unit of each ring."""
+        """Peak bytes of the stem and the first block with one unit of each ring."""
         return self._costs.peak_bytes(self._units(self._depths[-1], 0.0))
 
     def choose(self, ask: Ask) -> Choice | None:
-        """The same units for everybody."""
+        """Choose the same units for every device."""
         budget = min((*ask.fleet_budgets, ask.budget_bytes))
         rates = self._structure.rates
         wide = [ask.width_min, *(r for r in rates if r > ask.width_min)]

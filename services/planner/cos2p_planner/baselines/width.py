@@ -1,12 +1,15 @@
 """Width rules: one rate for all rings of all blocks, the largest whose cut fits the budget.
 
-They differ in which ceil(rate * n) of a ring's n units a device keeps: always the first (HeteroFL,
-FjORD), some at random (Federated Dropout), or a window that moves (FedRolex).
+The rules differ in which ceil(rate * n) of a ring's n units a device keeps. HeteroFL and FjORD
+always keep the first units. Federated Dropout keeps random units. FedRolex keeps a window that
+moves.
 
-Deviations from the papers, for all: the unit is a head, a group of neurons or of channels; inner
-dimensions are cut, never the stream, the embedding or the classifier (HeteroFL and FedRolex cut all
-three, HeteroFL's transformer inside each head); the rate is the largest that the device's bytes
-allow, not one of five levels, and rounding up is paid for from the budget.
+Deviations from the papers, for all rules:
+- The unit is a head, a group of neurons or a group of channels.
+- Inner dimensions are cut, never the stream, the embedding or the classifier. HeteroFL and FedRolex
+  cut all three, and HeteroFL's transformer also cuts inside each head.
+- The rate is the largest that the device's bytes allow, not one of five levels.
+- Rounding up is paid for from the budget.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,20 +23,20 @@ from cos2p_planner.choosers.structure import Ring, Structure
 from cos2p_planner.state.choice import Choice
 
 Keep = Callable[[Ring, int, Ask], Indices]
-"""Which `count` units of a ring the asking device keeps."""
+"""Returns which `count` units of a ring the asking device keeps."""
 
 FJORD_RATES = (0.2, 0.4, 0.6, 0.8, 1.0)
 DEVICE_PHASE, BLOCK_PHASE = 0.618, 0.37
-"""Parts of a turn by which neighbouring devices, and neighbouring blocks, start apart."""
+"""Fractions of a turn between the windows of neighbouring devices, and neighbouring blocks."""
 
 
 class WidthRule:
-    """One rate everywhere.
+    """Cuts all rings at one rate.
 
     Args:
         costs: the model's costs.
-        keep: which units of a ring are kept.
-        rates: those allowed, ascending; None allows every one.
+        keep: chooses which units of a ring are kept.
+        rates: the allowed rates, ascending; None allows every rate.
     """
 
     def __init__(self, costs: CostModel, keep: Keep, rates: Sequence[float] | None = None) -> None:
@@ -43,7 +46,7 @@ class WidthRule:
 
     @property
     def least_bytes(self) -> int:
-        """Peak of the dearest cut at the smallest rate, wherever the windows stand."""
+        """Peak bytes of the most expensive cut at the smallest rate."""
         return self._dearest_bytes(self._structure.blocks)
 
     def _dearest_bytes(self, blocks: Iterable[int]) -> int:
@@ -56,7 +59,7 @@ class WidthRule:
         return self._costs.peak_bytes(self._structure.cut(blocks, dearest))
 
     def choose(self, ask: Ask) -> Choice | None:
-        """The cut at the largest rate that fits."""
+        """Choose the cut at the largest rate that fits."""
         cut = partial(self._units, ask, self._structure.blocks)
         units = self._structure.largest(self._rates, cut, ask.budget_bytes)
         return None if units is None else Choice(units)
@@ -66,21 +69,21 @@ class WidthRule:
 
 
 class SkippingWidthRule(WidthRule):
-    """A width rule that leaves blocks out where not even one unit of everything fits.
+    """A width rule that leaves blocks out where one unit of every ring does not fit.
 
-    No published rule: those have such devices stay away. The blocks are a window over the depth, as
-    many as fit at `width_min`, one at least; it starts at frac(0.618 * device) of the depth and
-    moves by its own length with each of the device's choices.
+    This rule is not published: the published rules leave such devices out. The blocks are a window
+    over the depth. It has as many blocks as fit at `width_min`, but at least one. It starts at
+    frac(0.618 * device) of the depth. It moves by its own length with each of the device's choices.
     """
 
     @property
     def least_bytes(self) -> int:
-        """Peak of the dearest block, with the stem and one unit of each ring."""
+        """Peak bytes of the most expensive block, with the stem and one unit of each ring."""
         blocks = self._structure.blocks
         return max((self._dearest_bytes([b]) for b in blocks), default=self._dearest_bytes([]))
 
     def choose(self, ask: Ask) -> Choice | None:
-        """The cut of all blocks where there is one, else of the most blocks that fit."""
+        """Choose the cut of all blocks where one fits, else of the most blocks that fit."""
         choice = super().choose(ask)
         if choice is not None or ask.budget_bytes < self.least_bytes:
             return choice
@@ -88,6 +91,7 @@ class SkippingWidthRule(WidthRule):
         count = len(self._structure.blocks)
         for depth in range(count - 1, 0, -1):
             cut = partial(self._units, ask, self._window(ask, depth))
+            # Only a single block may be narrower than `width_min`.
             for rates in (wide,) if depth > 1 else (wide, self._rates):
                 units = self._structure.largest(rates, cut, ask.budget_bytes)
                 if units is not None:
@@ -106,7 +110,7 @@ def first(ring: Ring, count: int, ask: Ask) -> Indices:
 
 
 def common_window(ring: Ring, count: int, ask: Ask) -> Indices:
-    """One window for all devices, a unit further per version: FedRolex (arXiv 2212.01548).
+    """One window for all devices, one unit further per version: FedRolex (arXiv 2212.01548).
 
     {(version + j) mod n : j < count}.
     """
@@ -114,20 +118,20 @@ def common_window(ring: Ring, count: int, ask: Ask) -> Indices:
 
 
 def staggered_window(ring: Ring, count: int, ask: Ask) -> Indices:
-    """A window per device and block, further by its own width with each of the device's choices.
+    """A window per device and block, which moves by its own width with each choice of the device.
 
-    It starts at frac(0.618 * device + 0.37 * block) of the ring. Rolling as FedRolex's, but nearly
-    even over the devices in every version: the opponent to beat.
+    It starts at frac(0.618 * device + 0.37 * block) of the ring. It rolls like FedRolex's window,
+    but is nearly even over the devices in every version. It is the baseline to beat.
     """
     turn = np.modf(DEVICE_PHASE * ask.device + BLOCK_PHASE * ring.block)[0]
     return _window(ring, int(turn * len(ring.units)) + ask.choice * count, count)
 
 
 def random_units(seed: int) -> Keep:
-    """Units drawn anew for each device, ring and plan: Federated Dropout (arXiv 1812.07210).
+    """Make a `Keep` that draws units again for each plan: Federated Dropout (arXiv 1812.07210).
 
     The draw is a function of the run's seed, the plan's number and the ring's block and kind. The
-    paper drops the same share in all clients; here each device's rate is its own.
+    paper drops the same share in all clients. Here each device has its own rate.
     """
 
     def keep(ring: Ring, count: int, ask: Ask) -> Indices:
@@ -144,9 +148,9 @@ def heterofl(costs: CostModel) -> WidthRule:
 
 
 def fjord(costs: CostModel) -> WidthRule:
-    """FjORD's ordered dropout (arXiv 2102.13451): as HeteroFL, p_max on the grid 0.2, 0.4 .. 1.
+    """FjORD's ordered dropout (arXiv 2102.13451): like HeteroFL, p_max on the grid 0.2, 0.4 .. 1.
 
-    Which p <= p_max a local step trains is the local loss's part (`local.objective`).
+    The local loss (`local.objective`) chooses which p <= p_max a local step trains.
     """
     return WidthRule(costs, first, FJORD_RATES)
 
@@ -157,17 +161,17 @@ def federated_dropout(costs: CostModel, seed: int) -> WidthRule:
 
 
 def fedrolex(costs: CostModel) -> WidthRule:
-    """FedRolex (arXiv 2212.01548)."""
+    """FedRolex (arXiv 2212.01548): one common window that moves."""
     return WidthRule(costs, common_window)
 
 
 def fedrolex_staggered(costs: CostModel) -> WidthRule:
-    """FedRolex (arXiv 2212.01548) with windows of the devices' own."""
+    """FedRolex (arXiv 2212.01548) with a separate window for each device."""
     return WidthRule(costs, staggered_window)
 
 
 def fedrolex_staggered_skip(costs: CostModel) -> WidthRule:
-    """The same, with a window over the depth too for devices that could not take part else."""
+    """The same, with a window over the depth for devices that otherwise could not take part."""
     return SkippingWidthRule(costs, staggered_window)
 
 

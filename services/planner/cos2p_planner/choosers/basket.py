@@ -1,6 +1,6 @@
-"""A submodel in the making, under several limits at once.
+"""A submodel that is being built, under several limits at once.
 
-Invariant: no limit is ever overdrawn.
+Invariant: no limit is ever exceeded.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from cos2p_planner.state.choice import Choice
 
 @dataclass(frozen=True)
 class Limit:
-    """Something that units cost, and how much of it there is.
+    """A resource that units use, and how much of it there is.
 
     Attributes:
         trained: what each unit costs when it is trained, shape (units,).
-        frozen: when it is frozen, shape (units,).
+        frozen: what each unit costs when it is frozen, shape (units,).
         most: how much may be spent.
     """
 
@@ -36,31 +36,31 @@ class Basket:
         self._frozen = np.stack([limit.frozen for limit in limits])
         self._left = np.array([limit.most for limit in limits], np.float64)
         self.chosen: NDArray[np.bool_] = np.zeros(self._trained.shape[1], np.bool_)
-        """The units trained."""
+        """The trained units."""
         self._frozen_units: tuple[int, ...] = ()
 
     @property
     def choice(self) -> Choice:
-        """What is in it."""
+        """The units in the basket."""
         return Choice(tuple(np.flatnonzero(self.chosen).tolist()), self._frozen_units)
 
     def freeze(self, units: Indices) -> bool:
-        """Put units in to be frozen if all limits allow; whether they did."""
+        """Add units to be frozen if all limits allow it; return whether they did."""
         if not self._spend(self._frozen[:, units].sum(axis=1)):
             return False
         self._frozen_units = tuple(units.tolist())
         return True
 
     def take(self, units: Indices) -> bool:
-        """Put units in to be trained if all limits allow; whether they did."""
+        """Add units to be trained if all limits allow it; return whether they did."""
         if not self._spend(self._trained[:, units].sum(axis=1)):
             return False
         self.chosen[units] = True
         return True
 
     def fill(self, units: Indices) -> None:
-        """Put in each of these units that still fits, in this order."""
-        left = self._left.tolist()  # plain numbers: numpy takes longer over so few at a time
+        """Add each of these units that still fits, in this order."""
+        left = self._left.tolist()  # plain numbers: numpy is slower for so few values
         for unit, costs in zip(units.tolist(), self._trained[:, units].T.tolist(), strict=True):
             if all(c <= space for c, space in zip(costs, left, strict=True)):
                 left = [space - c for c, space in zip(costs, left, strict=True)]

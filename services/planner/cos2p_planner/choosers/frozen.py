@@ -1,7 +1,7 @@
-"""The knapsack with a frozen prefix: what lies before the first trained block runs forward only.
+"""The knapsack with a frozen prefix: the units before the first trained block run forward only.
 
-Invariants: frozen are all units before the first trained block in the order of the forward pass, or
-none, so that no gradient needs their activations; what lies behind the last trained block is
+Invariants: all units before the first trained block in the order of the forward pass are frozen, or
+none are. So no gradient needs their activations. What lies behind the last trained block is
 skipped. A device that can keep all blocks at their least width freezes nothing.
 """
 
@@ -18,10 +18,10 @@ from cos2p_planner.state.choice import Choice
 
 
 class FrozenPrefixRule(KnapsackRule):
-    """Trains neighbouring blocks, those of the lowest mean rank; so the prefix wanders in depth."""
+    """Trains neighbouring blocks with the lowest mean rank, so the prefix moves in depth."""
 
     def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
-        """The best stretch of blocks; without a prefix where all blocks fit, or no stretch does."""
+        """Pick the best stretch of blocks; no prefix where all blocks fit or no stretch does."""
         plain = super()._pick(ask, rank, limits)
         blocks = self._structure.blocks
         if plain is not None and set(blocks) <= set(self._blocks_of(plain)):
@@ -38,7 +38,7 @@ class FrozenPrefixRule(KnapsackRule):
     def _stretch(
         self, first: int, ask: Ask, rank: Floats, basket: Basket
     ) -> tuple[list[int], Basket]:
-        """As many blocks from `first` on as fit at their least width, with what they need."""
+        """Take as many blocks from `first` on as fit at their least width, with what they need."""
         before = self._before[first]
         stem = np.setdiff1d(self._structure.cores[STEM], before)
         kept: list[int] = []

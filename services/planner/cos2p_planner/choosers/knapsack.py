@@ -1,20 +1,26 @@
-"""The rule of `co-s2p`: a knapsack over units, under bytes and seconds, greedily.
+"""The rule of `co-s2p`: a greedy knapsack over units, limited by bytes and seconds.
 
-Invariants of every choice: its forecast never exceeds the budget; the stem's core units are in it;
-a block is in it with its core and at least one unit of each of its prunable kinds, or not at all;
-every kept block but a lone first one has `width_min` of each kind before another block is kept.
+Invariants of every choice:
+- Its forecast never exceeds the budget.
+- The stem's core units are in it.
+- A block is in it with its core and at least one unit of each of its prunable kinds, or not at all.
+- Every kept block has `width_min` of each kind before another block is kept. The only exception is
+  a first block that is kept alone.
 
-A unit's density is `value + price - coverage by the other devices - own recency`, in devices: its
-importance to this device, the dual price of the coverage floor (see `prices.py`), and what makes
-units rotate. All four are per unit of cost already: the value is normalised within kind and block,
-so dividing by the cost again would starve attention heads, the dearest units. Dearest density
-first, twice: blocks, by the mean of their units; then units within the kept blocks, the kinds in
-step with each other, so that the split between heads and neurons is that of the whole model.
+A unit's density is `value + price - coverage by the other devices - own recency`, in devices. The
+value is the unit's importance to this device. The price is the dual price of the coverage floor
+(see `prices.py`). Coverage and recency make units rotate. All four are per unit of cost already,
+because the value is normalised within kind and block. Dividing by the cost again would starve
+attention heads, the most expensive units.
 
-Coverage alone evens out what all devices hold together (the ideal is McNaughton's wrap-around
-schedule, which reaches floor(sum of affordable fractions) everywhere); recency makes each device
-move on when it chooses anew, as FedRolex's window does (arXiv 2212.01548), but staggered between
-devices. Without scores that is all there is: units rotate.
+The highest density goes first, twice. First come blocks, by the mean of their units. Then come
+units within the kept blocks. The kinds advance in step with each other, so the split between heads
+and neurons is that of the whole model.
+
+Coverage alone evens out what all devices hold together. The ideal is McNaughton's wrap-around
+schedule, which reaches floor(sum of affordable fractions) everywhere. Recency makes each device
+move on when it chooses again. FedRolex's window (arXiv 2212.01548) moves in the same way; here the
+windows are staggered between devices. Without scores nothing else counts: units rotate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,13 +36,13 @@ from cos2p_planner.choosers.structure import Ring, Structure
 from cos2p_planner.state.choice import Choice
 
 RECENCY_WEIGHT = 0.5
-"""A unit that this device has just trained counts as covered by half a device more: coverage stays
-the first key, recency decides among the equally covered."""
+"""A unit that this device has just trained counts as covered by half a device more. Coverage stays
+the first key; recency decides among equally covered units."""
 GOLDEN = 0.6180339887498949
 
 
 class KnapsackRule:
-    """Holds nothing but the model's structure."""
+    """Chooses units by density; its only state is the model's structure."""
 
     def __init__(self, costs: CostModel) -> None:
         self._costs = costs
@@ -48,16 +54,18 @@ class KnapsackRule:
 
     @property
     def least_bytes(self) -> int:
-        """Peak of the smallest submodel."""
+        """Peak bytes of the smallest submodel."""
         return self._costs.smallest_bytes
 
     def choose(self, ask: Ask) -> Choice | None:
-        """The units that the device shall train; None where not even one block fits.
+        """Choose the units that the device must train; None where not even one block fits.
 
-        Where nothing fits the seconds, they give way: then it is the smallest submodel's bytes.
+        Where nothing fits the seconds, the time limit is dropped. Then the bytes of the smallest
+        submodel are the limit.
         """
         rank = self._rank(ask)
         for limits in self._limits(ask):
+            # Where the units of the best rank don't fit, the cheapest ones may.
             choice = self._pick(ask, rank, limits) or self._pick(ask, self._bytes, limits)
             if choice is not None:
                 return choice
@@ -75,7 +83,7 @@ class KnapsackRule:
         return Limit(self._bytes, self._costs.frozen_bytes.astype(np.float64), budget_bytes)
 
     def _rank(self, ask: Ask) -> Floats:
-        """What orders units: lower is taken earlier; ties fall by a phase that moves on."""
+        """Return the key that orders units: lower is taken earlier; a moving phase breaks ties."""
         units = np.arange(len(self._bytes))
         stagger = np.modf((units + 1) * GOLDEN + ask.phase * GOLDEN)[0]
         rank: Floats = ask.coverage + RECENCY_WEIGHT * ask.recency + 1e-3 * stagger
@@ -83,7 +91,7 @@ class KnapsackRule:
         return rank if ask.prices is None else rank - ask.prices
 
     def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
-        """Stem, blocks, and what still fits into them."""
+        """Pick the stem, blocks, and what still fits into them."""
         basket = Basket(limits)
         if not basket.take(self._structure.cores[STEM]):
             return None
@@ -109,20 +117,20 @@ class KnapsackRule:
         return basket.take(np.concatenate([core, *best]))
 
     def _by_rank(self, rank: Floats) -> list[int]:
-        """The blocks, lowest rank first."""
+        """Return the blocks, lowest rank first."""
         means = self._block_ranks(rank)
         return [b for b in (np.argsort(means, kind="stable") + STEM).tolist() if b != STEM]
 
     def _block_ranks(self, rank: Floats) -> Floats:
-        """Mean rank of each block's units, weighted by bytes; the stem's is the first."""
+        """Return the mean rank of each block's units, weighted by bytes; the stem's is first."""
         table = self._costs.table
-        weights = np.where(table.prunable, self._bytes, 1e-9)  # a block may be its core alone
+        weights = np.where(table.prunable, self._bytes, 1e-9)  # some blocks have only a core
         totals = np.bincount(table.blocks - STEM, weights * rank)
         means: Floats = totals / np.bincount(table.blocks - STEM, weights)
         return means
 
     def _in_step(self, blocks: Sequence[int], rank: Floats, chosen: NDArray[np.bool_]) -> Indices:
-        """The units still open in these blocks: best first within a kind, kinds by their shares."""
+        """Return the units still open in these blocks: best first in a kind, kinds by share."""
         rings: list[Ring] = [r for b in blocks for r in self._rings[b]]
         if not rings:
             return np.zeros(0, np.int64)

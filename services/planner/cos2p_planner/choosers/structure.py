@@ -1,4 +1,4 @@
-"""A model as rules see it: the stem, blocks, and rings of like units within a block.
+"""A model as rules see it: the stem, blocks, and rings of units of one kind within a block.
 
 Invariant: a cut is closed under its cores.
 """
@@ -14,7 +14,7 @@ from cos2p.model.units import STEM, Kind
 from cos2p_planner.choosers.question import Indices
 
 ROUNDING = 1e-9
-"""A share that is a whole number of units but for floating point is that number."""
+"""Tolerance for floating point: a share this close to a whole number of units is that number."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Ring:
     units: Indices
 
     def count(self, rate: float) -> int:
-        """ceil(rate * units), one at least."""
+        """Return ceil(rate * units), at least one."""
         return max(1, int(np.ceil(rate * len(self.units) - ROUNDING)))
 
 
@@ -64,12 +64,12 @@ class Structure:
 
     @cached_property
     def rates(self) -> tuple[float, ...]:
-        """The shares at which ceil(rate * units) of some ring changes, ascending, 1 the last."""
+        """The shares at which ceil(rate * units) of some ring changes, ascending; the last is 1."""
         lengths = {len(r.units) for rings in self.rings.values() for r in rings}
         return tuple(sorted({j / n for n in lengths for j in range(1, n + 1)} | {1.0}))
 
     def cut(self, blocks: Iterable[int], kept: Callable[[Ring], Indices]) -> tuple[int, ...]:
-        """The submodel of the stem and these blocks that keeps `kept(ring)` of each ring."""
+        """Return the submodel of the stem and these blocks that keeps `kept(ring)` of each ring."""
         parts = [self.cores[STEM]]
         for block in blocks:
             parts += [self.cores[block], *(kept(ring) for ring in self.rings[block])]
@@ -78,9 +78,9 @@ class Structure:
     def largest(
         self, rates: Sequence[float], cut: Callable[[float], tuple[int, ...]], budget_bytes: int
     ) -> tuple[int, ...] | None:
-        """The cut at the largest of the ascending rates that fits, by bisection; None: none does.
+        """Return the cut at the largest of the ascending rates that fits, by bisection, or None.
 
-        Exact where the cost of `cut(rate)` grows with the rate; what it gives fits in any case.
+        It is exact where the cost of `cut(rate)` grows with the rate. The result fits in any case.
         """
         best: tuple[int, ...] | None = None
         low, high = 0, len(rates)

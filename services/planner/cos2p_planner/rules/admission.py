@@ -1,11 +1,12 @@
-"""Whether a report, or a request to run, counts. Pure.
+"""Whether a report, or a request to run, counts. Pure functions.
 
-The checks of a report's small fields, in one fixed order.
+They check a report's small fields, in one fixed order.
 
-Invariants: a report about a plan that is not open, or not the reporter's, ends nothing (DUPLICATE);
-any other report ends its plan with exactly one outcome; nothing of a report is believed that the
-plan, the device's hello or the unit table can contradict. The payload itself is checked by the
-aggregator, unit by unit.
+Invariants:
+- A report about a plan that is not open, or not the reporter's, ends nothing (DUPLICATE).
+- Any other report ends its plan with exactly one outcome.
+- No part of a report is believed that the plan, the device's Hello or the unit table contradicts.
+- The aggregator checks the payload itself, unit by unit.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cos2p_planner.state.run import Run
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a report is answered."""
+    """The outcome of a report, with its reason and staleness."""
 
     outcome: Outcome
     reason: str = ""
@@ -36,11 +37,11 @@ def judge(
     """Judge a report.
 
     Args:
-        report: what a worker says.
+        report: the worker's report.
         ledger: the plans.
         run: settings and model.
-        device: what is known of the reporter; None where it never said hello.
-        updates_topic: full name of the topic that deltas lie in.
+        device: what is known of the reporter; None where it never sent a Hello.
+        updates_topic: full name of the topic that holds deltas.
     """
     plan = ledger.open.get(report.plan_id)
     if plan is None or plan.worker_id != report.worker_id:
@@ -114,7 +115,7 @@ def _wrong_blob(report: m.Report, plan: m.Plan, run: Run, updates_topic: str) ->
 
 
 def wrong_request(request: m.RunRequested) -> str:
-    """Why a run can't be started; empty where it can."""
+    """Return why a run can't be started; empty where it can."""
     try:
         table = request.units.table()
     except (SettingsError, ValueError) as error:

@@ -1,9 +1,13 @@
-"""When a version closes, who may be planned meanwhile, and how long plans are. Pure rules.
+"""When a version closes, which devices get plans meanwhile, and how long plans are. Pure rules.
 
-Owns the closing rules, one class each, chosen by `rounds.closing`. Invariants: a rule is a value;
-it sees the open round as plain state, itself read off the decision log, so that a restarted planner
-closes where the first would have; no rule closes a version without an update; what a rule waits for
-is a plan, and every plan ends, by its device's silence if nothing else.
+Owns the closing rules, one class each, chosen by `rounds.closing`.
+
+Invariants:
+- A rule is a value.
+- A rule sees the open round as plain state, which is read from the decision log. So a restarted
+  planner closes where the first would have.
+- No rule closes a version without an update.
+- What a rule waits for is a plan. Every plan ends, at the latest by its device's silence.
 
 | rule | closes | asks again |
 |---|---|---|
@@ -33,8 +37,8 @@ class OpenRound:
     Attributes:
         now: the time.
         version: the newest closed version.
-        opened_s: when this one was opened.
-        update_count: updates admitted to it.
+        opened_s: when the open version was opened.
+        update_count: updates admitted to the open version.
         open_count: plans that have not ended, of any version.
         able_count: devices that can train.
         pace: how fast the run goes.
@@ -56,9 +60,9 @@ class Standing:
     """An idle device.
 
     Attributes:
-        joined_version: the newest version when it said its first hello.
-        base_version: of its last plan; None where it has had none.
-        group: of its last plan.
+        joined_version: the newest version when it sent its first Hello.
+        base_version: base version of its last plan; None where it has had none.
+        group: arrival group of its last plan.
     """
 
     joined_version: int
@@ -68,11 +72,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Order:
-    """What a closing rule wants of a plan.
+    """What a closing rule requires of a plan.
 
     Attributes:
         steps: local steps.
-        deadline_s: seconds from now after which the round no longer waits for it.
+        deadline_s: seconds from now after which the round no longer waits for the plan.
         group: number of the plan that founded its arrival group; 0 for none.
     """
 
@@ -83,46 +87,46 @@ class Order:
 
 @dataclass(frozen=True)
 class Closing:
-    """A closing rule, as far as most are alike: ask again at once, E steps, the whole step."""
+    """A closing rule, with what most rules share: ask again at once, E steps, the whole step."""
 
     rounds: RoundConfig
     local: LocalConfig
     fastest_first = False
-    """Whether devices that could be asked at once are asked in the order of their speed."""
+    """Whether devices that could get plans at once get them in the order of their speed."""
 
     def reason(self, state: OpenRound) -> CloseReason | None:
-        """Why the version closes now; None where it stays open."""
+        """Return why the version closes now; None where it stays open."""
         raise NotImplementedError
 
     def due_s(self, state: OpenRound) -> float:
-        """When the passing of time alone may close it or let a device be asked; infinity: never."""
+        """Return when time alone may close the version or let a device get a plan, or infinity."""
         return INF
 
     def invites(self, device: Standing, state: OpenRound) -> bool:
-        """Whether an idle device gets a plan now."""
+        """Return whether an idle device gets a plan now."""
         return True
 
     def limit_s(self, state: OpenRound) -> float:
-        """Seconds that a plan may last; infinity: as long as it takes."""
+        """Return the seconds that a plan may last; infinity: as long as it takes."""
         return INF
 
     def order(self, speed: Speed, number: int, state: OpenRound) -> Order:
-        """The plan of a device.
+        """Return the steps, deadline and arrival group of a device's plan.
 
         Args:
-            speed: how fast it would train the units chosen.
-            number: the plan's.
-            state: the open round, other plans of this moment in it.
+            speed: how fast the device would train the units chosen.
+            number: the plan's number.
+            state: the open round; it contains other plans of this moment.
         """
         limit_s = self.limit_s(state)
         return Order(steps_for(speed, limit_s, state.pace, self.local), state.pace.deadline_s)
 
     def step(self, state: OpenRound) -> float:
-        """Factor on the server's step of the version that closes now."""
+        """Return the factor on the server's step of the version that closes now."""
         return 1.0
 
     def _updates_needed(self, state: OpenRound) -> int:
-        """K_min, as a number or as a share of the devices."""
+        """Return K_min, given as a number or as a share of the devices."""
         if self.rounds.update_count is not None:
             return self.rounds.update_count
         return max(1, math.ceil(self.rounds.update_fraction * state.able_count - 1e-9))
@@ -130,9 +134,9 @@ class Closing:
 
 @dataclass(frozen=True)
 class SemiAsync(Closing):
-    """K_min updates, or the deadline with what is there.
+    """Closes on K_min updates, or at the deadline with the updates that have arrived.
 
-    Plans are no longer than their updates stay fresh.
+    A plan lasts no longer than its update stays fresh.
     """
 
     def reason(self, state: OpenRound) -> CloseReason | None:
@@ -154,10 +158,11 @@ class SemiAsync(Closing):
 
 @dataclass(frozen=True)
 class Synchronous(Closing):
-    """A barrier: one plan for each device and version; all are waited for; none is ever stale.
+    """A barrier: one plan for each device and version, and a version waits for all of them.
 
-    Whoever joins later, or has answered, or failed, waits for the next version. A device that is
-    silent loses its plan, so it is not waited for; if all have failed, all are asked again.
+    So no update is ever stale. A device that joins later, has answered or has failed waits for the
+    next version. A silent device loses its plan, so the round does not wait for it. If all devices
+    have failed, all get plans again.
     """
 
     def reason(self, state: OpenRound) -> CloseReason | None:
@@ -173,7 +178,7 @@ class Synchronous(Closing):
 
 @dataclass(frozen=True)
 class Buffer(Closing):
-    """K_min updates, whatever they cover and however long it takes."""
+    """Closes on K_min updates, regardless of what they cover and how long it takes."""
 
     def reason(self, state: OpenRound) -> CloseReason | None:
         """See `Closing.reason`."""
@@ -182,15 +187,18 @@ class Buffer(Closing):
 
 @dataclass(frozen=True)
 class Compass(Closing):
-    """Groups of arrival, by steps between Q_min (local.steps_min) and Q_max (E).
+    """Closes by arrival groups, with steps between Q_min (local.steps_min) and Q_max (E).
 
-    A device joins the group that gives it most steps, if any gives it an allowed number; else it
-    founds one, with steps such that the members of a later group may meet it. Its first plan has
-    Q_min steps and no group: the update closes a version of its own, and shows the speed.
+    A device joins the group that gives it the most steps, if any group gives it an allowed number.
+    Otherwise it founds a group, with steps chosen so that members of a later group may meet it. Its
+    first plan has Q_min steps and no group. The update of that plan closes its own version, and
+    shows the device's speed.
 
-    Deviations from the published rule: a member that arrives before its group is merged with the
-    version that closes next, which may be another group's; a member's speed is read off its plan,
-    to within a step; a device's speed tells its steps from the rest (fetching, sending).
+    Deviations from the published rule:
+    - A member that arrives before its group is merged with the version that closes next, which may
+      be another group's.
+    - A member's speed is read from its plan, to within a step.
+    - A device's speed separates its steps from the rest (fetching, sending).
     """
 
     fastest_first = True
@@ -205,7 +213,7 @@ class Compass(Closing):
         return min((g.latest_s for g in open_groups), default=INF)
 
     def invites(self, device: Standing, state: OpenRound) -> bool:
-        """See `Closing.invites`: whoever has arrived waits for its group."""
+        """See `Closing.invites`: a device that has arrived waits for its group."""
         return device.group not in state.arrivals.open(state.now)
 
     def order(self, speed: Speed, number: int, state: OpenRound) -> Order:
@@ -226,7 +234,7 @@ class Compass(Closing):
         return Order(steps, latest_for(speed.duration_s(steps)), number)
 
     def step(self, state: OpenRound) -> float:
-        """See `Closing.step`: published is a sum of deltas over the number of all devices."""
+        """See `Closing.step`: the published rule is a sum of deltas over the number of devices."""
         return min(1.0, state.update_count / max(1, state.able_count))
 
 
@@ -239,5 +247,5 @@ RULES: dict[str, type[Closing]] = {
 
 
 def closing_of(rounds: RoundConfig, local: LocalConfig) -> Closing:
-    """The closing rule of a run's settings."""
+    """Return the closing rule of a run's settings."""
     return RULES[rounds.closing](rounds, local)

@@ -1,7 +1,7 @@
 """Whether the coverage floor is met, and if not, which units fall short and why.
 
-Invariant: told once per change. Units that fall short are told only once they have done so for a
-whole window of versions: devices that choose anew leave gaps for a moment.
+Invariants: a change is reported once. Units that fall short are reported only after they have done
+so for a whole window of versions. Devices that choose again leave gaps for a moment.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ NAMES_MAX = 5
 
 
 def planned_coverage(run: Run, able: Sequence[Device]) -> NDArray[np.int64]:
-    """How many of the devices that can train hold each prunable unit, shape (prunable units,)."""
+    """Count the devices that can train and hold each prunable unit, shape (prunable units,)."""
     counts = run.holdings.coverage(d.worker_id for d in able)[run.table.prunable]
     return counts.astype(np.int64)
 
 
 def out_of_reach(run: Run, able: Sequence[Device]) -> str:
-    """Why no plan of these devices could meet the floor; empty where one could."""
+    """Return why no plan of these devices could meet the floor; empty where one could."""
     floor, bound = run.config.plans.coverage_floor, devices_bound(run, able)
     if floor <= bound:
         return ""
@@ -36,30 +36,30 @@ def out_of_reach(run: Run, able: Sequence[Device]) -> str:
 
 
 def devices_bound(run: Run, able: Sequence[Device]) -> int:
-    """The most that N* can be: floor(sum r_i), r_i what a device's budget affords of the cost."""
-    # Thirds that make a whole must count as one, whatever floating point says.
+    """Return the most that N* can be: floor(sum r_i), r_i a budget's share of the cost."""
+    # Thirds that sum to a whole must count as one, despite floating point.
     return int(affordable(run, able) + 1e-9)
 
 
 def affordable(run: Run, able: Sequence[Device]) -> float:
-    """How many models' prunable cost the devices' budgets afford together."""
+    """Return how many models' prunable cost the devices' budgets buy together."""
     return sum(run.costs.fraction_of(d.budget_bytes) for d in able)
 
 
 class FloorWatch:
-    """Looks at each version that closes."""
+    """Checks each version that closes against the coverage floor."""
 
     def __init__(self) -> None:
         self._told = ""
         self._short_count = 0
 
     def closed(self, run: Run, able: Sequence[Device], progress: float) -> list[Notice]:
-        """What to tell the operator after a version, if anything has changed.
+        """Return notices for the operator after a version, if anything has changed.
 
         Args:
             run: the run.
             able: devices that can train.
-            progress: share of the run that is done; blocks that still wait fall short of nothing.
+            progress: share of the run that is done; blocks that still wait never fall short.
         """
         floor = run.config.plans.coverage_floor
         if not floor:
@@ -84,7 +84,7 @@ class FloorWatch:
 
 
 def _named(run: Run, short: NDArray[np.int64], counts: NDArray[np.int64]) -> str:
-    """The units that fall short, least covered first, with the number of devices that hold them."""
+    """Name the units that fall short, least covered first, with their numbers of holders."""
     of_unit = dict(zip(np.flatnonzero(run.table.prunable).tolist(), counts.tolist(), strict=True))
     ordered = sorted(short.tolist(), key=lambda u: (of_unit[u], u))
     names = [f"{run.table.units[u].name} ({of_unit[u]})" for u in ordered[:NAMES_MAX]]

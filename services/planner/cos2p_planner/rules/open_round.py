@@ -1,4 +1,4 @@
-"""The open round, read off the decision log's fold and the fleet: what the closing rules look at.
+"""The open round, read from the decision log's fold and the fleet, as closing rules see it.
 
 Invariant: nothing is decided here.
 """
@@ -15,7 +15,7 @@ from cos2p_planner.state.run import Run
 
 
 def open_round(ledger: Ledger, run: Run, able: Sequence[Device], now: float) -> OpenRound:
-    """The open version, with the devices that can train."""
+    """Return the open version, with the devices that can train."""
     whole_s = [d.whole_s for d in able] if run.config.local.align_steps else []
     pace = Pace.of([d.expected_s for d in able], whole_s, run.intervals)
     return OpenRound(
@@ -31,7 +31,7 @@ def open_round(ledger: Ledger, run: Run, able: Sequence[Device], now: float) -> 
 
 
 def standing(device: Device, ledger: Ledger) -> Standing:
-    """An idle device, as a closing rule sees it."""
+    """Return an idle device, as a closing rule sees it."""
     last = ledger.newest.get(device.worker_id)
     if last is None:
         return Standing(device.joined_version)
@@ -39,7 +39,7 @@ def standing(device: Device, ledger: Ledger) -> Standing:
 
 
 def figures(run: Run, able: Sequence[Device], state: OpenRound) -> dict[str, Any]:
-    """What RoundClosed tells of a version that closes now."""
+    """Return the figures that `RoundClosed` reports of a version that closes now."""
     least, bound = run.coverage()
     return {
         "version": state.version + 1,

@@ -1,7 +1,7 @@
-"""How fast a run goes, how long a round waits, and how many local steps a plan can afford. Pure.
+"""How fast a run goes, how long a round waits, and how many local steps a plan can have. Pure.
 
-Sources: steps fitted to a time budget from FedCompass (arXiv 2309.14675); the deadline, the median
-of what devices need plus some median absolute deviations, is ours.
+Sources: steps fitted to a time budget are from FedCompass (arXiv 2309.14675). The deadline is ours:
+the median of what devices need plus some median absolute deviations.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,23 +13,23 @@ from cos2p.run_config import LocalConfig, RoundConfig
 from cos2p_planner.state.speed import Speed
 
 DEADLINE_FLOOR_S = 0.5
-"""Arrivals of tiny models lie so close together that a hiccup would count as late."""
+"""Arrivals of tiny models lie so close together that a short pause would count as late."""
 PATIENCE = 4.0
 """Deadlines that a plan may last before any version has shown the run's pace."""
 STALE_SHARE = 0.7
 """Part of the time to staleness_max that a plan may last."""
 DEADLINE_MADS = 3.0
-"""Median absolute deviations beyond the median that a round waits: under a normal spread two
-standard deviations, so all but the slowest 2 %. No other value was measured."""
+"""Median absolute deviations beyond the median that a round waits. Under a normal spread they are
+two standard deviations, so all but the slowest 2 % arrive. No other value was measured."""
 STRETCH = 2
-"""A fast device with aligned steps is asked for at most so many times E: longer plans drift."""
+"""A fast device with aligned steps gets at most this many times E steps: longer plans drift."""
 
 
 def deadline_s(durations_s: Sequence[float]) -> float:
-    """Seconds that a round waits: median + `DEADLINE_MADS` MAD of the devices' plan durations.
+    """Return the seconds that a round waits: median + `DEADLINE_MADS` MAD of plan durations.
 
     Args:
-        durations_s: per device, issue to report, observed or (before that) forecast.
+        durations_s: per device, issue to report; observed or (before that) forecast.
     """
     if not durations_s:
         return DEADLINE_FLOOR_S
@@ -44,11 +44,12 @@ class Pace:
     """How fast the run goes.
 
     Attributes:
-        deadline_s: the round's.
-        typical_s: plan duration that half of the devices or more need, at least.
-        aligned_s: what the deadline would be if every plan had E steps: plans with aligned steps
-            are to last so long. Not the deadline itself, which follows from what they do last:
-            rounding steps down would shorten it round by round.
+        deadline_s: seconds that the round waits.
+        typical_s: lower median of the plan durations: at least half of the devices need this or
+            more.
+        aligned_s: what the deadline would be if every plan had E steps; plans with aligned steps
+            are to last this long. It is not the deadline itself, which follows from how long they
+            do last: rounding steps down would shorten the deadline round by round.
         intervals_s: seconds that the last versions took; empty at the start.
     """
 
@@ -64,11 +65,11 @@ class Pace:
         whole_s: Sequence[float],
         intervals_s: Iterable[float],
     ) -> "Pace":
-        """The pace of devices.
+        """Return the pace of a set of devices.
 
         Args:
             durations_s: per device, how long its plans last.
-            whole_s: per device, how long a plan of E steps would.
+            whole_s: per device, how long a plan of E steps would last.
             intervals_s: seconds that the last versions took.
         """
         ordered = sorted(durations_s) or [DEADLINE_FLOOR_S]
@@ -80,10 +81,10 @@ class Pace:
         )
 
     def fresh_s(self, rounds: RoundConfig) -> float:
-        """Seconds that a plan may last, so that its update is not refused as STALE.
+        """Return the seconds that a plan may last, so that its update is not refused as STALE.
 
-        Never less than the typical plan's: were everybody asked for fewer steps, versions would
-        follow each other faster still, and nothing be won.
+        The result is never less than the typical plan's duration. If all devices got fewer steps,
+        versions would follow each other even faster, and nothing would be gained.
         """
         if len(self.intervals_s) < 3:
             return PATIENCE * self.deadline_s
@@ -92,16 +93,16 @@ class Pace:
 
 
 def steps_bounds(local: LocalConfig) -> tuple[int, int]:
-    """Fewest and most steps of a plan; only one with aligned steps may have more than E."""
+    """Return the fewest and most steps of a plan; only aligned steps may exceed E."""
     most = STRETCH * local.steps if local.align_steps else local.steps
     return min(local.steps_min, most), most
 
 
 def steps_for(speed: Speed, limit_s: float, pace: Pace, local: LocalConfig) -> int:
-    """Local steps of a plan that may last so long.
+    """Return the local steps of a plan that may last this long.
 
-    E, or as many as fit into the limit, but no fewer than steps_min; where steps are aligned, as
-    many as fit into the round too, up to twice E.
+    It is E, or as many as fit into the limit, but at least steps_min. Where steps are aligned, it
+    is as many as also fit into the round, up to twice E.
     """
     if local.align_steps:
         limit_s = min(limit_s, pace.aligned_s)

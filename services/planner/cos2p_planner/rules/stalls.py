@@ -9,12 +9,12 @@ from cos2p_planner.state.publications import Publications
 
 NAMES_MAX = 10
 OVERDUE = 4.0
-"""A plan too old to count is given up after so many times its device's usual duration: a slow
+"""A plan too old to count is given up after this many times its device's usual duration. A slow
 device's report is worth waiting for even then, because its pace sets the next plan's steps."""
 
 
 def waiting_for(ledger: Ledger, fleet: Fleet, publications: Publications, now: float) -> str:
-    """One line: the parts and devices that the next version is waiting for."""
+    """Name, in one line, the parts and devices that the next version is waiting for."""
     if ledger.run is None:
         return "nobody has asked for a run"
     liveness = ledger.run.config.liveness
@@ -41,7 +41,7 @@ def waiting_for(ledger: Ledger, fleet: Fleet, publications: Publications, now: f
 def _trouble(
     device: Device, ledger: Ledger, publications: Publications, lost_s: float, now: float
 ) -> str:
-    """Why a device brings no update; `lost_s`: who was last heard before is lost."""
+    """Return why a device brings no update; a device last heard before `lost_s` is lost."""
     if device.gone is not None:
         return f"left: {device.gone}"
     if device.heard_s < lost_s:
@@ -65,12 +65,12 @@ def why_expired(
     publications: Publications,
     now: float,
 ) -> str:
-    """Why no report of an open plan is to be expected any more; empty while one is.
+    """Return why no report of an open plan can be expected any more; empty while one can.
 
     Args:
         plan: an open plan.
         ledger: the run.
-        device: its device; None where it has not said hello to this planner.
+        device: the plan's device; None where it has not sent a Hello to this planner.
         heard_s: when the device was last heard.
         publications: what the aggregator has cut.
         now: the time.

@@ -1,8 +1,8 @@
 """What an update counts: its share of the mean, and the factor on its delta. Pure functions.
 
-Sources: s(tau) = (1 + tau) ** -a from FedAsync (arXiv 1903.03934) and FedBuff (arXiv 2106.06639),
-which put it on the delta: 1/K sum s(tau) delta; normalisation by steps done from FedNova (arXiv
-2007.07481), here towards E instead of the mean of steps, and upwards only.
+Sources: s(tau) = (1 + tau) ** -a is from FedAsync (arXiv 1903.03934) and FedBuff (arXiv
+2106.06639). Both put it on the delta: 1/K sum s(tau) delta. Normalisation by steps done is from
+FedNova (arXiv 2007.07481). Here it normalises to E instead of the mean of steps, and only upwards.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from cos2p.run_config import LocalConfig, RoundConfig
 
 SCALE_MAX = 2.0
-"""A delta of few steps is not blown up further: its first steps are mostly noise."""
+"""Largest factor on a delta of few steps: its first steps are mostly noise."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """What an update is weighed by.
+    """The facts that determine an update's weight.
 
     Attributes:
         sample_count: samples trained on.
@@ -30,14 +30,14 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Weight:
-    """What the aggregator does with an update: sum of weight * scale * delta / sum of weight."""
+    """How the aggregator uses an update: sum of weight * scale * delta / sum of weight."""
 
     weight: float
     scale: float
 
 
 def weigh(arrival: Arrival, rounds: RoundConfig, local: LocalConfig) -> Weight:
-    """The weight samples ** sample_exponent; s(tau) on it or on the delta."""
+    """Return the weight samples ** sample_exponent, with s(tau) on it or on the delta."""
     fresh = staleness_factor(arrival.staleness, rounds.staleness_exponent)
     weight = float(arrival.sample_count**rounds.sample_exponent)
     scale = step_factor(arrival.steps_done, local) if rounds.normalise_steps else 1.0
@@ -47,10 +47,10 @@ def weigh(arrival: Arrival, rounds: RoundConfig, local: LocalConfig) -> Weight:
 
 
 def staleness_factor(staleness: int, exponent: float) -> float:
-    """s(tau) = (1 + tau) ** -exponent."""
+    """Return s(tau) = (1 + tau) ** -exponent."""
     return float((1 + staleness) ** -exponent)
 
 
 def step_factor(steps_done: int, local: LocalConfig) -> float:
-    """Factor on a delta so that few steps count as the run's E, within `SCALE_MAX`."""
+    """Return the factor on a delta so that few steps count as the run's E, within `SCALE_MAX`."""
     return min(SCALE_MAX, max(1.0, local.steps / steps_done))

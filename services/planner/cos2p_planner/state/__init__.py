@@ -1,1 +1,1 @@
-"""What the planner knows: folds of the log, and nothing that decides."""
+"""What the planner knows: folds of the log. Nothing here decides."""

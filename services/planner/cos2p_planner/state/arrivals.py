@@ -1,11 +1,11 @@
-"""Arrival groups: which plans are to come back together, and which of them have.
+"""Arrival groups: which plans should come back together, and which of them have.
 
-Invariant: a function of the decisions and of the times of their records: the plan that founds a
-group says when it is due, and every plan of the group names it.
+Invariant: the state is a function of the decisions and of the times of their records. The plan that
+founds a group defines when it is due, and every plan of the group names it.
 
-A group's last moment is its founder's deadline, `LATEST_FACTOR` times the founder's expected
-duration (lambda of FedCompass, arXiv 2309.14675), and `LATEST_FLOOR_S` more at least: plans of tiny
-models are so short that a hiccup would count as late.
+A group's last moment is its founder's deadline. That is `LATEST_FACTOR` times the founder's
+expected duration (lambda of FedCompass, arXiv 2309.14675), and at least `LATEST_FLOOR_S` more than
+it. Plans of tiny models are so short that a short pause would count as late.
 """
 
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ LATEST_FLOOR_S = 0.5
 
 
 def latest_for(expected_s: float) -> float:
-    """Seconds after which a plan that should take `expected_s` is late."""
+    """Return the seconds after which a plan that should take `expected_s` is late."""
     return max(LATEST_FACTOR * expected_s, expected_s + LATEST_FLOOR_S)
 
 
 def expected_for(latest_s: float) -> float:
-    """The inverse of `latest_for`."""
+    """Return the expected seconds: the inverse of `latest_for`."""
     return min(latest_s / LATEST_FACTOR, latest_s - LATEST_FLOOR_S)
 
 
@@ -32,9 +32,9 @@ class Group:
 
     Attributes:
         expected_s: when they should be reported.
-        latest_s: from when on nobody waits for them.
+        latest_s: from when on the run no longer waits for them.
         fastest_s: fewest seconds that a member's plan has for a step.
-        waiting: members' plans that are open.
+        waiting: the members' plans that are open.
     """
 
     expected_s: float
@@ -43,18 +43,18 @@ class Group:
     waiting: set[str] = field(default_factory=set)
 
     def over(self, now: float) -> bool:
-        """Whether nobody waits for it: all its plans have ended, or it is too late."""
+        """Return whether the group is over: all its plans have ended, or it is too late."""
         return not self.waiting or now >= self.latest_s
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """The groups of a run; a snapshot holds it as it is.
+    """The groups of a run; a snapshot holds this object unchanged.
 
     Attributes:
-        groups: by the number of the plan that founded each.
+        groups: the groups, by the number of the plan that founded each.
         count: updates in the open version.
-        alone: whether one of them is of no group: it is complete by itself.
+        alone: whether one of them has no group and so is complete by itself.
     """
 
     groups: dict[int, Group] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Arrivals:
     alone: bool = False
 
     def issued(self, plan: Plan, now: float) -> None:
-        """A plan was issued: into a group, or (with 0) into none."""
+        """Note that a plan was issued: into a group, or (with 0) into none."""
         if not plan.group:
             return
         group = self.groups.get(plan.group)
@@ -73,13 +73,16 @@ class Arrivals:
         group.fastest_s = min(group.fastest_s, (group.expected_s - now) / plan.local_steps)
 
     def ended(self, plan: Plan) -> None:
-        """A plan has ended, whichever way."""
+        """Note that a plan has ended, with any outcome."""
         group = self.groups.get(plan.group)
         if group is not None:
             group.waiting.discard(plan.plan_id)
 
     def landed(self, plan: Plan, now: float) -> None:
-        """A plan that has ended brought an update; groups over before any came are forgotten."""
+        """Note that a plan that has ended brought an update.
+
+        Groups that were over before the version's first update are forgotten.
+        """
         if not self.count:
             own = self.groups.get(plan.group)
             self.groups = self.open(now)
@@ -89,15 +92,18 @@ class Arrivals:
         self.alone = self.alone or not plan.group
 
     def complete(self, now: float) -> bool:
-        """Whether there is an update, and a group that is over."""
+        """Return whether there is an update, and a group that is over."""
         over = self.alone or any(g.over(now) for g in self.groups.values())
         return over and self.count > 0
 
     def closed(self, now: float) -> None:
-        """A version was closed: what had come is merged, groups that are over are forgotten."""
+        """Note that a version was closed: its updates are merged.
+
+        Groups that are over are forgotten.
+        """
         self.count, self.alone = 0, False
         self.groups = self.open(now)
 
     def open(self, now: float) -> dict[int, Group]:
-        """The groups that are waited for."""
+        """Return the groups that the run still waits for."""
         return {n: g for n, g in self.groups.items() if not g.over(now)}

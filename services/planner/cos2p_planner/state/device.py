@@ -1,8 +1,8 @@
 """One device as the planner knows it.
 
-Invariants: a `DeviceRecord` is a function of records and decisions, with no time but that of
-decisions, and a snapshot holds it; the rest of a `Device` follows from it, or is what this planner
-process heard itself and is lost with it.
+Invariants: a `DeviceRecord` is a function of records and decisions, and a snapshot holds it. Its
+only times are those of decisions. The rest of a `Device` follows from it, or is what this planner
+process heard itself. What the process heard is lost with it.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from cos2p.model.cost import Calibration, Workload
 from cos2p_planner.state.speed import Speed
 
 BEFORE_PLANS = -1
-"""The version in which a device joined that was there before the run's first plan."""
+"""`joined_version` of a device that was there before the run's first plan."""
 
 
 @dataclass(slots=True)
@@ -28,46 +28,48 @@ class DeviceRecord:
     units_digest: bytes
     protocol: int
     joined_version: int
-    """The newest version when this incarnation said its first hello; see `BEFORE_PLANS`."""
+    """The newest version when this incarnation sent its first Hello; see `BEFORE_PLANS`."""
     calibration: Calibration = field(default_factory=Calibration)
     calibrated_bytes: int = 0
-    """Its memory when that began."""
+    """The device's memory in bytes when its calibration began."""
     turnaround_s: float | None = None
-    """Issue to report, moving average."""
+    """Seconds from issue to report, moving average."""
     overhead_s: float | None = None
-    """The part of it beside the training, moving average."""
+    """The part of the turnaround outside the training, moving average."""
     gone: str | None = None
-    """Why it left; None while it is there."""
+    """Why the device left; None while it is there."""
     failures: int = 0
     """Reports in a row that brought no update."""
     not_before_s: float = 0.0
-    """No plan before that: a device that fails at once must not spin."""
+    """No plan is issued before this time, so that a device that fails at once can't spin."""
     grown: int = 0
-    """The incarnation that was given more memory; what killed the ones before says nothing."""
+    """The incarnation that was given more memory; deaths of the incarnations before it do not
+    count."""
     reports: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
 class Device(DeviceRecord):
-    """One device of the fleet: its record, what follows from it, and who was heard when."""
+    """One device of the fleet: its record, what follows from the record, and when it was heard."""
 
     heard_s: float = 0.0
-    """By this planner's clock; 0 where it was not heard."""
+    """When the device was last heard, by this planner's clock; 0 where it was not heard."""
     state: str = "idle"
     idle_since_s: float | None = None
-    """Since when it says that it knows of no plan; None while it works."""
+    """Since when the device has reported that it knows of no plan; None while it works."""
     excluded: str = ""
-    """Why it gets no plans, as decided; empty where it may."""
+    """Why the device gets no plans, as decided; empty where it may get them."""
     objection: str = ""
-    """Why it should get none, as it is known now; a decision follows where the two differ."""
+    """Why the device should get no plans, as known now; where it differs from `excluded`, a
+    decision follows."""
     unserved: str = ""
-    """Why it had no plan when it last could have had one; empty where it got one."""
+    """Why the device had no plan when it last could have had one; empty where it got one."""
     budget_bytes: int = 0
-    """Largest forecast peak to plan."""
+    """The largest forecast peak to plan."""
     forecast_s: float = 0.0
-    """Issue to report of an average submodel, by the cost model."""
+    """Seconds from issue to report of an average submodel, by the cost model."""
     whole_s: float = 0.0
-    """The same, by what the device has shown."""
+    """Seconds from issue to report of an average submodel, by what the device has shown."""
 
     @property
     def expected_s(self) -> float:
@@ -75,7 +77,7 @@ class Device(DeviceRecord):
         return self.forecast_s if self.turnaround_s is None else self.turnaround_s
 
     def speed(self, step: Workload) -> Speed:
-        """How fast it does plans whose steps are like this one: observed, else forecast."""
+        """Return how fast it does plans whose steps are like this one: observed, else forecast."""
         fixed_s = (
             step.wire_s(self.profile.bytes_per_s) if self.overhead_s is None else self.overhead_s
         )
@@ -85,9 +87,9 @@ class Device(DeviceRecord):
         return Speed(step_s, fixed_s, known=self.overhead_s is not None)
 
     def is_there(self, now: float, lost_after_s: float) -> bool:
-        """Whether it has been heard lately and has not left, excluded or not."""
+        """Return whether it was heard recently and has not left, excluded or not."""
         return self.gone is None and now - self.heard_s <= lost_after_s
 
     def can_train(self, now: float, lost_after_s: float) -> bool:
-        """Whether it is there and may be planned for."""
+        """Return whether it is there and may get plans."""
         return not (self.excluded or self.objection) and self.is_there(now, lost_after_s)

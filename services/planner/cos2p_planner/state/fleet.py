@@ -1,9 +1,9 @@
-"""What is known of each device from its own records (and what `models` says of its work).
+"""What is known of each device, from its own records and from what `models` reports of its work.
 
 Invariants: what a snapshot holds (`DeviceRecord`, `FleetState`) is a function of the records and of
-the decisions, with no time but that of decisions; who was heard when is this planner's own and is
-lost with it. An older incarnation's records change nothing. A device is excluded, by a decision
-with a reason that a person can act on, or may be planned for.
+the decisions. Its only times are those of decisions. When each device was heard is this planner's
+own knowledge and is lost with it. An older incarnation's records change nothing. A device may get
+plans, or is excluded by a decision with a reason that a person can act on.
 """
 
 from collections import Counter
@@ -21,11 +21,11 @@ TURNAROUND_EMA = 0.3
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
 RESIZED_MIN = 0.05
-"""A device whose memory differs by more than this share is another one to the cost model."""
+"""A device whose memory differs by more than this share is a different one for the cost model."""
 GROWTH_MIN = 1.1
-"""A device with this many times the memory of its last start was given more."""
+"""A device with this many times the memory of its last start was given more memory."""
 Notice = tuple[str, dict[str, str]]
-"""Something for the operator's log: an event's name and its fields."""
+"""A notice for the operator's log: an event's name and its fields."""
 
 
 @dataclass
@@ -33,11 +33,11 @@ class FleetState:
     """What a snapshot holds of the fleet.
 
     Attributes:
-        devices: that ever said hello, in that order.
-        strikes: updates that failed checks, by device; a restart of the device forgives nothing.
-        struck: plans that were counted for it, by the version that they were left out of: shards
-            may each speak of a plan, and a version may be published twice.
-        excluded: devices that get no plans, and why: possibly before their hello.
+        devices: all devices that ever sent a Hello, in that order.
+        strikes: updates that failed checks, by device; a restart of the device does not reset them.
+        struck: plans that were counted in `strikes`, by the version that they were left out of.
+            Several shards may report a plan, and a version may be published twice.
+        excluded: devices that get no plans, and why; possibly from before their Hello.
         deaths: plans lost with their device.
     """
 
@@ -49,7 +49,7 @@ class FleetState:
 
 
 class Fleet:
-    """All devices that ever said hello, in that order.
+    """All devices that ever sent a Hello, in that order.
 
     Args:
         state: what a snapshot held.
@@ -63,7 +63,7 @@ class Fleet:
             for d in self._state.devices
         }
         self.notices: list[Notice] = []
-        """What the shell logs and clears."""
+        """Notices that the shell logs and clears."""
         self._run: Run | None = None
         self._least_bytes = 0
         self._unsettled: dict[str, None] = {}
@@ -77,23 +77,23 @@ class Fleet:
 
     @property
     def state(self) -> FleetState:
-        """What a snapshot holds of it."""
+        """What a snapshot holds of the fleet."""
         state = self._state
         state.devices = list(self._devices.values())
-        # Decisions and versions both strike, and are read in no common order.
+        # Decisions and versions both add strikes, and are read in no common order.
         state.strikes = Counter(dict(sorted(state.strikes.items())))
         return state
 
     def get(self, worker_id: str) -> Device | None:
-        """The device, where it has said hello."""
+        """Return the device, where it has sent a Hello."""
         return self._devices.get(worker_id)
 
     def present(self, now: float, lost_after_s: float) -> int:
-        """How many devices are there."""
+        """Return how many devices are there."""
         return sum(d.is_there(now, lost_after_s) for d in self)
 
     def adopt(self, run: Run, least_bytes: int) -> None:
-        """The run has started: devices can be measured against it.
+        """Take the started run: from now on devices can be measured against it.
 
         Args:
             run: the run.
@@ -106,10 +106,10 @@ class Fleet:
     # ------------------------------------------------------------ records
 
     def hello(self, hello: m.Hello, now: float, joined_version: int) -> None:
-        """A device is there, for the first time or still.
+        """Take a Hello: a device is there, for the first time or still.
 
         Args:
-            hello: its record.
+            hello: the device's record.
             now: the time.
             joined_version: the newest version, or `BEFORE_PLANS`.
         """
@@ -133,10 +133,10 @@ class Fleet:
             device.incarnation, device.joined_version = hello.incarnation, joined_version
             device.failures, device.not_before_s = 0, 0.0
             device.idle_since_s, device.state, device.gone = None, "idle", None
-        # What a worker's own process leaves of a limit differs by some bytes with each start: what
-        # it has shown of its speed and peaks is as true as before. Only with another size may what
-        # did not fit before fit now. Measured from where the calibration began, so that small
-        # changes add up.
+        # What a worker's own process leaves of a limit differs by some bytes at each start. Then
+        # the speed and peaks that it has shown still hold. Only with another size may units fit now
+        # that did not fit before. The change is measured from where the calibration began, so that
+        # small changes add up.
         change = abs(hello.profile.memory_bytes - device.calibrated_bytes)
         if change > RESIZED_MIN * device.calibrated_bytes:
             device.calibration = Calibration()
@@ -148,11 +148,11 @@ class Fleet:
         self._assess(device)
 
     def heartbeat(self, beat: m.Heartbeat, now: float) -> None:
-        """A device is alive."""
+        """Note that a device is alive."""
         device = self._current(beat.worker_id, beat.incarnation)
         if device is None:
             return
-        # At a start heartbeats are read after the fleet's records, which may be newer.
+        # At a start, heartbeats are read after the fleet's records, which may be newer.
         device.heard_s, device.state = max(now, device.heard_s), beat.state
         if beat.state != "idle":
             device.idle_since_s = None
@@ -160,23 +160,23 @@ class Fleet:
             device.idle_since_s = now
 
     def goodbye(self, goodbye: m.Goodbye, now: float) -> None:
-        """A device leaves; only a newer incarnation's hello brings it back."""
+        """Note that a device leaves; only a newer incarnation's Hello brings it back."""
         device = self._current(goodbye.worker_id, goodbye.incarnation)
         if device is not None:
             device.heard_s, device.gone = now, goodbye.reason or "said goodbye"
 
     def heard(self, worker_id: str, incarnation: int, now: float) -> None:
-        """A device wrote something else."""
+        """Note that a device wrote some other record."""
         device = self._current(worker_id, incarnation)
         if device is not None:
             device.heard_s = now
 
     def report(self, report: m.Report, facts: PlanFacts | None, at_s: float) -> bool:
-        """Learn from what came of a plan: pace, peak, failures.
+        """Learn from the result of a plan: pace, peak, failures.
 
         Args:
             report: the report.
-            facts: its plan, where that is the device's newest.
+            facts: the report's plan, where it is the device's newest.
             at_s: when it was answered.
 
         Returns:
@@ -203,19 +203,19 @@ class Fleet:
         for device in self:
             device.heard_s += seconds
 
-    # ------------------------------------------------------------ what decisions and models say
+    # ------------------------------------------------------------ decisions and versions
 
     def strike(self, worker_id: str) -> None:
-        """An update of the device failed checks."""
+        """Count an update of the device that failed checks."""
         self._state.strikes[worker_id] += 1
         self._assess_known(worker_id)
 
     def left_out(self, published: m.VersionPublished, oldest: int) -> None:
-        """Count the updates of a version of which units were left out, each once.
+        """Count the updates of a version that had units left out, each update once.
 
         Args:
             published: a shard's record of the version.
-            oldest: versions below are never published again.
+            oldest: versions below this one are never published again.
         """
         struck = self._state.struck.setdefault(published.version, set())
         for unit in published.left_out:
@@ -225,21 +225,21 @@ class Fleet:
         self._state.struck = {v: p for v, p in self._state.struck.items() if p and v >= oldest}
 
     def forgive(self, worker_id: str) -> None:
-        """An operator has asked for the device: its strikes are forgotten."""
+        """Forget a device's strikes, because an operator has asked to admit it."""
         self._state.strikes.pop(worker_id, None)
         self._assess_known(worker_id)
 
     def lost(self, facts: PlanFacts) -> None:
-        """A plan ended because its device was silent, or restarted."""
+        """Note that a plan ended because its device was silent, or restarted."""
         self._state.deaths.lost(facts)
         self._assess_known(facts.worker_id)
 
     def answered(self, facts: PlanFacts) -> None:
-        """A plan's update was admitted."""
+        """Note that a plan's update was admitted."""
         self._state.deaths.answered(facts)
 
     def exclude(self, worker_id: str, reason: str) -> None:
-        """It was decided that the device gets no plans; with no reason, that it may."""
+        """Apply a decision: the device gets no plans, or may again if `reason` is empty."""
         if reason:
             self._state.excluded[worker_id] = reason
         else:
@@ -247,7 +247,7 @@ class Fleet:
         self._assess_known(worker_id)
 
     def unsettled(self) -> list[Device]:
-        """Devices whose exclusion has to be decided anew."""
+        """Return devices whose exclusion must be decided again."""
         return [self._devices[worker_id] for worker_id in self._unsettled]
 
     # ------------------------------------------------------------ inside
@@ -335,7 +335,7 @@ def _smoothed(before: float | None, value: float) -> float:
 
 
 def _usual_work(device: Device, run: Run) -> Workload:
-    """A plan with the run's E and the device's share of the model."""
+    """Return the work of a plan with the run's E and the device's share of the model."""
     share = run.costs.fraction_of(device.budget_bytes)
     moved = int(share * FLOAT_BYTES * run.table.parameter_count)
     return Workload(

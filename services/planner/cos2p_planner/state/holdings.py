@@ -1,7 +1,8 @@
-"""What each device holds: its units, for how many plans it has had them, and how lately others.
+"""What each device holds: its units, for how many plans, and how recently it trained others.
 
-Invariant: a function of the decisions alone (plans issued, and plans that ended with their device
-gone or in trouble), in log order, so that a restarted planner chooses as the first one would have.
+Invariant: the state is a function of the decisions alone, in log order: plans issued, and plans
+that ended because their device left or had a problem. So a restarted planner chooses as the first
+would have.
 """
 
 from collections import Counter
@@ -17,10 +18,10 @@ from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.prices import FloorPrices
 
 RECENCY_DECAY = 0.8
-"""Per choice of the device: how fast it forgets that it trained a unit."""
+"""Factor per choice of the device: how fast it forgets that it trained a unit."""
 LONGING = 0.05
-"""Per choice: how much a unit that the device does not train gains. Without it two devices may swap
-the same two sets for ever, and never train the rest (seen on the digits model)."""
+"""Gain per choice of a unit that the device does not train. Without it two devices may swap the
+same two sets for ever, and never train the rest (seen on the digits model)."""
 NOTHING = Choice(())
 
 
@@ -30,8 +31,8 @@ class HoldingsState:
 
     Attributes:
         held: each device's units.
-        plans: for how many plans it has had them.
-        choices: how many choices it has had.
+        plans: for how many plans each device has had its units.
+        choices: how many choices each device has had.
         present: the devices that count for the floor, and the share of the model that each holds.
         recency: see `Holdings.recency`, shape (devices, units).
         theta: the floor's dual prices, shape (units,).
@@ -51,7 +52,7 @@ class Holdings:
     """The units that devices hold, as rows of one matrix (devices, units).
 
     Args:
-        costs: the model's.
+        costs: the model's costs.
         coverage_floor: `plans.coverage_floor`.
         state: what a snapshot held.
     """
@@ -82,7 +83,7 @@ class Holdings:
 
     @property
     def state(self) -> HoldingsState:
-        """What a snapshot holds of it."""
+        """What a snapshot holds of the holdings."""
         recency = self._recency[: len(self._rows)]
         theta, due = self._prices.theta, self._prices.due
         return HoldingsState(
@@ -90,7 +91,7 @@ class Holdings:
         )
 
     def issue(self, worker_id: str, choice: Choice) -> None:
-        """A plan with these units went to a device."""
+        """Note that a plan with these units went to a device."""
         if self._held.get(worker_id) == choice and worker_id in self._present:
             self._plans[worker_id] += 1
             return
@@ -117,20 +118,20 @@ class Holdings:
         self._prices.step(self._counts, sum(self._present.values()))
 
     def release(self, worker_id: str) -> None:
-        """A device is gone or in trouble: until its next plan it counts for no floor."""
+        """Note that a device left or has a problem: until its next plan the floor ignores it."""
         if self._present.pop(worker_id, None) is not None:
             self._counts -= self._masks[self._rows[worker_id]]
 
     def held(self, worker_id: str) -> tuple[Choice, int]:
-        """A device's units and how many plans it has had with them; none and 0 for a new one."""
+        """Return a device's units and its number of plans with them; none and 0 if it is new."""
         return self._held.get(worker_id, NOTHING), self._plans.get(worker_id, 0)
 
     def turn(self, worker_id: str) -> tuple[int, int]:
-        """A device's number, in the order of first plans, and how many choices it has had."""
+        """Return a device's number, in the order of first plans, and its number of choices."""
         return self._rows.get(worker_id, len(self._rows)), self._choices[worker_id]
 
     def coverage(self, workers: Iterable[str]) -> NDArray[np.float64]:
-        """How many of these devices hold each unit, shape (units,)."""
+        """Return how many of these devices hold each unit, shape (units,)."""
         wanted = np.zeros(len(self._masks), np.bool_)
         wanted[[self._rows[w] for w in workers if w in self._rows]] = True
         if 2 * np.count_nonzero(wanted) > len(self._rows):  # nearly all: count the others instead
@@ -142,16 +143,16 @@ class Holdings:
         return found
 
     def prices(self, coverage: NDArray[np.float64], spread: float = 0.0) -> NDArray[np.float64]:
-        """What the coverage floor adds to each unit's worth, in devices, shape (units,).
+        """Return what the coverage floor adds to each unit's worth, in devices, shape (units,).
 
         Args:
             coverage: how many other devices hold each unit, shape (units,).
-            spread: of the device's values.
+            spread: spread of the device's values.
         """
         return self._prices.of(coverage, spread)
 
     def recency(self, worker_id: str) -> NDArray[np.float64]:
-        """1 for units that the device holds now, lower the longer ago, shape (units,)."""
+        """Return 1 for units that the device holds now, lower the longer ago, shape (units,)."""
         row = self._rows.get(worker_id)
         if row is None:
             return np.zeros(self._recency.shape[1])

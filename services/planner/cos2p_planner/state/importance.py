@@ -1,17 +1,18 @@
-"""What a unit is worth to a device, from the scores that devices report or the size of weights.
+"""What a unit is worth to a device, from the scores that devices report or from weight norms.
 
-Gate scores (Molchanov et al. 2019, arXiv 1906.10771; heads: Michel et al. 2019, arXiv 1905.10650):
-the mean over samples of the squared gate gradient <a_u, dl/da_u>, of which the square root counts.
-Kept twice: for the fleet by label, S[u, c], and for each device over its own samples, whatever
-their labels. Our own reconstruction, no published rule: that labels are told apart, and how the two
-are mixed.
+Gate scores are from Molchanov et al. 2019 (arXiv 1906.10771); for heads, from Michel et al. 2019
+(arXiv 1905.10650). A score is the mean over samples of the squared gate gradient <a_u, dl/da_u>;
+its square root counts. Scores are kept twice. The fleet's are kept by label, S[u, c]. Each device's
+are kept over its own samples, whatever their labels. Two parts are our own reconstruction, not a
+published rule: the scores by label, and the way in which the two kinds are mixed.
 
-Invariants: a fold of the reports in the order of `fleet` and of the versions on `models`, so a
-restarted planner that reads both again has the same values to the bit; within a kind of a block (or
-of the model: `plans.importance_scope`) the mean of what is known is 1, hence a value says how much
-better than its like a unit is, per unit of cost (who divides it by cost again starves attention
-heads, which are large); what nobody has scored is worth 1, so that a unit does not stay out because
-it was out.
+Invariants:
+- The values are a fold of the reports in the order of `fleet` and of the versions on `models`. A
+  restarted planner that reads both again has the same values to the bit.
+- Within a kind of a block (or of the model: `plans.importance_scope`) the mean of the known values
+  is 1. So a value measures how much better a unit is than units of its kind, per unit of cost.
+  Dividing it by cost again would starve attention heads, which are large.
+- A unit without scores is worth 1, so that it does not stay out because it was out.
 """
 
 from collections import Counter
@@ -31,11 +32,11 @@ from cos2p_planner.state.ledger import PlanFacts, unpacked
 from cos2p_planner.state.reported_scores import wrong_scores
 
 OWN_SHARE = 0.5
-"""lambda: share of a device's own scores in its value; the rest is the fleet's, by label. No other
+"""lambda: share of a device's own scores in its value. The rest is the fleet's, by label. No other
 value was measured."""
 DECAY = 0.7
-"""beta: what a sample scored on one version weighs against one scored on the next, by label for the
-fleet; and what a device's report weighs against its next."""
+"""beta: weight of a sample scored on one version against one scored on the next, by label for the
+fleet. Also the weight of a device's report against its next."""
 SMOOTHING = 1.0
 """Added to each label's count in a device's histogram."""
 
@@ -49,11 +50,11 @@ class Means:
 
     @classmethod
     def none(cls, *shape: int) -> "Means":
-        """Nothing known."""
+        """Return means with nothing known."""
         return cls(np.zeros(shape), np.zeros(shape))
 
     def root(self) -> Floats:
-        """The square root of each mean; NaN where nothing is known."""
+        """Return the square root of each mean; NaN where nothing is known."""
         known = self.weights > 0
         return np.sqrt(np.divide(self.sums, self.weights, where=known, out=_unknown(known.shape)))
 
@@ -62,8 +63,8 @@ class Means:
 class ByLabel:
     """The fleet's mean squares by label: S[u, c] before its root and normalisation.
 
-    Evidence of version v weighs count * DECAY ** (newest - v), for each unit and label apart, so
-    that what is not scored again keeps its mean.
+    Evidence of version v weighs count * DECAY ** (newest - v), separately for each unit and label.
+    So what is not scored again keeps its mean.
     """
 
     means: Means
@@ -71,11 +72,11 @@ class ByLabel:
 
     @classmethod
     def none(cls, unit_count: int, classes: int) -> "ByLabel":
-        """Nothing known."""
+        """Return mean squares with nothing known."""
         return cls(Means.none(unit_count, classes), np.zeros((unit_count, classes)))
 
     def add(self, units: NDArray[np.int64], version: int, sums: Floats, counts: Floats) -> None:
-        """Take sums of shape (units given, classes) and counts of shape (classes,)."""
+        """Add sums of shape (units given, classes) and counts of shape (classes,)."""
         place = np.ix_(units, np.flatnonzero(counts))
         seen = self.newest[place]
         newest = np.maximum(seen, version)
@@ -91,10 +92,10 @@ class ImportanceState:
     """What a snapshot holds of the values.
 
     Attributes:
-        norms: L2 norm of each unit's weights, newest; NaN where it is not known, shape (units,).
+        norms: newest L2 norm of each unit's weights; NaN where it is not known, shape (units,).
         own: each device's scores over its own samples.
         fleet: all scores by label; None before the first.
-        refused: per worker: reports whose scores were wrong.
+        refused: reports whose scores were wrong, per worker.
     """
 
     norms: Floats
@@ -108,7 +109,7 @@ class Importance:
 
     Args:
         table: the model's units.
-        config: the run's settings; `plans.importance` says what is kept.
+        config: the run's settings; `plans.importance` selects what is kept.
         state: what a snapshot held.
         own_share: lambda, see `OWN_SHARE`.
     """
@@ -125,23 +126,23 @@ class Importance:
         self._groups = _membership(table, config.plans.importance_scope)
         self.state = state or ImportanceState(np.full(len(table), np.nan))
         self._fleet_value: Floats | None = None
-        """Of the newest scores; None where it has to be computed again."""
+        """The fleet's value of the newest scores; None where it has to be computed again."""
 
     @property
     def refused(self) -> Counter[str]:
-        """Per worker: reports whose scores were wrong."""
+        """Reports whose scores were wrong, per worker."""
         return self.state.refused
 
     def learn(self, report: m.Report, facts: PlanFacts, device: Device | None) -> str:
         """Take the scores of a report, if it has any.
 
         Args:
-            report: a device's first of its own plan.
-            facts: the plan's.
+            report: a device's first report of its own plan.
+            facts: the plan's facts.
             device: the reporter.
 
         Returns:
-            Why they are not used; empty where they are.
+            Why the scores are not used; empty where they are.
         """
         scores, plans = report.scores, self._config.plans
         if scores is None or device is None or plans.importance != "gate":
@@ -167,8 +168,9 @@ class Importance:
         return ""
 
     def weigh(self, message: m.VersionPublished) -> None:
-        """Take the norms of a shard's units, where it says them."""
+        """Take the norms of a shard's units, where the message has them."""
         owned = self._table.owned_by(message.shard, message.shard_count)
+        # Norms of the wrong size are ignored: older values stay.
         if len(message.unit_norms) != FLOAT_BYTES * len(owned):
             return
         norms = np.frombuffer(message.unit_norms, "<f4")
@@ -177,16 +179,16 @@ class Importance:
 
     @property
     def norms(self) -> Floats | None:
-        """L2 norm of each unit's weights, newest, shape (units,); None while one is unknown."""
+        """Newest L2 norm of each unit's weights, shape (units,); None while one is unknown."""
         return None if np.isnan(self.state.norms).any() else self.state.norms
 
     def value(self, device: Device) -> Floats:
-        """What each unit is worth to a device, shape (units,).
+        """Return what each unit is worth to a device, shape (units,).
 
-        "gate": own_share * own + (1 - own_share) * sum_c pi(c) S[u, c], pi the device's smoothed
-        label histogram; whichever of the two is not known (labels withheld; a unit that the device
-        has not trained) leaves the other alone. "magnitude": ||w_u|| / sqrt(size), alike for all.
-        "none": zeros.
+        "gate": own_share * own + (1 - own_share) * sum_c pi(c) S[u, c], where pi is the device's
+        smoothed label histogram. Where one of the two is not known, the other counts alone. That is
+        so if labels are withheld, or for a unit that the device has not trained. "magnitude":
+        ||w_u|| / sqrt(size), the same for all devices. "none": zeros.
         """
         plans = self._config.plans
         if plans.importance == "none":
@@ -206,12 +208,12 @@ class Importance:
         own.weights[units] = DECAY * own.weights[units] + n
 
     def _own_value(self, worker_id: str, fleet: Floats) -> Floats:
-        """A device's own scores on the fleet's scale: it may have trained the best units only."""
+        """Return own scores on the fleet's scale: a device may have trained the best units only."""
         own = self.state.own.get(worker_id)
         return _unknown((len(self._table),)) if own is None else self._normalised(own.root(), fleet)
 
     def _fleet_share(self, label_counts: tuple[int, ...] | None) -> Floats:
-        """sum_c pi(c) S[u, c]; labels not scored for a unit count as 1, NaN where none was."""
+        """Return sum_c pi(c) S[u, c]; unscored labels count as 1, units without scores are NaN."""
         if self.state.fleet is None or label_counts is None:
             return _unknown((len(self._table),))
         if self._fleet_value is None:
@@ -225,14 +227,15 @@ class Importance:
         return mixed
 
     def _normalised(self, scores: Floats, like: Floats | None = None) -> Floats:
-        """Scores times a factor per kind in the scope (and label), so that their mean is 1.
+        """Return scores times a factor per kind in the scope (and label), so that their mean is 1.
 
         Args:
             scores: shape (units,) or (units, classes); NaN is not known, and stays.
             like: shape (units,): take its mean over the same units instead of 1.
 
         Returns:
-            As `scores`. Where all of a kind are 0, none is better than another: all the mean.
+            Normalised scores, with the shape of `scores`. Where all of a kind are 0, none is better
+            than another, so all get the mean.
         """
         known = ~np.isnan(scores)
         totals = self._groups @ np.where(known, scores, 0.0)
@@ -246,7 +249,7 @@ class Importance:
 
 
 def _membership(table: UnitTable, scope: Literal["block", "model"]) -> Floats:
-    """1 where a unit is of a group: prunable, of one kind, in the scope; shape (groups, units)."""
+    """Return 1 where a unit is of a group (prunable, one kind, in scope); shape (groups, units)."""
     apart = scope == "block"
     keys = [None if u.kind == "core" else (u.block * apart, u.kind) for u in table.units]
     groups = [key for key in dict.fromkeys(keys) if key is not None]
@@ -259,5 +262,5 @@ def _unknown(shape: tuple[int, ...]) -> Floats:
 
 
 def _or_mean(values: Floats) -> Floats:
-    """`values` with 1, the mean, for what is not known."""
+    """Return `values` with 1, the mean, for what is not known."""
     return np.where(np.isnan(values), 1.0, values)

@@ -1,9 +1,8 @@
-"""The run as its decisions tell it: a fold of the decision log.
+"""The run as its decisions define it: a fold of the decision log.
 
-Invariants: state changes by `apply` alone, live and on a restart alike; its only times are those
-that the decisions carry; versions rise by one; a plan ends once (whatever would end it again is
-refused here, so no caller can break it); it grows with the devices and their open plans, not with
-the log.
+Invariants: state changes only by `apply`, live and on a restart alike. Its only times are those
+that the decisions carry. Versions rise by one. A plan ends once. A second end is refused here, so
+no caller can break this. The state grows with the devices and their open plans, not with the log.
 """
 
 from dataclasses import dataclass, field
@@ -29,44 +28,44 @@ class PlanFacts:
     local_steps: int
     peak_bytes: int
     flops: int
-    """Of one sample's training step."""
+    """Operations of one sample's training step."""
     trained: bytes
-    """The units, as packed bits (see `packed`)."""
+    """The trained units, as packed bits (see `packed`)."""
     group: int = 0
-    """Of arrival; 0 for none."""
+    """The arrival group; 0 for none."""
     outcome: m.Outcome | None = None
-    """None while it is open."""
+    """The plan's outcome; None while it is open."""
     reported: bool = False
     """Whether something was learned from its report: only the first one counts."""
 
 
 @lru_cache(maxsize=1024)  # a device holds its units for several plans
 def packed(units: tuple[int, ...], unit_count: int) -> bytes:
-    """Units as one bit each."""
+    """Pack units as one bit each."""
     mask = np.zeros(unit_count, np.uint8)
     mask[list(units)] = 1
     return np.packbits(mask).tobytes()
 
 
 def unpacked(bits: bytes, unit_count: int) -> NDArray[np.bool_]:
-    """True for the units that `packed` was given, shape (units,)."""
+    """Return True for the units that `packed` was given, shape (units,)."""
     mask = np.unpackbits(np.frombuffer(bits, np.uint8), count=unit_count)
     return mask.astype(np.bool_)
 
 
 @dataclass
 class LedgerState:
-    """All that the decision log has told so far; a snapshot holds it.
+    """All that the decision log has defined so far; a snapshot holds it.
 
     Attributes:
-        version: the newest closed.
+        version: the newest closed version.
         fleet_offset: the next fleet record to handle.
         plan_count: plans issued.
         open: plans that have not ended, by id.
         newest: the last plan of each device that has had one.
-        started: the run's beginning.
-        run: what has changed since.
-        ended: the run's end.
+        started: the decision that started the run.
+        run: what has changed since the start.
+        ended: the decision that ended the run.
     """
 
     version: int = 0
@@ -95,7 +94,7 @@ class Ledger:
 
     @property
     def state(self) -> LedgerState:
-        """What a snapshot holds of it."""
+        """What a snapshot holds of the ledger."""
         self._state.run = None if self.run is None else self.run.state
         return self._state
 
@@ -126,7 +125,7 @@ class Ledger:
 
     @property
     def ended(self) -> m.RunEnded | None:
-        """The run's end; None before."""
+        """The decision that ended the run; None before."""
         return self._state.ended
 
     @property
@@ -135,14 +134,14 @@ class Ledger:
         return 0.0 if self.run is None else self.run.progress_s
 
     def handled(self, offset: int) -> None:
-        """The fleet record at `offset` was handled."""
+        """Note that the fleet record at `offset` was handled."""
         self._state.fleet_offset = max(self._state.fleet_offset, offset + 1)
 
     def apply(self, decision: m.Decision) -> None:
         """Take the next decision.
 
         Raises:
-            DivergedError: it contradicts the ones before it.
+            DivergedError: the decision contradicts the ones before it.
         """
         self._state.fleet_offset = max(self._state.fleet_offset, decision.fleet_offset)
         match decision:
@@ -164,7 +163,7 @@ class Ledger:
                 self._state.ended = decision
 
     def facts_of(self, plan_id: str, worker_id: str) -> PlanFacts | None:
-        """A plan of this device, where it is its newest."""
+        """Return the facts of a plan of this device, where it is its newest."""
         facts = self.newest.get(worker_id)
         return facts if facts is not None and facts.plan_id == plan_id else None
 

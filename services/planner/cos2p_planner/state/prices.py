@@ -1,16 +1,19 @@
-"""Prices of the coverage floor: what a unit held by too few devices is worth beyond itself.
+"""Prices of the coverage floor: what a unit held by too few devices is worth beyond its value.
 
-The plan problem (our own reconstruction of the method, no published rule): maximise the devices'
-value, subject to each one's budget and to `coverage >= N*` for every unit. The augmented Lagrangian
-of the last constraint gives each unit a price, [theta + penalty * (N* - coverage)]_+, and leaves
-the devices separate knapsacks over value + price. theta, the dual price, takes one subgradient step
-per choice from where the last one stopped, theta <- [theta + step * (N* - coverage)]_+; so a plan
-costs one knapsack however many devices there are. The penalty answers at once for a unit that this
-very choice would leave uncovered: with the step alone the floor held on the mean only, and larger
-steps made devices swing together (seen on 16 devices).
+The plan problem is our own reconstruction of the method, not a published rule. Maximise the
+devices' value, subject to each one's budget and to `coverage >= N*` for every unit. The augmented
+Lagrangian of the last constraint gives each unit a price, [theta + penalty * (N* - coverage)]_+. It
+leaves the devices separate knapsacks over value + price.
 
-Invariants: a function of the choices issued, in their order; prices are never negative, and zero
-without a floor; N* is never more than the devices can hold together.
+theta is the dual price. It takes one subgradient step per choice from where the last one stopped:
+theta <- [theta + step * (N* - coverage)]_+. So a plan costs one knapsack for any number of devices.
+
+The penalty responds at once to a unit that this very choice would leave uncovered. With the step
+alone the floor held only on the mean. Larger steps made devices swing together (seen on 16
+devices).
+
+Invariants: the prices are a function of the choices issued, in their order. They are never
+negative, and are zero without a floor. N* is never more than the devices can hold together.
 """
 
 import numpy as np
@@ -19,9 +22,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 STEP = 0.02
-"""Devices' worth per device that is missing and choice of anybody."""
+"""Worth in devices, per missing device and per choice of any device."""
 PENALTY = 8.0
-"""Devices' worth per device that is missing now, beyond what values can differ by."""
+"""Worth in devices, per device missing now, beyond what values can differ by."""
 
 
 class FloorPrices:
@@ -29,9 +32,9 @@ class FloorPrices:
 
     Args:
         floor: N*, `plans.coverage_floor`; 0 for none.
-        prunable: the units that it holds for, shape (units,).
+        prunable: the units that the floor applies to, shape (units,).
         theta: the dual prices so far, shape (units,); None at the run's start.
-        due: N* as far as it was possible with them.
+        due: N* as far as it was possible with these prices.
     """
 
     def __init__(
@@ -44,22 +47,22 @@ class FloorPrices:
         """N* as far as it is possible now."""
 
     def step(self, coverage: NDArray[np.int64], share_sum: float) -> None:
-        """One subgradient step.
+        """Take one subgradient step.
 
         Args:
             coverage: how many devices hold each unit, shape (units,).
-            share_sum: the shares of the prunable cost that they hold, summed: no N* over it is
-                possible.
+            share_sum: sum of the shares of the prunable cost that the devices hold. No N* over it
+                is possible.
         """
         self.due = min(self._floor, int(share_sum))
         self.theta = np.maximum(self.theta + STEP * (self.due - coverage), 0.0)
 
     def of(self, coverage: Floats, spread: float = 0.0) -> Floats:
-        """What each unit is worth to a device beyond its value, shape (units,).
+        """Return what each unit is worth to a device beyond its value, shape (units,).
 
         Args:
             coverage: how many other devices hold each unit, shape (units,).
-            spread: of the device's values, largest minus least: the penalty outweighs it.
+            spread: spread of the device's values, largest minus least; the penalty outweighs it.
         """
         if not self.due:
             return np.zeros(len(self._prunable))

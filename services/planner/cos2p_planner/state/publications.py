@@ -11,8 +11,8 @@ class PublicationsState:
 
     Attributes:
         shards: newest version of each shard.
-        shard_count: of the run; 0 before the first was published.
-        cut: of each open plan: the shards that have cut their part.
+        shard_count: number of shards of the run; 0 before the first version was published.
+        cut: for each open plan, the shards that have cut their part.
     """
 
     shards: dict[int, int] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Publications:
     def __init__(self, state: PublicationsState | None = None) -> None:
         self.state = state or PublicationsState()
         self.dispatched_s: dict[str, float] = {}
-        """When this planner knew that a plan's last shard had cut its part."""
+        """When this planner learned that a plan's last shard had cut its part."""
 
     @property
     def shards(self) -> dict[int, int]:
@@ -39,35 +39,35 @@ class Publications:
 
     @property
     def oldest(self) -> int:
-        """Shards publish no version below this one again."""
+        """The oldest version that a shard may still publish; none below it is published again."""
         every = len(self.shards) >= self.state.shard_count
         return min(self.shards.values(), default=0) if every else 0
 
     def published(self, message: m.VersionPublished) -> None:
-        """A shard has made a version."""
+        """Note that a shard has made a version."""
         self.state.shard_count = message.shard_count
         self.shards[message.shard] = max(message.version, self.shards.get(message.shard, 0))
 
     def dispatched(self, message: m.Dispatched, now: float) -> None:
-        """A shard has cut its part of an open plan."""
+        """Note that a shard has cut its part of an open plan."""
         cut = self.state.cut.setdefault(message.plan.plan_id, set())
         cut.add(message.shard)
         if len(cut) >= message.shard_count:
             self.dispatched_s.setdefault(message.plan.plan_id, now)
 
     def resume(self, now: float) -> None:
-        """This planner begins to watch: plans that were cut before count as cut now."""
+        """Begin to watch: plans that were cut before count as cut now."""
         for plan_id, cut in self.state.cut.items():
             if len(cut) >= self.state.shard_count:
                 self.dispatched_s[plan_id] = now
 
     def forget(self, plan_id: str) -> None:
-        """The plan has ended."""
+        """Forget a plan that has ended."""
         self.state.cut.pop(plan_id, None)
         self.dispatched_s.pop(plan_id, None)
 
     def missing(self, version: int) -> str:
-        """The aggregator that a version is waiting for, or nothing."""
+        """Name the aggregator that a version is waiting for; empty where there is none."""
         if not self.shards:
             return f"no aggregator: version {version} was not published" + (
                 "" if version else " (the run's start)"

@@ -11,16 +11,17 @@ from cos2p.model.unit_wire import UnitScores
 def wrong_scores(
     scores: UnitScores, unit_count: int, samples_max: int, label_counts: Sequence[int] | None
 ) -> str:
-    """Why a report's unit scores are not used; empty where they are.
+    """Return why a report's unit scores are not used; empty where they are.
 
-    They only steer the choice of units, so wrong ones do not make the update INVALID: that one is
-    judged by `judge`, and its payload by the aggregator.
+    Scores only steer the choice of units, so wrong scores do not make the update INVALID. `judge`
+    checks the report, and the aggregator checks its payload.
 
     Args:
-        scores: as reported.
+        scores: the scores as reported.
         unit_count: trained units of the plan that have a gate.
-        samples_max: samples that the plan's steps can have shown, repeats counted.
-        label_counts: what the device announced; None where it keeps its labels to itself.
+        samples_max: samples that the plan's steps can have used, with repeats.
+        label_counts: the label counts that the device announced; None where it withholds its
+            labels.
     """
     classes, counts = scores.classes, scores.counts
     if len(counts) != classes or len(scores.sums) != FLOAT_BYTES * unit_count * classes:

@@ -1,6 +1,6 @@
 """A started run: its settings, its model, and what was merged into its newest versions.
 
-Invariants: what changes is in `RunState`, which a snapshot holds; its only times are those of
+Invariants: what changes is in `RunState`, which a snapshot holds. Its only times are those of
 decisions.
 """
 
@@ -27,8 +27,8 @@ class Merged:
     """What was merged into a version, or is about to be.
 
     Attributes:
-        counts: its updates per unit, shape (units,).
-        share: sum of their shares of the prunable cost.
+        counts: the version's updates per unit, shape (units,).
+        share: sum of the updates' shares of the prunable cost.
     """
 
     counts: Counts
@@ -37,17 +37,17 @@ class Merged:
 
 @dataclass
 class RunState:
-    """What changes of a started run; a snapshot holds it.
+    """The changing state of a started run; a snapshot holds it.
 
     Attributes:
-        started_s: when it started; all times are the planner's clock, seconds.
-        opened_s: when the open version opened: the first with the first plan, others with the
+        started_s: when the run started; all times are the planner's clock, in seconds.
+        opened_s: when the open version opened. The first opens with the first plan, others with the
             version before.
         progress_s: when the run started or last got a version.
         window: the closed versions of the coverage window, oldest first.
         intervals: seconds that the last versions took.
         open: the open version so far.
-        open_staleness: of each update in it.
+        open_staleness: staleness of each update in the open version.
         arrivals: the arrival groups.
         holdings: what each device holds.
     """
@@ -67,8 +67,8 @@ class Run:
     """A started run: settings, model, coverage.
 
     Args:
-        started: its beginning.
-        state: what a snapshot held of it; None where it starts now.
+        started: the decision that started the run.
+        state: what a snapshot held of the run; None where it starts now.
     """
 
     def __init__(self, started: m.RunStarted, state: RunState | None = None) -> None:
@@ -77,7 +77,7 @@ class Run:
         self.task = started.task
         self.table = started.units.table()
         self.costs = CostModel.of(self.table, started.config)
-        # Devices hold their units for several plans: most questions have been asked before.
+        # Devices hold their units for several plans, so most results have been computed before.
         self._share_of = lru_cache(1024)(self.costs.share)
         self._flops_of = lru_cache(1024)(self.costs.training_flops)
         at_s = started.at_s
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def state(self) -> RunState:
-        """What a snapshot holds of it."""
+        """What a snapshot holds of the run."""
         self._state.holdings = self.holdings.state
         return self._state
 
@@ -114,12 +114,12 @@ class Run:
 
     @property
     def open_staleness(self) -> Sequence[int]:
-        """Of each update in the open version."""
+        """Staleness of each update in the open version."""
         return self._state.open_staleness
 
     @property
     def ends_s(self) -> float:
-        """When the run ends, whatever its version."""
+        """When the run ends, regardless of its version."""
         return self._state.started_s + (self.config.rounds.horizon_s or math.inf)
 
     @property
@@ -128,11 +128,11 @@ class Run:
         return len(self._state.open_staleness)
 
     def flops_of(self, plan: m.Plan) -> int:
-        """Of one sample's training step."""
+        """Return the operations of one sample's training step."""
         return self._flops_of(plan.trained, plan.frozen)
 
     def progress(self, version: int, now: float) -> float:
-        """Share of the run that is done, 0 to 1: of its versions or of its time."""
+        """Return the share of the run that is done, 0 to 1: of its versions or of its time."""
         rounds = self.config.rounds
         done = version / rounds.versions
         if rounds.horizon_s is not None:
@@ -140,14 +140,14 @@ class Run:
         return min(1.0, max(0.0, done))
 
     def issue(self, plan: m.Plan, now: float, *, first: bool) -> None:
-        """A plan was issued; the run's first one opens its first version."""
+        """Note that a plan was issued; the run's first one opens its first version."""
         if first:
             self._state.opened_s = now
         self.holdings.issue(plan.worker_id, Choice(plan.trained, plan.frozen))
         self.arrivals.issued(plan, now)
 
     def admit(self, plan: m.Plan, staleness: int, now: float) -> None:
-        """A plan's update counts in the open version."""
+        """Count a plan's update in the open version."""
         state = self._state
         state.open.counts[list(plan.trained)] += 1
         state.open.share += self._share_of(plan.trained)
@@ -155,7 +155,7 @@ class Run:
         self.arrivals.landed(plan, now)
 
     def close(self, now: float) -> None:
-        """The open version is closed, the next one opens."""
+        """Close the open version and open the next one."""
         state = self._state
         self.arrivals.closed(now)
         state.window = [*state.window, state.open][-self.config.rounds.coverage_window :]
@@ -165,9 +165,9 @@ class Run:
         state.open_staleness = []
 
     def coverage(self) -> tuple[int, float]:
-        """N* and its bound over the window, were the open version closed now.
+        """Return N* and its bound over the window, as if the open version were closed now.
 
-        N* is the least number of admitted updates of any prunable unit; the bound is what an even
+        N* is the least number of admitted updates of any prunable unit. The bound is what an even
         spread of the same updates' cost would give.
         """
         prunable = self._counts()[self.table.prunable]
@@ -178,10 +178,10 @@ class Run:
         return Merged(np.zeros(len(self.table), np.int64))
 
     def _counts(self) -> NDArray[np.int64]:
-        """Updates of the window that trained each unit, shape (units,)."""
+        """Return the window's updates that trained each unit, shape (units,)."""
         return self._state.open.counts + sum(past.counts for past in self._past())
 
     def _past(self) -> list[Merged]:
-        """The closed versions of the window."""
+        """Return the closed versions of the window."""
         length = self.config.rounds.coverage_window - 1
         return self._state.window[-length:] if length else []

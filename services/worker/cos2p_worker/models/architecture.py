@@ -1,7 +1,8 @@
-"""What every model of ours is to the rest of the worker: a layout, a way to build submodels, taps.
+"""What every model of ours offers the rest of the worker: a layout, a submodel builder, taps.
 
-Invariant of taps: in the activation that a tap sees, a unit's channels lie side by side, and the
-units present in that block in table order, all of one kind with the same number of channels.
+Invariants of taps: in the activation that a tap receives, a unit's channels are contiguous. The
+units present in that block are in table order. All are of one kind with the same number of
+channels.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,14 +22,14 @@ class Architecture:
     """A model that can be cut.
 
     Attributes:
-        layout: its units.
+        layout: the model's units and their slices.
         build: makes the module that holds exactly the given units (ascending, closed under their
-            cores), with the parameters' names of the whole model and the shapes of
-            `layout.shapes_of(units)`; freshly initialised from torch's global generator.
+            cores). It has the parameters' names of the whole model and the shapes of
+            `layout.shapes_of(units)`, and is freshly initialised from torch's global generator.
         exits: where it has exits; with any, its outputs are a tuple.
         with_exits: makes the same architecture with other exits; None where it can't have any.
         branch_outputs: the parameters that write what a block's branches give to the stream
-            (weights and biases): scaling a unit's part of them scales what it gives.
+            (weights and biases). Scaling a unit's part of them scales what it gives.
     """
 
     layout: Layout
@@ -39,31 +40,31 @@ class Architecture:
 
 
 CHANNEL_DIM: Mapping[Kind, int] = MappingProxyType({"head": -1, "neurons": -1, "channels": 1})
-"""By kind: the dimension of a tapped activation along which its units lie; dimension 0 is always
-the batch. So (batch, tokens, units * width) for heads and neurons, (batch, units * width, side,
-side) for channels."""
+"""By kind: the dimension of a tapped activation along which its units lie. Dimension 0 is always
+the batch. So the shape is (batch, tokens, units * width) for heads and neurons, and (batch, units *
+width, side, side) for channels."""
 
 
 Tap = Callable[[int, Kind, Tensor], Tensor]
-"""Sees, and may replace, what a block's units of one kind give out: (block, kind, activation)
-to what the block goes on with, `activation` itself or another tensor of its shape. `block` is the
-number in the whole model. `activation` is the attention result before the output projection
-("head"), the MLP's hidden layer before its second matrix ("neurons"), the inner channels before the
-second convolution ("channels"), each after its nonlinearity; without channels where the submodel
-has no unit of that kind in that block."""
+"""Receives, and may replace, the output of a block's units of one kind: (block, kind, activation)
+to the tensor that the block continues with. That is `activation` itself or another tensor of its
+shape. `block` is the number in the whole model. `activation` is the attention result before the
+output projection ("head"), the MLP's hidden layer before its second matrix ("neurons"), or the
+inner channels before the second convolution ("channels"), each after its nonlinearity. It has no
+channels where the submodel has no unit of that kind in that block."""
 
 BlockTap = Callable[[Kind, Tensor], Tensor]
-"""A tap of one block: (kind, activation) to what goes on."""
+"""A tap of one block: (kind, activation) to the tensor that the block continues with."""
 
 
 class Tapped(nn.Module):
     """A model that calls `tap` in every block, where one is set; without one it costs nothing.
 
-    A model of a user's own need not be one: it then gives no scores.
+    A user's own model need not be one; then it gives no scores.
     """
 
     tap: Tap | None = None
 
     def tap_of(self, block: int) -> BlockTap | None:
-        """The tap of a block, if there is any."""
+        """Return the tap of a block, if there is any."""
         return partial(self.tap, block) if self.tap is not None else None

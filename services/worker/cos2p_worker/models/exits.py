@@ -1,10 +1,14 @@
-"""Exits: classifiers after inner blocks, and to whom of a model's units they belong.
+"""Exits: classifiers after inner blocks, and which of a model's units they belong to.
 
-Invariants: a model without exits returns its logits, one with exits a tuple of logits, shallow
-first; the last of them is what the (sub)model predicts by. Where exits are shared, every submodel
-has them all and the final head, and a skipped block passes the stream on as it is. Where they are
-not, each is in the core of its block, and the final head in the core of the last one: a device
-that lacks a block has nothing of its exit, so that it can't dilute it with an update of zeros.
+Invariants: a model without exits returns its logits. A model with exits returns a tuple of logits,
+shallow first. The last of them is the (sub)model's prediction.
+
+Where exits are shared, every submodel has them all and the final head. A skipped block passes the
+stream on unchanged.
+
+Where exits are not shared, each is in the core of its block, and the final head is in the core of
+the last one. A device that lacks a block has no part of its exit. So it can't dilute the exit with
+an update of zeros.
 """
 
 import math
@@ -33,16 +37,21 @@ class Exits:
         return bool(self.after) or not self.shared
 
     def kept(self, blocks: set[int], last: int) -> tuple[tuple[int, ...], bool]:
-        """Of the submodel with these blocks: its inner exits, and whether it has the final head."""
+        """Return the submodel's inner exits, and whether it has the final head.
+
+        Args:
+            blocks: the submodel's blocks.
+            last: the model's last block.
+        """
         if self.shared:
             return self.after, True
         return tuple(b for b in self.after if b in blocks), last in blocks
 
     def check_blocks(self, blocks: set[int], last: int, *, prefix: bool = False) -> None:
-        """Refuse a submodel with blocks after its deepest head, or (`prefix`) not of the first.
+        """Refuse blocks that go on after the deepest head, or (`prefix`) are not the first ones.
 
         Raises:
-            SettingsError: it is one.
+            SettingsError: the blocks are such.
         """
         if self.shared:
             return
@@ -61,11 +70,11 @@ SCALEFL_DEPTHS = (Fraction(1, 3), Fraction(1, 2), Fraction(3, 4))
 
 
 def exits_of(local: LocalConfig, block_count: int) -> Exits:
-    """The exits that a run's local loss asks of a model.
+    """Return the exits that a run's local loss requires of a model.
 
-    `exits` has them after a third and two thirds of the depth; `depthfl` after every block;
-    `scalefl` after a third, a half and three quarters of the depth, rounded up (there: after blocks
-    4, 6 and 9 of 12).
+    `exits` has them after a third and two thirds of the depth. `depthfl` has them after every
+    block. `scalefl` has them after a third, a half and three quarters of the depth, rounded up (in
+    the paper: after blocks 4, 6 and 9 of 12).
 
     Raises:
         SettingsError: the model has too few blocks for the objective.
@@ -89,11 +98,11 @@ def _every(block_count: int) -> tuple[Fraction, ...]:
 
 
 def _inner(depths: tuple[Fraction, ...], block_count: int) -> tuple[int, ...]:
-    """The blocks at whose end these shares of the depth are reached, without the last."""
+    """Return the blocks at whose end these shares of the depth are reached, without the last."""
     ends = {math.ceil(depth * block_count) - 1 for depth in depths}
     return tuple(sorted(ends - {block_count - 1}))
 
 
 def heads_of(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A model's outputs as logits of its heads, shallow first."""
+    """Return a model's outputs as logits of its heads, shallow first."""
     return outputs if isinstance(outputs, tuple) else (outputs,)

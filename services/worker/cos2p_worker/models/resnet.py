@@ -1,12 +1,16 @@
-"""A small residual CNN with GroupNorm whose blocks may each have another inner width, or none.
+"""A small residual CNN with GroupNorm whose blocks may have different inner widths, or be missing.
 
-Stages of equal stream width; between stages a strided convolution (core). A block is
-x + conv2(relu(norm2(conv1(relu(norm1(x)))))). Units: the stem and the transitions (core), per block
-a core (norm1, the bias that writes to the stream) and groups of inner channels (rows of conv1,
-their part of norm2, columns of conv2). Invariants: norm2 has one group per unit, so that leaving
-channels out changes no other unit's statistics; the stream's width is never cut; where exits are
-part of their blocks, so are the transitions, and a submodel is a prefix of the blocks.
-Costs and exits as in `transformer.py`.
+Stages have equal stream width. Between stages there is a strided convolution (core). A block is
+
+    x + conv2(relu(norm2(conv1(relu(norm1(x)))))).
+
+The units are the stem and the transitions (core) and, per block, a core and groups of inner
+channels. The core is norm1 and the bias that writes to the stream. A group is rows of conv1, their
+part of norm2 and columns of conv2.
+
+Invariants: norm2 has one group per unit, so leaving channels out changes no other unit's
+statistics. The stream's width is never cut. Where exits are part of their blocks, so are the
+transitions, and a submodel is a prefix of the blocks. Costs and exits are as in `transformer.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +36,10 @@ class Stage:
     """Blocks with the same stream width and image side.
 
     Attributes:
-        blocks: how many.
+        blocks: number of blocks.
         width: channels of the stream.
         inner: channels between a block's two convolutions.
-        stride: of the convolution that leads into the stage.
+        stride: stride of the convolution that leads into the stage.
     """
 
     blocks: int
@@ -50,12 +54,12 @@ class ResNetConfig:
 
     Attributes:
         image_size: side of the images.
-        channels: of the images.
-        stages: from the images to the head.
+        channels: channels of the images.
+        stages: the stages, from the images to the head.
         channel_group: inner channels of a unit.
         classes: number of labels.
-        stream_groups: of the norms on the stream.
-        pool: a head reads the means over pool x pool tiles. Where things lie in the middle of the
+        stream_groups: groups of the norms on the stream.
+        pool: a head reads the means over pool x pool tiles. Where objects lie in the middle of the
             image, 2 learns several times faster than 1.
     """
 
@@ -81,7 +85,7 @@ class ResNetConfig:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Image side in each stage."""
+        """The image side in each stage."""
         found: list[int] = []
         side = self.image_size
         for stage in self.stages:
@@ -103,7 +107,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(inner, stage.width, KERNEL, padding=1)
 
     def forward(self, x: Tensor, tap: BlockTap | None = None) -> Tensor:
-        """Float (batch, channels, side, side), in and out."""
+        """Map float (batch, channels, side, side) to the same shape."""
         y = functional.relu(self.norm2(self.conv1(functional.relu(self.norm1(x)))))
         z: Tensor = x + self.conv2(tap("channels", y) if tap else y)
         return z
@@ -119,13 +123,13 @@ class Exit(nn.Module):
         self.pool = config.pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float stream (batch, channels, side, side) to logits (batch, classes)."""
+        """Map the float stream (batch, channels, side, side) to logits (batch, classes)."""
         logits: Tensor = self.head(_tiles(functional.relu(self.norm(x)), self.pool))
         return logits
 
 
 class ResNet(Tapped):
-    """The model, or a submodel: `groups` says how many units each block has that is there."""
+    """The model, or a submodel: `groups` has the number of units of each block that is present."""
 
     def __init__(self, config: ResNetConfig, groups: Mapping[int, int], exits: Exits) -> None:
         super().__init__()
@@ -147,7 +151,7 @@ class ResNet(Tapped):
         self.exits = nn.ModuleDict({str(b): Exit(config, config.stages[stages[b]]) for b in inner})
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Float images (batch, channels, side, side) to logits (batch, classes) of each head."""
+        """Map float images (batch, channels, side, side) to each head's logits (batch, classes)."""
         x = images
         heads: list[Tensor] = []
         block = 0
@@ -166,7 +170,7 @@ class ResNet(Tapped):
 
 
 def resnet(config: ResNetConfig, exits: Exits = NO_EXITS) -> Architecture:
-    """The architecture of a residual CNN."""
+    """Make the architecture of a residual CNN."""
     layout = _layout(config, exits)
 
     def build(units: tuple[int, ...]) -> nn.Module:
@@ -185,7 +189,7 @@ def resnet(config: ResNetConfig, exits: Exits = NO_EXITS) -> Architecture:
 
 
 def _tiles(x: Tensor, pool: int) -> Tensor:
-    """Means over tiles: (batch, channels, side, side) to (batch, channels * pool * pool)."""
+    """Return means over tiles: (batch, channels, side, side) to (batch, channels * pool * pool)."""
     return functional.adaptive_avg_pool2d(x, pool).flatten(1)
 
 
@@ -206,10 +210,10 @@ def _layout(config: ResNetConfig, exits: Exits) -> Layout:
 
 
 def _entries(config: ResNetConfig, shapes: Mapping[str, Shape], exits: Exits) -> list[UnitSpec]:
-    """The strided convolutions.
+    """Return the units of the strided convolutions.
 
-    Each keeps its input. Where exits are part of their blocks, the stream counts with whoever made
-    it instead: the deepest block has none after it.
+    Each keeps its input. Where exits are part of their blocks, the stream counts with the unit that
+    made it instead: the deepest block has no convolution after it.
     """
     taps = KERNEL**2
     specs: list[UnitSpec] = []
@@ -227,13 +231,13 @@ def _entries(config: ResNetConfig, shapes: Mapping[str, Shape], exits: Exits) ->
 
 
 def _head(config: ResNetConfig, shapes: Mapping[str, Shape], exits: Exits, block: int) -> UnitSpec:
-    """The final head (after the last block), or an exit after an inner one."""
+    """Return the unit of the final head (after the last block), or of an exit before it."""
     final = block == len(config.block_stages) - 1
     stage = -1 if final else config.block_stages[block]
     channels, area = config.stages[stage].width, config.sides[stage] ** 2
     at, name = ("", "head") if final else (f"exits.{block}.", f"exit{block}")
     # Kept: relu's output, the norm's statistics, the pooled vector, the log-softmax. The norm's
-    # input is that of whatever comes next; nothing comes after the final head.
+    # input is also the next layer's input and counts there; nothing comes after the final head.
     pooled = channels * config.pool**2
     kept = channels * area + 2 * config.stream_groups + pooled + config.classes
     if final and exits.shared:

@@ -1,8 +1,8 @@
-"""Stems: what turns a sample into the sequence of vectors that a transformer works on.
+"""Stems: they turn a sample into the sequence of vectors that a transformer works on.
 
-Invariants: a stem makes the same number of vectors of every sample; which of them stand for
-nothing (padding) is told by `present`, and no other vector nor the prediction depends on those.
-Costs are counted as in `transformer.py`, without the positions.
+Invariants: a stem makes the same number of vectors for every sample. `present` marks which of them
+are not padding. No other vector depends on padding, nor does the prediction. Costs are counted as
+in `transformer.py`, without the positions.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from cos2p.errors import SettingsError
 
 PADDING = 0
-"""The word that stands for nothing."""
+"""The word number that means padding."""
 WORD_STD = 0.2
-"""Of the initial word vectors: near what patches give."""
+"""Standard deviation of the initial word vectors: near what patches give."""
 
 
 class Stem(Protocol):
-    """A kind of samples."""
+    """A stem for one kind of samples."""
 
     @property
     def length(self) -> int:
@@ -28,15 +28,15 @@ class Stem(Protocol):
         ...
 
     def module(self, width: int) -> nn.Module:
-        """The module that maps samples to float (batch, length, width)."""
+        """Make the module that maps samples to float (batch, length, width)."""
         ...
 
     def present(self, samples: Tensor) -> Tensor | None:
-        """Bool (batch, length): which vectors stand for something; None if all do."""
+        """Return which vectors are not padding, bool (batch, length); None if none is padding."""
         ...
 
     def flops(self, width: int) -> int:
-        """Of the module, per sample."""
+        """Return the operations of the module, per sample."""
         ...
 
     @property
@@ -68,20 +68,20 @@ class Patches:
         return self.channels * self.patch**2
 
     def module(self, width: int) -> nn.Module:
-        """A linear map of each patch."""
+        """Make a linear map of each patch."""
         return _PatchEmbedding(self, width)
 
     def present(self, samples: Tensor) -> Tensor | None:
-        """Every patch."""
+        """Return None: no patch is padding."""
         return None
 
     def flops(self, width: int) -> int:
-        """One matrix product."""
+        """Return the operations of one matrix product."""
         return 2 * self.length * self.values * width
 
     @property
     def kept(self) -> int:
-        """The patches."""
+        """Elements of the patches."""
         return self.length * self.values
 
 
@@ -99,29 +99,29 @@ class _PatchEmbedding(nn.Linear):
 
 @dataclass(frozen=True)
 class Words:
-    """Word numbers, int32 (batch, length) in 0..vocabulary - 1; 0 pads, and at least one doesn't.
+    """Word numbers, int32 (batch, length) in 0..vocabulary - 1.
 
-    All rows of the embedding are one core unit.
+    0 is padding, and at least one word is not padding. All rows of the embedding are one core unit.
     """
 
     length: int
     vocabulary: int
 
     def module(self, width: int) -> nn.Module:
-        """A vector per word."""
+        """Make an embedding: a vector per word."""
         embedding = nn.Embedding(self.vocabulary, width)
         nn.init.normal_(embedding.weight, std=WORD_STD)
         return embedding
 
     def present(self, samples: Tensor) -> Tensor | None:
-        """What is no padding."""
+        """Mark the words that are not padding."""
         return torch.ne(samples, PADDING)
 
     def flops(self, width: int) -> int:
-        """A copy."""
+        """Return the operations of a copy."""
         return self.length * width
 
     @property
     def kept(self) -> int:
-        """Word numbers, and the masks of attention and of the mean."""
+        """Elements of the word numbers, and of the masks of attention and of the mean."""
         return 3 * self.length

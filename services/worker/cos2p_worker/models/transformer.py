@@ -1,12 +1,17 @@
-"""A small transformer whose blocks may each have another width, or be missing.
+"""A small transformer whose blocks may have different widths, or be missing.
 
-What it reads, images or text, is its stem's affair (`stems.py`). Pre-LN, learned positions, mean
-pooling or a class token. Units: `embed` and `head` (core), and per block a core (two LayerNorms,
-the biases that write to the stream), attention heads and groups of MLP neurons; exits as in
-`exits.py`. Invariants: the residual stream has one width; a submodel's parameters have the whole
-model's names; a block without its core is skipped; what is no more than padding changes nothing.
-Costs: parameters exactly; activations are the elements that autograd keeps with torch's fused
-attention (checked against saved-tensor hooks); FLOPs count a multiply-add as two.
+Its stem (`stems.py`) decides what it reads, images or text. It has pre-LN, learned positions, and
+mean pooling or a class token.
+
+The units are `embed` and `head` (core) and, per block, a core, attention heads and groups of MLP
+neurons. A block's core is two LayerNorms and the biases that write to the stream. Exits are as in
+`exits.py`.
+
+Invariants: the residual stream has one width. A submodel's parameters have the whole model's names.
+A block without its core is skipped. Padding changes nothing.
+
+Costs: parameters are counted exactly. Activations are the elements that autograd keeps with torch's
+fused attention (checked against saved-tensor hooks). FLOPs count a multiply-add as two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +31,13 @@ from cos2p_worker.models.exits import NO_EXITS, Exits
 from cos2p_worker.models.stems import Stem
 
 NORM_FLOPS = 8
-"""Per element of a LayerNorm: mean, variance, scale, shift."""
+"""Operations per element of a LayerNorm: mean, variance, scale, shift."""
 LABEL_ELEMENTS = 2
 """A kept label is an int64: as large as two float32."""
 
 
 POSITION_STD = 0.2
-"""Of the initial positions: near the embedding's own spread."""
+"""Standard deviation of the initial positions: near the embedding's own spread."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Linear(nn.Linear):
     """A linear layer that may have no inputs or no outputs."""
 
     def reset_parameters(self) -> None:
-        """Uniform in +-1/sqrt(inputs), as `nn.Linear` does, without its warning about no values."""
+        """Initialise uniformly in +-1/sqrt(inputs), as `nn.Linear` does; no values, no warning."""
         bound = max(self.in_features, 1) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
@@ -91,7 +96,7 @@ class Block(nn.Module):
         self.fc2 = Linear(shape.neurons, config.width)
 
     def forward(self, x: Tensor, tap: BlockTap | None = None, mask: Tensor | None = None) -> Tensor:
-        """Float (batch, tokens, width), in and out; `mask` is added to attention's logits."""
+        """Map float (batch, tokens, width) to its like; `mask` is added to attention's logits."""
         mixed = self._attend(self.norm1(x), mask)
         x = x + self.out(tap("head", mixed) if tap else mixed)
         hidden = functional.gelu(self.fc1(self.norm2(x)))
@@ -109,7 +114,7 @@ class Block(nn.Module):
 
 
 class Exit(nn.Module):
-    """A classifier after an inner block; reads the stream as the final head does."""
+    """A classifier after an inner block; it reads the stream as the final head does."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -118,14 +123,14 @@ class Exit(nn.Module):
         self.head = Linear(config.width, config.classes)
 
     def forward(self, x: Tensor, shares: Tensor | None) -> Tensor:
-        """Float (batch, tokens, width) to logits (batch, classes); `shares` as in `_mean`."""
+        """Map float (batch, tokens, width) to logits (batch, classes); `shares` as in `_mean`."""
         read = self.norm(x[:, 0]) if self.pool == "token" else _mean(self.norm(x), shares)
         logits: Tensor = self.head(read)
         return logits
 
 
 class Transformer(Tapped):
-    """The model, or a submodel: `shapes` names the blocks that are there."""
+    """The model, or a submodel: `shapes` names the blocks that are present."""
 
     def __init__(
         self, config: TransformerConfig, shapes: Mapping[int, BlockShape], exits: Exits
@@ -145,7 +150,7 @@ class Transformer(Tapped):
         self.exits = nn.ModuleDict({str(b): Exit(config) for b in inner})
 
     def forward(self, samples: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """What the stem takes, (batch, ...), to float logits (batch, classes) of each head."""
+        """Map the stem's samples, (batch, ...), to float logits (batch, classes) of each head."""
         x = self.embed(samples)
         present = self.config.stem.present(samples)
         if self.config.pool == "token":
@@ -167,12 +172,15 @@ class Transformer(Tapped):
 
 
 def _mean(x: Tensor, shares: Tensor | None) -> Tensor:
-    """(batch, tokens, width) to (batch, width): weighted by float (batch, tokens), None: evenly."""
+    """Average (batch, tokens, width) to (batch, width).
+
+    The weights are float (batch, tokens); None weights all tokens equally.
+    """
     return x.mean(1) if shares is None else torch.einsum("bn,bnd->bd", shares.to(x.dtype), x)
 
 
 def transformer(config: TransformerConfig, exits: Exits = NO_EXITS) -> Architecture:
-    """The architecture of a transformer."""
+    """Make the architecture of a transformer."""
     layout = _layout(config, exits)
 
     def build(units: tuple[int, ...]) -> nn.Module:
@@ -193,7 +201,7 @@ def transformer(config: TransformerConfig, exits: Exits = NO_EXITS) -> Architect
 
 
 def _mask(present: Tensor) -> Tensor:
-    """Bool (batch, tokens) to what is added to attention's logits: float (batch, 1, 1, tokens)."""
+    """Map bool (batch, tokens) to an addend for attention's logits: float (batch, 1, 1, tokens)."""
     zeros = torch.zeros(present.shape, device=present.device)
     return zeros.masked_fill(~present, -torch.inf)[:, None, None]
 
@@ -213,7 +221,7 @@ def _layout(config: TransformerConfig, exits: Exits) -> Layout:
 def _stem(
     config: TransformerConfig, shapes: Mapping[str, Shape], exits: Exits
 ) -> tuple[UnitSpec, UnitSpec]:
-    """What comes before the blocks, and what after them."""
+    """Return the unit before the blocks, and the unit after them."""
     n, d, classes = config.tokens, config.width, config.classes
     names = [x for x in shapes if x.split(".")[0] in ("embed", "positions", "token")]
     embed_flops = config.stem.flops(d) + n * d
@@ -224,7 +232,7 @@ def _stem(
     embed_kept, read = config.stem.kept, n * d + LABEL_ELEMENTS
     if exits.shared:
         block, head_kept = STEM, head_kept + read
-    else:  # Any head may be the deepest: what it reads counts with the stem, which all have.
+    else:  # any head may be the deepest: its input counts with the stem, which all have
         block, embed_kept = len(config.blocks) - 1, embed_kept + read
     head = whole(shapes, "norm.weight", "norm.bias", "head.weight", "head.bias")
     return (
@@ -236,7 +244,10 @@ def _stem(
 def _exit(
     config: TransformerConfig, shapes: Mapping[str, Shape], exits: Exits, block: int
 ) -> UnitSpec:
-    """An exit. What its norm reads is what the next block or head reads, and counts there."""
+    """Return the unit of an exit.
+
+    Its norm's input is also the input of the next block or head, and counts there.
+    """
     d, classes = config.width, config.classes
     tokens = 1 if config.pool == "token" else config.tokens
     slices = whole(shapes, *(x for x in shapes if x.startswith(f"exits.{block}.")))

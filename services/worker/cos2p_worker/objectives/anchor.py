@@ -1,7 +1,7 @@
-"""Terms that hold a device near the model that it was given.
+"""Terms that keep a device near the model that it received.
 
-`Anchor` compares outputs, `Proximal` weights. Both damp what a device with few labels drifts away
-in a plan's steps; neither needs a second model.
+`Anchor` compares outputs, `Proximal` compares weights. Both damp the drift of a device with few
+labels during a plan's steps. Neither needs a second model.
 """
 
 import math
@@ -23,18 +23,18 @@ run without a ramp, and one with twice the weight, were no worse (docs/log.md)."
 
 
 def is_anchored(step: int, share: float) -> bool:
-    """Whether step `step` (from 1) has the term: `share` of the steps, evenly spread."""
+    """Return whether step `step` (from 1) has the term: `share` of the steps, evenly spread."""
     return math.floor(step * share + ROUNDING) > math.floor((step - 1) * share + ROUNDING)
 
 
 class Anchor:
     """Ramp * T^2 * KL(dispatched submodel's output || current output), on some steps.
 
-    The teacher is the submodel as it was dispatched, on the very batches of the anchored steps: its
+    The teacher is the submodel as it was dispatched, on the very batches of the anchored steps. Its
     outputs are computed before the first local step, while the weights are still the teacher's.
-    Logits on both sides are those of the final head, without the shift of logit adjustment. Our own
-    form; knowledge distillation against forgetting in federated learning is Lee et al., arXiv
-    2106.03097 (there the global model, and non-true classes only).
+    Logits on both sides are those of the final head, without the shift of logit adjustment. This
+    form is our own. Knowledge distillation against forgetting in federated learning is from Lee et
+    al., arXiv 2106.03097 (there with the global model, and non-true classes only).
 
     Args:
         share: part of the steps that have the term.
@@ -47,7 +47,7 @@ class Anchor:
         self._taught: dict[int, Tensor] = {}
 
     def prepare(self, module: nn.Module, batch_of: BatchOf, steps: int) -> None:
-        """Ask the dispatched weights."""
+        """Compute the teacher's outputs with the dispatched weights."""
         if not self._weight:
             return
         was_training = module.training
@@ -60,11 +60,11 @@ class Anchor:
         module.train(was_training)
 
     def kept(self) -> Iterator[Tensor]:
-        """The teacher's log-probabilities."""
+        """Yield the teacher's log-probabilities."""
         yield from self._taught.values()
 
     def added(self, loss: Tensor, step: int, outputs: Tensor) -> Tensor:
-        """Loss + term; `loss` itself on the other steps, and as long as the ramp is at 0."""
+        """Return loss + term; `loss` itself on the other steps, and while the ramp is at 0."""
         taught = self._taught.pop(step, None)
         if taught is None:
             return loss
@@ -74,7 +74,7 @@ class Anchor:
 class Proximal:
     """Rho / 2 * squared distance of the trained weights from the dispatched ones (FedProx).
 
-    Li et al., arXiv 1812.06127. Costs one copy of the trained weights.
+    From Li et al., arXiv 1812.06127. It costs one copy of the trained weights.
     """
 
     def __init__(self, rho: float) -> None:
@@ -86,12 +86,12 @@ class Proximal:
         self._pairs = [(p, p.detach().clone()) for p in module.parameters() if p.requires_grad]
 
     def kept(self) -> Iterator[Tensor]:
-        """The copies."""
+        """Yield the copies."""
         yield from (then for _, then in self._pairs)
 
     @torch.no_grad()
     def add_gradients(self) -> float:
-        """Add rho * (w - w_dispatched) to the gradients, without a graph; the term."""
+        """Add rho * (w - w_dispatched) to the gradients, without a graph; return the term."""
         squares = 0.0
         for now, then in self._pairs:
             gone = now - then

@@ -11,9 +11,9 @@ class Batch:
     """What a step trains on.
 
     Attributes:
-        step: its number in the plan, from 1.
-        inputs: what the model takes, first dimension the samples.
-        labels: what the loss takes, first dimension the samples.
+        step: the step's number in the plan, from 1.
+        inputs: the model's input, first dimension the samples.
+        labels: the loss's labels, first dimension the samples.
     """
 
     step: int
@@ -22,4 +22,4 @@ class Batch:
 
 
 BatchOf = Callable[[int], Batch]
-"""A step's number to its batch; the batches of a plan follow from its seed."""
+"""Maps a step's number to its batch; the batches of a plan follow from its seed."""

@@ -1,7 +1,7 @@
 """Losses of models with exits: ours, and those of two depth-cut baselines.
 
-In all of them the batch goes through the module once, and every cross-entropy is the task's loss
-with the logits adjusted by the device's own label share; divergences compare plain logits.
+In all of them the batch goes through the module once. Every cross-entropy is the task's loss, with
+the logits adjusted by the device's own label share. Divergences compare plain logits.
 """
 
 import math
@@ -23,11 +23,11 @@ class SharedExits:
     """CE(final) + w * sum CE(exit) + lambda T^2 [sum KL(mean || exit) + mu KL(mean || final)].
 
     `mean` is the detached mean of all heads' probabilities at T (the exit at full depth is the
-    final head), weighted by how many of the batch each gets right. Our own form; self-distillation
-    between exits is Zhang et al., arXiv 1905.08094.
+    final head). Each head is weighted by how many of the batch it gets right. This form is our own.
+    Self-distillation between exits is from Zhang et al., arXiv 1905.08094.
 
     Attributes:
-        loss: the task's, adjusted.
+        loss: the task's loss, adjusted.
         config: w, lambda ("distillation"), mu ("final_share"), T, and lambda's ramp.
         progress: share of the run that was done when the plan was made.
     """
@@ -37,7 +37,7 @@ class SharedExits:
     progress: float
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass."""
+        """Yield the loss of one pass."""
         *exits, final = heads_of(module(batch.inputs))
         c = self.config
         loss = self.loss(final, batch.labels)
@@ -56,7 +56,7 @@ class SharedExits:
 
 @torch.no_grad()
 def _mean(heads: list[Tensor], labels: Tensor, temperature: float) -> Tensor:
-    """Log of the heads' mean probabilities, weighted by (right answers + 1)."""
+    """Return the log of the heads' mean probabilities, weighted by (right answers + 1)."""
     right = torch.stack([(h.argmax(-1) == labels).sum() + 1 for h in heads])
     weights = (right / right.sum()).log()
     probabilities = torch.stack([soft(h, temperature) for h in heads])
@@ -67,10 +67,10 @@ def _mean(heads: list[Tensor], labels: Tensor, temperature: float) -> Tensor:
 class DepthFL:
     """sum_e CE_e + lambda(q) / (K - 1) * sum over pairs e != f of T^2 KL(f || e), f detached.
 
-    Kim et al., DepthFL, ICLR 2023; K exits, those of the submodel. As published T = 1 and lambda(q)
-    = exp(-5 (1 - q / 300)^2) of 1000 rounds, then 1: set temperature 1, distillation 1, ramp 0.3.
-    Deviations: an exit after every block (there: after each of four stages); the ramp in shares of
-    the run; without FedDyn's regulariser.
+    From Kim et al., DepthFL, ICLR 2023; K is the number of the submodel's exits. As published, T =
+    1 and lambda(q) = exp(-5 (1 - q / 300)^2) of 1000 rounds, then 1. For this set temperature 1,
+    distillation 1, ramp 0.3. Deviations: there is an exit after every block (there: after each of
+    four stages). The ramp is in shares of the run. FedDyn's regulariser is left out.
     """
 
     loss: Loss
@@ -78,7 +78,7 @@ class DepthFL:
     progress: float
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass."""
+        """Yield the loss of one pass."""
         heads = heads_of(module(batch.inputs))
         c = self.config
         loss = torch.stack([self.loss(logits, batch.labels) for logits in heads]).sum()
@@ -99,10 +99,10 @@ class DepthFL:
 class ScaleFL:
     """sum_j j [CE_j + gamma T^2 KL(K || j)] / (K (K + 1) / 2) over the submodel's K exits.
 
-    Ilhan et al., ScaleFL, CVPR 2023. As published T = 3, gamma (here "distillation") 0 for images
-    and 0.05 for text, and only after a quarter of the rounds: ramp 0.25 is when it begins. The
-    teacher is not detached, as in the published code. Exits are at the ends of the four levels of
-    the published transformer.
+    From Ilhan et al., ScaleFL, CVPR 2023. As published, T = 3 and gamma (here "distillation") is 0
+    for images and 0.05 for text. It applies only after a quarter of the rounds: ramp 0.25 is when
+    it begins. The teacher is not detached, as in the published code. Exits are at the ends of the
+    four levels of the published transformer.
     """
 
     loss: Loss
@@ -110,7 +110,7 @@ class ScaleFL:
     progress: float
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass."""
+        """Yield the loss of one pass."""
         heads = heads_of(module(batch.inputs))
         c = self.config
         count = len(heads)

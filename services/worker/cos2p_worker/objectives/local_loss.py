@@ -1,8 +1,8 @@
-"""The loss of a plan's steps: an objective, and what is added to it.
+"""The loss of a plan's steps: an objective, and the terms added to it.
 
-Invariants: a form that is off adds no operation, so that a plan's delta is then the same byte for
-byte as if the form did not exist; nothing here draws from torch's global generator; what a form
-needs of the dispatched weights is computed before the first step, while the weights are those.
+Invariants: a form that is off adds no operation. So a plan's delta is then byte for byte the same
+as if the form did not exist. Nothing here draws from torch's global generator. What a form needs of
+the dispatched weights is computed before the first step, while the module still has those weights.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ class Objective(Protocol):
     """What a step minimises."""
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """The loss in parts, each (scalar loss, final head's outputs of the pass that made it).
+        """Yield the loss in parts: (scalar loss, final head's outputs of the pass that made it).
 
-        Each part is backpropagated before the next is asked for, so that memory holds the graph
-        of one pass at a time.
+        Each part is backpropagated before the next is asked for, so that memory holds the graph of
+        one pass at a time.
         """
         ...
 
@@ -43,16 +43,16 @@ class FinalHead:
     loss: Loss
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass."""
+        """Yield the loss of one pass."""
         final = heads_of(module(batch.inputs))[-1]
         yield self.loss(final, batch.labels), final
 
 
 @dataclass(frozen=True)
 class LocalLoss:
-    """An objective, and what holds the device near the model that it was given.
+    """An objective, and the terms that keep the device near the model that it received.
 
-    `steps_differ` tells that one step's peak says nothing of the next one's.
+    `steps_differ` means that one step's peak does not predict the next one's.
     """
 
     objective: Objective
@@ -66,21 +66,21 @@ class LocalLoss:
         return self.anchor is not None or self.proximal is not None
 
     def prepare(self, module: nn.Module, batch_of: BatchOf, steps: int) -> None:
-        """Once, before the first step: `module` has the dispatched weights."""
+        """Prepare the terms, once, before the first step: `module` has the dispatched weights."""
         if self.anchor is not None:
             self.anchor.prepare(module, batch_of, steps)
         if self.proximal is not None:
             self.proximal.prepare(module)
 
     def kept(self) -> Iterator[Tensor]:
-        """The tensors that `prepare` made."""
+        """Yield the tensors that `prepare` made."""
         if self.anchor is not None:
             yield from self.anchor.kept()
         if self.proximal is not None:
             yield from self.proximal.kept()
 
     def backward(self, module: nn.Module, batch: Batch) -> float:
-        """Add a step's gradients to those of the module's parameters; the loss."""
+        """Add a step's gradients to those of the module's parameters; return the loss."""
         total = 0.0
         for number, (loss, outputs) in enumerate(self.objective.parts(module, batch)):
             if self.anchor is not None and not number:
@@ -93,13 +93,13 @@ class LocalLoss:
 
 
 def local_loss(task: Task, config: RunConfig, label_counts: Counts, plan: Plan) -> LocalLoss:
-    """The loss that a run's settings name.
+    """Make the loss that a run's settings name.
 
     Args:
-        task: its model and loss.
+        task: the task, with its model and loss.
         config: the run's settings.
         label_counts: the device's own samples per label; None for a task without classes.
-        plan: its units and seed, and how far the run is.
+        plan: the plan, with its units, its seed and the run's progress.
 
     Raises:
         SettingsError: the task was not made for these settings.

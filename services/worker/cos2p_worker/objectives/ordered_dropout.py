@@ -1,8 +1,8 @@
 """FjORD's ordered dropout: each step trains a nested width of the submodel.
 
-A narrower width is a really smaller module: it is run with the slices of the submodel's own
-parameters that its units are, so that gradients reach these alone, and a step costs what the
-narrower model costs.
+A narrower width is a really smaller module. It runs with the slices of the submodel's own
+parameters that belong to its units. So gradients reach these slices alone, and a step costs what
+the narrower model costs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class Narrow:
     places: dict[str, tuple[int, Tensor]]
 
     def outputs(self, wide: nn.Module, inputs: Tensor) -> Tensor:
-        """What this width of `wide` gives out, with gradients to the parameters of `wide`."""
+        """Return the output of this width of `wide`, with gradients to the parameters of `wide`."""
         cut = {
             name: _cut(parameter, *self.places[name])
             for name, parameter in wide.named_parameters()
@@ -52,19 +52,20 @@ def _cut(parameter: Tensor, dim: int, places: Tensor) -> Tensor:
 class OrderedDropout:
     """CE(f_p, y) with p drawn uniformly at each step; with distillation CE(f_pmax, y) + KD.
 
-    Horvath et al., arXiv 2102.13451. KD is T^2 * CE(f_p, softmax(f_pmax / T)), the teacher
-    detached; as published T = 1 and its weight ("distillation") 1. Widths as in
-    `cos2p.model.nested`; with KD a step that draws p = p_max has no second pass. Deviations: inner
-    dimensions are cut only; one norm for all widths; an optimiser with momentum also moves what
-    a step doesn't train.
+    From Horvath et al., arXiv 2102.13451. KD is T^2 * CE(f_p, softmax(f_pmax / T)), with the
+    teacher detached. As published, T = 1 and its weight ("distillation") is 1. Widths are as in
+    `cos2p.model.nested`. With KD, a step that draws p = p_max has no second pass.
+
+    Deviations: only inner dimensions are cut. All widths share one norm. An optimiser with momentum
+    also moves what a step doesn't train.
 
     Args:
-        loss: the task's, adjusted.
+        loss: the task's loss, adjusted.
         config: distillation and T.
         model: the architecture.
         trained: the plan's trained units.
-        frozen: its frozen ones.
-        seed: the plan's.
+        frozen: the plan's frozen units.
+        seed: the plan's seed.
     """
 
     def __init__(
@@ -82,11 +83,11 @@ class OrderedDropout:
         self._narrow = [_narrow(model, units, width) for width in widths[:-1]]
 
     def drawn(self, step: int) -> int:
-        """The width of a step, 0 the narrowest; a function of the plan's seed."""
+        """Return the width of a step, 0 the narrowest; a function of the plan's seed."""
         return int(np.random.default_rng([self._seed, step]).integers(len(self._narrow) + 1))
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass at the width drawn, or (with distillation) one at full width before it."""
+        """Yield one pass at the drawn width, or (with distillation) one at full width before it."""
         width = self.drawn(batch.step)
         narrow = self._narrow[width] if width < len(self._narrow) else None
         weight, temperature = self._config.distillation, self._config.temperature

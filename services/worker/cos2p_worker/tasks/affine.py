@@ -1,8 +1,10 @@
-"""Images turned, scaled, shifted and half of them mirrored: each in its own way, once and for all.
+"""Images turned, scaled, shifted and half of them mirrored: each with its own fixed map.
 
-After affNIST (MNIST under random affine maps). What lies in the middle and upright can be told
-apart by few filters at fixed places; this can't, so that depth and width pay much earlier.
-Invariant: the map of an image depends on its place and the seed alone.
+The idea is from affNIST (MNIST under random affine maps). A few filters at fixed places can
+separate upright objects in the middle of an image. They can't separate these, so depth and width
+help much earlier.
+
+Invariant: the map of an image depends only on its position and the seed.
 """
 
 import numpy as np
@@ -11,15 +13,15 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 TURN_DEGREES = 60.0
-"""At most, either way."""
+"""Largest turn, in either direction."""
 SCALES = (0.6, 1.1)
 SHIFT = 0.15
-"""At most, in sides of the image."""
+"""Largest shift, in sides of the image."""
 CHUNK = 2_000
 
 
 def maps(count: int, seed: int) -> NDArray[np.float32]:
-    """A map per image, (count, 2, 3): from places in the new image to those in the old one.
+    """Make a map per image, (count, 2, 3): from places in the new image to those in the old one.
 
     Coordinates run from -1 to 1.
     """
@@ -36,7 +38,7 @@ def maps(count: int, seed: int) -> NDArray[np.float32]:
 
 
 def moved(images: NDArray[np.uint8], each: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Images (count, side, side) under their maps, on black; bilinear."""
+    """Return images (count, side, side) under their maps, on black; bilinear."""
     result = np.empty_like(images)
     for start in range(0, len(images), CHUNK):
         part = slice(start, start + CHUNK)

@@ -1,7 +1,7 @@
 """Handwritten digits (scikit-learn's `load_digits`): 1,797 grey images of 8 x 8, ten classes.
 
-A fifth of the images is the test part, a tenth of the rest the validation part: chosen once and for
-all, stratified by class, and never dealt out to the devices.
+A fifth of the images is the test part, a tenth of the rest the validation part. Both are fixed,
+stratified by class, and never given to devices.
 """
 
 from functools import cache
@@ -30,7 +30,7 @@ SAMPLES_MIN = 32
 SPLIT_SEED = 2026
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
-"""Of the images that are not in the test part."""
+"""Share of the images that are not in the test part."""
 
 MODEL = TransformerConfig(
     stem=Patches(8, channels=1, patch=4),
@@ -43,7 +43,10 @@ MODEL = TransformerConfig(
 
 
 def train_shard(place: Place, index: int, count: int) -> Dataset:
-    """What device `index` of `count` holds: labels split by Dirichlet(0.3) or the place's alpha."""
+    """Return the data of device `index` of `count`.
+
+    Labels are split by Dirichlet(0.3) or the place's alpha.
+    """
     images, labels = _part("train")
     alpha = place.alpha or ALPHA
     shards = dirichlet_split(labels, count, alpha=alpha, seed=place.seed, samples_min=SAMPLES_MIN)
@@ -51,7 +54,7 @@ def train_shard(place: Place, index: int, count: int) -> Dataset:
 
 
 def evaluation(place: Place) -> Dataset:
-    """Images that no device trains on."""
+    """Return images that no device trains on."""
     return _dataset(*_part(place.part))
 
 
@@ -75,7 +78,7 @@ def _part(part: Part | Literal["train"]) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def _parts(labels: NDArray[np.int64]) -> NDArray[np.str_]:
-    """Which part each image is in."""
+    """Return the part that each image is in."""
     rng = np.random.default_rng(SPLIT_SEED)
     parts = np.full(len(labels), "train", dtype="<U10")
     for label in range(CLASSES):
@@ -93,7 +96,7 @@ TASK = Task(
     train_shard=train_shard,
     evaluation=evaluation,
     classes=CLASSES,
-    # The margin is what transients add to the cost model's forecast in the smallest submodels.
+    # The margin covers what transients add to the cost model's forecast in the smallest submodels.
     run=RunConfig(
         rounds=RoundConfig(versions=60),
         local=LocalConfig(

@@ -1,9 +1,10 @@
 """An unequal split of labelled samples over devices.
 
 For each label, the devices' shares are drawn from a Dirichlet distribution (Hsu et al., arXiv
-1909.06335); an infinite concentration gives every device the same share. Invariants: the shards are
-disjoint and cover the data; each has at least the least number of samples asked for; the same
-arguments give the same split on every machine.
+1909.06335). An infinite concentration gives every device the same share.
+
+Invariants: the shards are disjoint and cover the data. Each has at least the required number of
+samples. The same arguments give the same split on every machine.
 """
 
 import numpy as np
@@ -17,13 +18,13 @@ DRAWS_MAX = 1000
 def dirichlet_split(
     labels: NDArray[np.int64], count: int, *, alpha: float, seed: int, samples_min: int
 ) -> list[NDArray[np.int64]]:
-    """Indices of the samples of each of `count` devices, ascending.
+    """Return the indices of the samples of each of `count` devices, ascending.
 
-    Draws again until every device has `samples_min` samples; where that does not happen, devices
+    It draws again until every device has `samples_min` samples. Where that does not happen, devices
     that have too few take samples of the largest one.
 
     Raises:
-        SettingsError: there are not enough samples for so many devices.
+        SettingsError: there are not enough samples for that many devices.
     """
     if count * samples_min > len(labels):
         raise SettingsError(

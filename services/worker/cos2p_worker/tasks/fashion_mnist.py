@@ -1,12 +1,13 @@
 """Fashion-MNIST: 28 x 28 grey images of clothes, ten classes.
 
-Read from the four idx files (plain or .gz) in the folder that the user names, else where Debian's
-package puts them.
-Of the 60,000 training images the same 5,000 are the validation part of every task here. For
-`fashion-mnist`, a demo of minutes on two cores, 12,000 of the others are dealt out to the devices;
-for `fashion-mnist-vit` and `-cnn`, the experiments' tasks, all 55,000. `fashion-affine-vit` and
-`-cnn` are the same with every image turned, scaled and shifted: there a half of the model is not as
-good as the whole.
+It is read from the four idx files (plain or .gz) in the folder that the user names, else from the
+folder of Debian's package.
+
+Of the 60,000 training images the same 5,000 are the validation part of every task here.
+`fashion-mnist` is a demo of minutes on two cores: 12,000 of the others go to the devices.
+`fashion-mnist-vit` and `-cnn` are the experiments' tasks: all 55,000 go to the devices.
+`fashion-affine-vit` and `-cnn` are the same with every image turned, scaled and shifted. There a
+half of the model is not as good as the whole.
 """
 
 from dataclasses import dataclass, replace
@@ -51,7 +52,7 @@ SHA256 = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What a task takes of the images."""
+    """The images that a task uses."""
 
     train: int = TRAIN_IMAGES - VALIDATION_IMAGES
     validation: int = VALIDATION_IMAGES
@@ -65,7 +66,10 @@ AFFINE = Choice(affine=True)
 
 
 def train_shard(choice: Choice, place: Place, index: int, count: int) -> Dataset:
-    """What device `index` of `count` holds: labels split by Dirichlet(0.3) or the place's alpha."""
+    """Return the data of device `index` of `count`.
+
+    Labels are split by Dirichlet(0.3) or the place's alpha.
+    """
     images, labels = _part(choice, place.data_dir, "train")
     alpha = place.alpha or ALPHA
     shards = dirichlet_split(labels, count, alpha=alpha, seed=place.seed, samples_min=SAMPLES_MIN)
@@ -73,12 +77,12 @@ def train_shard(choice: Choice, place: Place, index: int, count: int) -> Dataset
 
 
 def evaluation(choice: Choice, place: Place) -> Dataset:
-    """Images that no device trains on."""
+    """Return images that no device trains on."""
     return _dataset(*_part(choice, place.data_dir, place.part))
 
 
 def read_idx(data_dir: Path | None, name: str, digest: str) -> NDArray[np.uint8]:
-    """The array in an idx file.
+    """Return the array in an idx file.
 
     Raises:
         SettingsError: see `Source.read`.
@@ -92,7 +96,7 @@ def read_idx(data_dir: Path | None, name: str, digest: str) -> NDArray[np.uint8]
 def _part(
     choice: Choice, data_dir: Path | None, part: Part | Literal["train"]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first images of a part, in an order that is the same everywhere."""
+    """Return the first images of a part, in an order that is the same everywhere."""
     of = _moved_files if choice.affine else _files
     images, labels = of(data_dir, "t10k" if part == "test" else "train")
     places = np.random.default_rng(SUBSET_SEED).permutation(len(labels))
@@ -135,7 +139,7 @@ TASK = Task(
     train_shard=partial(train_shard, DEMO),
     evaluation=partial(evaluation, DEMO),
     classes=CLASSES,
-    # The margin is what transients add to the cost model's forecast in the smallest submodels.
+    # The margin covers what transients add to the cost model's forecast in the smallest submodels.
     run=RunConfig(
         rounds=RoundConfig(versions=120),
         local=LocalConfig(steps=20),

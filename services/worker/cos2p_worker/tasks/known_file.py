@@ -1,4 +1,4 @@
-"""Data files that are read only if they are the ones that we know.
+"""Data files that are read only if they are the known ones.
 
 Invariant: a file's bytes, unpacked where it is `.gz`, have the SHA-256 that the task names.
 """
@@ -17,9 +17,9 @@ class Source:
     """Where a data set comes from.
 
     Attributes:
-        name: of the data set, for people.
-        debian_package: what holds it.
-        debian_dir: where that package puts it.
+        name: name of the data set, for people.
+        debian_package: the package that contains it.
+        debian_dir: the folder of that package's files.
         files: for people: what a folder must hold.
     """
 
@@ -29,7 +29,7 @@ class Source:
     files: str
 
     def read(self, data_dir: Path | None, name: str, digest: str) -> bytes:
-        """The unpacked bytes of `name` or `name.gz` in the user's folder, else in Debian's.
+        """Return the unpacked bytes of `name` or `name.gz` in the user's folder, else in Debian's.
 
         Raises:
             SettingsError: the file is missing, unreadable, or not the one with this SHA-256.

@@ -1,11 +1,14 @@
 """WordNet's glosses: which of 27 fields of meaning does a short definition belong to?
 
-Read from the four data files of WordNet 3.0 in the folder that the user names, else where Debian's
-package puts them. The classes are the lexicographer files ("noun.animal", "verb.motion") that have
-a thousand glosses or more, the samples their glosses (definition and examples), each text once.
-Parts are drawn once and for all; the vocabulary is counted on the training part alone.
-A sample is its first 32 words: int32 numbers in order of frequency, 1 for a word that is not in the
-vocabulary, 0 after the last.
+It is read from the four data files of WordNet 3.0 in the folder that the user names, else from the
+folder of Debian's package.
+
+The classes are the lexicographer files ("noun.animal", "verb.motion") that have at least a thousand
+glosses. The samples are their glosses (definition and examples), each text once. The parts are
+drawn once and fixed. The vocabulary is counted on the training part alone.
+
+A sample is its first 32 words: int32 numbers in order of frequency. 1 is a word that is not in the
+vocabulary. 0 follows the last word.
 """
 
 import re
@@ -28,7 +31,7 @@ from cos2p_worker.tasks.known_file import Source
 
 CLASSES = 27
 GLOSSES_MIN = 1000
-"""A lexicographer file with fewer is no class."""
+"""A lexicographer file with fewer glosses is not a class."""
 ALPHA = 0.3
 SAMPLES_MIN = 64
 SPLIT_SEED = 2026
@@ -58,7 +61,10 @@ Gloss = tuple[str, int]
 
 
 def train_shard(place: Place, index: int, count: int) -> Dataset:
-    """What device `index` of `count` holds: labels split by Dirichlet(0.3) or the place's alpha."""
+    """Return the data of device `index` of `count`.
+
+    Labels are split by Dirichlet(0.3) or the place's alpha.
+    """
     words, labels = _part(place.data_dir, "train")
     alpha = place.alpha or ALPHA
     shards = dirichlet_split(labels, count, alpha=alpha, seed=place.seed, samples_min=SAMPLES_MIN)
@@ -66,14 +72,14 @@ def train_shard(place: Place, index: int, count: int) -> Dataset:
 
 
 def evaluation(place: Place) -> Dataset:
-    """Glosses that no device trains on."""
+    """Return glosses that no device trains on."""
     return _dataset(*_part(place.data_dir, place.part))
 
 
 def glosses(body: str) -> Iterator[Gloss]:
-    """The glosses of one data file.
+    """Yield the glosses of one data file.
 
-    A line is a synset: "offset file-number ... | gloss" (wndb(5WN)); those that begin with a blank
+    A line is a synset: "offset file-number ... | gloss" (wndb(5WN)). Lines that begin with a blank
     are the licence.
     """
     for line in body.splitlines():
@@ -83,9 +89,9 @@ def glosses(body: str) -> Iterator[Gloss]:
 
 
 def classified(found: Sequence[Gloss], least: int) -> tuple[list[str], NDArray[np.int64]]:
-    """Texts and classes: of files with `least` glosses, in order of their numbers, each text once.
+    """Return texts and classes of files with `least` glosses, in order of their numbers.
 
-    A text that two files share counts for the first.
+    Each text is used once. A text that two files share counts for the first.
     """
     sizes = Counter(file for _, file in found)
     classes = {f: i for i, f in enumerate(sorted(f for f, n in sizes.items() if n >= least))}
@@ -97,19 +103,19 @@ def classified(found: Sequence[Gloss], least: int) -> tuple[list[str], NDArray[n
 
 
 def words_of(text: str) -> list[str]:
-    """Its first words, in lower case; never none."""
+    """Return the text's first words, in lower case; never an empty list."""
     return WORD.findall(text.lower())[:LENGTH] or [""]
 
 
 def vocabulary(texts: Sequence[list[str]], size: int) -> dict[str, int]:
-    """Numbers of the most frequent words; equally frequent ones in order of the alphabet."""
+    """Return numbers of the most frequent words; equally frequent ones in alphabetical order."""
     counts = Counter(word for text in texts for word in text)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return {word: FIRST_WORD + i for i, word in enumerate(ranked[: size - FIRST_WORD])}
 
 
 def numbered(texts: Sequence[list[str]], numbers: dict[str, int]) -> NDArray[np.int32]:
-    """Word numbers, (texts, LENGTH), padded behind."""
+    """Return word numbers, (texts, LENGTH), padded at the end."""
     found = np.full((len(texts), LENGTH), PADDING, np.int32)
     for row, text in zip(found, texts, strict=True):
         row[: len(text)] = [numbers.get(word, UNKNOWN) for word in text]
@@ -127,7 +133,7 @@ def _part(
 def _load(
     data_dir: Path | None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], dict[str, NDArray[np.int64]]]:
-    """Word numbers and class of every gloss, and which are in which part."""
+    """Return the word numbers and class of every gloss, and which glosses are in which part."""
     bodies = (SOURCE.read(data_dir, name, digest) for name, digest in SHA256.items())
     found = [gloss for body in bodies for gloss in glosses(body.decode("latin-1"))]
     texts, labels = classified(found, GLOSSES_MIN)

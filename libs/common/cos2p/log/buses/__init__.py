@@ -1,1 +1,4 @@
-"""The buses: memory for tests, SQLite for one machine, Kafka for a cluster; one contract suite."""
+"""The buses: memory for tests, SQLite for one machine, Kafka for a cluster.
+
+One contract suite tests all of them.
+"""

@@ -1,9 +1,14 @@
-"""The bus on Apache Kafka. The `kafka*` modules here are the only ones that import its client.
+"""The bus on Apache Kafka.
 
-Invariants: positions are ours (no groups, no commits); a topic is never made by accident, because
-brokers are asked for it with auto-creation off before anything else names it; whatever Kafka
-refuses is raised as one line with host and cause. A lost connection is retried for
-`kafka_timeout_s`; then the call raises `BusUnreachableError`, and the bus can be used again.
+The `kafka*` modules here are the only ones that import its client.
+
+Invariants:
+Readers keep their own positions: there are no consumer groups and no commits.
+A topic is never made by accident.
+Before any other request names a topic, a request with auto-creation off asks brokers for it.
+Whatever Kafka refuses is raised as one line with host and cause.
+A lost connection is retried for `kafka_timeout_s`.
+Then the call raises `BusUnreachableError`, and the bus can be used again.
 """
 
 import asyncio
@@ -30,18 +35,25 @@ from cos2p.settings import BusSettings
 
 T = TypeVar("T")
 RECORD_BYTES_MAX = 1_000_000
-"""Limit of topics that this process has not been told of: what fits a stock broker."""
+"""Limit of values in topics whose limit this process does not know: it suits a default broker."""
 ENVELOPE_BYTES_MAX = 16 * 1024
-"""Room for a record's key, headers and framing beside its value."""
+"""Room for a record's key, headers and framing next to its value."""
 LOOK_AGAIN_S = 0.5
-"""How long a fetch may take once the log is known to hold the record."""
+"""How long one fetch may wait once the log is known to hold the record."""
 
 
 class KafkaBus:
-    """One process's way to the log. Connects at first use; one instance serves one event loop."""
+    """One process's access to the log on Kafka.
+
+    It connects at first use. One instance serves one event loop.
+    """
 
     def __init__(self, bootstrap: str, settings: BusSettings) -> None:
-        """Check the settings.
+        """Check the settings; the bus connects later.
+
+        Args:
+            bootstrap: HOST:PORT[,HOST:PORT...] of the bootstrap brokers.
+            settings: the bus's settings.
 
         Raises:
             SettingsError: an address, file, user or password is missing or wrong.
@@ -64,8 +76,8 @@ class KafkaBus:
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`.
 
-        After a `BusUnreachableError` the fate of the records is unknown: all, a prefix or none
-        are in the log, and this process sends none of them again.
+        After a `BusUnreachableError`, all, a prefix or none of the records are in the log. This
+        process does not send them again.
         """
         self._check(topic, records)
         self._link.renew()
@@ -73,7 +85,7 @@ class KafkaBus:
         try:
             return await self._writer.append(topic, partition, records)
         except kafka.UnknownError as error:
-            # INVALID_RECORD, a number that aiokafka does not know.
+            # aiokafka has no error for the code INVALID_RECORD and raises this one.
             if all(record.key for record in records):
                 await self._refuse(error, topic, partition)
             raise BusError(
@@ -151,7 +163,7 @@ class KafkaBus:
             if now() >= until:
                 return []
             if offset > ends.next:
-                # Beyond the end: Kafka would refuse a fetch there instead of waiting.
+                # Kafka refuses a fetch beyond the end instead of waiting, so wait here.
                 await self._link.rest(min(BACKOFF_S, max(0.0, until - now())))
             patience_s = max(0.0, until - now())
 
@@ -198,7 +210,7 @@ class KafkaBus:
             await self._link.rest()
 
     async def _open_scout(self) -> AIOKafkaConsumer:
-        """The consumer that only asks for offsets: a long poll would hold up its answers."""
+        """Open the consumer that asks only for offsets: a long poll would delay its answers."""
         async with self._scouting:
             if self._scout is None:
                 self._scout = await self._open_consumer()
@@ -210,7 +222,7 @@ class KafkaBus:
         )
 
     async def _refuse(self, error: BaseException, topic: str, partition: int) -> NoReturn:
-        """Raise what a person can act on."""
+        """Raise an error that a person can act on."""
         if isinstance(
             error, (kafka.TopicAuthorizationFailedError, kafka.ClusterAuthorizationFailedError)
         ):
@@ -222,14 +234,14 @@ class KafkaBus:
             ) from error
         unreachable = await self._link.unreachable(error)
         if await self._link.cause() is None:
-            # The cluster is there: has the topic gone?
+            # The cluster answers, so check whether the topic still exists.
             self._catalogue.forget(topic)
             await self._catalogue.require(topic, partition)
         await self._start_afresh()
         raise unreachable from error
 
     async def _start_afresh(self) -> None:
-        """Let go of clients that may know only addresses that are no more."""
+        """Close clients that may know only addresses of former brokers."""
         scout, self._scout = self._scout, None
         if scout is not None:
             await stop(scout)

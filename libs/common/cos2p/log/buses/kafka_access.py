@@ -1,9 +1,11 @@
-"""How to reach a Kafka: addresses, TLS and passwords, in the form that aiokafka takes.
+"""Addresses, TLS and passwords of a Kafka cluster, as aiokafka's arguments.
 
-Invariants: a file that is missing or wrong is a `SettingsError` before any connection is made; a
-password's file that changes later is read again, and one that has become unreadable or empty leaves
-the password as it was; the password leaves this module only as what a client is given, which no
-repr shows.
+Invariants:
+A missing or wrong file is a `SettingsError` before any connection is made.
+A password file that changes later is read again.
+A password file that becomes unreadable or empty leaves the password unchanged.
+The password leaves this module only as a client's argument.
+No repr shows it.
 """
 
 import ssl
@@ -19,15 +21,15 @@ from cos2p.settings import BusSettings
 
 @dataclass(frozen=True)
 class Access:
-    """What every connection needs.
+    """The connection arguments that all clients share.
 
     Attributes:
         hosts: host and port of each bootstrap broker.
         tls: whether connections are encrypted.
-        has_certificate: whether we show a certificate of our own.
+        has_certificate: whether clients show a client certificate.
         user: the SASL user, or None.
-        password: the password as it is now, or None where we show none.
-        fixed: arguments of clients that stay the same.
+        password: returns the current password; None if clients show none.
+        fixed: client arguments that do not change.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -45,7 +47,7 @@ class Access:
 
     @property
     def address(self) -> str:
-        """HOST:PORT,HOST:PORT as people write it."""
+        """All hosts as HOST:PORT,HOST:PORT."""
         return ",".join(host_port(host, port) for host, port in self.hosts)
 
 
@@ -56,6 +58,10 @@ def host_port(host: str, port: int) -> str:
 
 def access_from(bootstrap: str, settings: BusSettings) -> Access:
     """Check the settings and turn them into connection arguments.
+
+    Args:
+        bootstrap: HOST:PORT[,HOST:PORT...] of the bootstrap brokers.
+        settings: the bus's settings.
 
     Raises:
         SettingsError: an address, file, user or password is missing or wrong.
@@ -101,7 +107,7 @@ def _tls(settings: BusSettings) -> ssl.SSLContext:
         raise SettingsError(f"COS2P_KAFKA_CA_FILE={ca} holds no certificates: {error}") from error
     if cert is not None:
         try:
-            # No password callback: openssl would ask for one on the terminal.
+            # Without this callback, openssl would ask for a password on the terminal.
             context.load_cert_chain(cert, key, password=lambda: b"")
         except (ssl.SSLError, OSError) as error:
             raise SettingsError(

@@ -1,7 +1,9 @@
-"""Why a Kafka can't be reached: aiokafka says "Unable to bootstrap" for every cause, so we look.
+"""Finds the cause when a Kafka cluster can't be reached.
 
-One connection is made with the same arguments as the client's, and what it raises is read; where
-that leaves two readings (a listener that just hangs up), the port is asked whether it speaks TLS.
+aiokafka raises "Unable to bootstrap" for every cause, so this module tests the brokers.
+It makes one connection with the client's arguments and examines the error.
+If the error is ambiguous (a listener just hangs up), it tests whether the port speaks TLS.
+
 Invariant: a cause is one line, names host and port, and never shows a password.
 """
 
@@ -25,7 +27,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from cos2p.log.buses.kafka_access import Access, host_port
 
 PROBE_S = 5.0
-"""Patience of one look at a broker."""
+"""Time limit of one test of a broker."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Cause:
     """Why there is no connection.
 
     Attributes:
-        text: for people.
-        final: whether trying again without other settings is pointless.
+        text: the cause as a text for people.
+        final: whether another attempt needs other settings to succeed.
     """
 
     text: str
@@ -66,7 +68,7 @@ CERTIFICATE_REFUSED = Cause(
 
 
 async def find_cause(access: Access) -> Cause | None:
-    """Look at every bootstrap broker; None if one of them answers, so that trying again helps."""
+    """Test every bootstrap broker; None if one answers, so that another attempt may succeed."""
     found: list[tuple[str, Cause]] = []
     for host, port in access.hosts:
         cause = await _look(access, host, port)
@@ -93,7 +95,7 @@ async def _look(access: Access, host: str, port: int) -> Cause | None:
     except (KafkaError, OSError, TimeoutError) as error:
         return await _read(error, access, (host, port), greeted=connection is not None)
     except KeyError:
-        # aiokafka's SCRAM step on a broker that answers nothing of what it should.
+        # aiokafka's SCRAM step raises it if the broker's answer lacks the expected fields.
         return wrong_password(access)
     finally:
         if connection is not None:
@@ -123,7 +125,7 @@ async def _read(
 
 
 def _known(link: BaseException, access: Access) -> Cause | None:
-    """The cause where one link of the error's chain names it beyond doubt."""
+    """The cause if this error in the chain identifies it with certainty; else None."""
     if isinstance(link, ssl.SSLCertVerificationError):
         return Cause(
             f"certificate not trusted: {link.verify_message.rstrip('.')} (COS2P_KAFKA_CA_FILE)",
@@ -146,7 +148,7 @@ def _known(link: BaseException, access: Access) -> Cause | None:
         return UNRESOLVED
     if isinstance(link, TimeoutError):
         return TIMED_OUT
-    # asyncio folds the errors of several addresses of one name into one OSError's text.
+    # asyncio joins the errors of several addresses of one name in one OSError's text.
     refused = isinstance(link, ConnectionRefusedError) or "[Errno 111]" in str(link)
     return REFUSED if isinstance(link, OSError) and refused else None
 
@@ -163,7 +165,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 async def _speaks_tls(host: str, port: int) -> bool | None:
-    """Whether a TLS handshake gets an answer, whoever's; None if nobody is there any more."""
+    """Whether any TLS handshake gets an answer; None if the port no longer answers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -172,7 +174,7 @@ async def _speaks_tls(host: str, port: int) -> bool | None:
         async with asyncio.timeout(PROBE_S):
             _, writer = await asyncio.open_connection(host, port, ssl=context)
     except ssl.SSLError as error:
-        # An alert is an answer in TLS too; what is no TLS gives one of these two.
+        # A TLS alert is an answer in TLS, too; a listener without TLS gives one of these two.
         return (error.reason or "") not in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING")
     except ConnectionResetError:
         return False

@@ -1,8 +1,11 @@
-"""Opening and closing aiokafka's clients: patient with brokers that start, not with settings.
+"""Opens and closes aiokafka's clients.
 
-Invariants: a client that failed to start is closed before anything else happens; nothing that
-aiokafka logs is needed to know the cause, and none of it reaches a terminal by accident; a running
-client shows the newest password when it connects again.
+It retries while brokers start, but not if the settings are wrong.
+
+Invariants:
+A client that failed to start is closed before anything else happens.
+Errors give the cause without aiokafka's logs, which do not reach a terminal by accident.
+A running client shows the newest password when it connects again.
 """
 
 import asyncio
@@ -20,14 +23,14 @@ from cos2p.log.buses.kafka_errors import Cause, find_cause
 
 BACKOFF_S = 0.1
 RETRY_MS = 50
-"""Between attempts inside a client."""
+"""Pause between attempts inside a client, in milliseconds."""
 BACKOFF_S_MAX = 2.0
 STOP_S = 5.0
-"""Patience with a client that closes."""
+"""Time limit of each attempt to close a client."""
 
 
 class Client(Protocol):
-    """What consumers, producers and admin clients have in common."""
+    """The interface that consumers, producers and admin clients share."""
 
     async def start(self) -> None:
         """Connect."""
@@ -38,13 +41,18 @@ C = TypeVar("C", bound=Client)
 
 
 class Link:
-    """The way to one cluster, shared by all clients of a bus."""
+    """The connection to one cluster, shared by all clients of a bus.
+
+    Args:
+        access: connection arguments.
+        patience_s: how long attempts are repeated, in seconds.
+    """
 
     def __init__(self, access: Access, patience_s: float) -> None:
         self.access = access
         self.patience_s = patience_s
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
-        # Without a handler, Python prints a library's warnings: two lines a retry.
+        # Without a handler, Python prints a library's warnings: here two lines for each retry.
         logger = logging.getLogger("aiokafka")
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
@@ -53,8 +61,8 @@ class Link:
     def options(self) -> dict[str, Any]:
         """Arguments for every client.
 
-        A request gives up at half the patience, so that a broker that vanished without a word
-        leaves time for its successor.
+        A request times out at half of `patience_s`. So if a broker vanishes without closing the
+        connection, there is time left for its successor.
         """
         return {
             **self.access.client,
@@ -63,11 +71,12 @@ class Link:
         }
 
     async def open(self, make: Callable[[], C]) -> C:
-        """Start a client; where no broker answers yet, again until patience ends.
+        """Start a client; if no broker answers, retry for `patience_s`.
 
         Raises:
-            BusUnreachableError: with the cause; at once where only other settings would help.
-            ClusterAuthorizationFailedError: connected, and not allowed to do anything.
+            BusUnreachableError: the text gives the cause; it is raised at once if only other
+                settings would help.
+            ClusterAuthorizationFailedError: the client connected, but may not do anything.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience_s
@@ -94,11 +103,11 @@ class Link:
             pause_s = min(2 * pause_s, BACKOFF_S_MAX)
 
     def renew(self) -> None:
-        """Hand running clients the password as it is now, for their next connection."""
+        """Give running clients the current password, for their next connection."""
         if self.access.password is not None:
             password = self.access.password()
             for client in self._clients:
-                # aiokafka has no setting for a password that changes.
+                # aiokafka has no public way to change a running client's password.
                 inner_client(client)._sasl_plain_password = password
 
     async def rest(self, seconds: float = BACKOFF_S) -> None:
@@ -108,12 +117,12 @@ class Link:
     async def cause(self) -> Cause | None:
         """Why there is no connection; None if there is one."""
         cause = await find_cause(self.access)
-        # aiokafka closes a connection that failed in the background: leave it the time.
+        # aiokafka closes a failed connection in the background: give it time to do so.
         await self.rest()
         return cause
 
     async def unreachable(self, error: BaseException | None) -> BusUnreachableError:
-        """The error to raise when patience with a running client has ended."""
+        """Make the error to raise when a running client had no answer for too long."""
         cause = await self.cause()
         if cause is not None:
             return self._unreachable(cause.text)
@@ -129,9 +138,9 @@ class Link:
 
 
 async def stop(client: Any) -> None:
-    """Close a client of any kind, whatever state it is in.
+    """Close a client of any kind, in any state.
 
-    Runs in a task of its own: aiokafka's `stop` can leak the cancellation of its inner tasks.
+    It runs in its own task, because aiokafka's `stop` can leak the cancellation of inner tasks.
     """
     closer = getattr(client, "stop", None) or client.close
     task = asyncio.ensure_future(closer())
@@ -146,7 +155,7 @@ async def stop(client: Any) -> None:
 
 
 def inner_client(client: Any) -> Any:
-    """What holds the connections of a client of any kind."""
+    """The inner object that holds the connections of a client of any kind."""
     return getattr(client, "_client", None) or getattr(client, "client", client)
 
 

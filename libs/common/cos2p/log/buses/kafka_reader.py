@@ -1,11 +1,16 @@
-"""Reading partitions of Kafka at positions of our own: one consumer per partition being read.
+"""Reads Kafka's partitions at the caller's positions: one consumer per read in progress.
 
-Invariants: a reader is lent to one caller at a time, so that reads of one partition never disturb
-each other; it seeks only where the asked offset is not its position; at most `IDLE_MAX` readers
-stay open unused. Fetches are small, because a broker fills a fetch up to its limit, with half a
-record if need be: a blob's chunk is larger than the limit and so comes alone, whole, and nothing
-is moved that nobody asked for. While a caller asks for more bytes than it got, the next chunk is
-fetched ahead; when it got all, the consumer is paused: the next chunk is another blob's.
+Fetches are small, because a broker fills a fetch up to its limit, even with half a record.
+A blob's chunk is larger than the limit, so it comes alone and whole.
+So no bytes are transferred that no caller asked for.
+While a caller asks for more bytes than it received, the next chunk is fetched ahead.
+When the caller has received all, the consumer is paused.
+The next chunk would be another blob's.
+
+Invariants:
+A reader is lent to one caller at a time, so that reads of one partition never disturb each other.
+It seeks only if the requested offset is not its position.
+At most `IDLE_MAX` unused readers stay open.
 """
 
 from collections import deque
@@ -18,7 +23,7 @@ from cos2p.log.bus import Record
 
 IDLE_MAX = 8
 FETCH_BYTES = 64 * 1024
-"""Limit of one fetch; a larger first record is sent whole nevertheless (KIP-74)."""
+"""Limit of one fetch; a broker still sends a larger first record whole (KIP-74)."""
 FETCH_OPTIONS: dict[str, Any] = {
     "group_id": None,
     "enable_auto_commit": False,
@@ -40,7 +45,9 @@ class Reader:
         consumer.assign([self._at])
 
     async def fetch(self, offset: int, bytes_max: int, wait_s: float) -> list[Record]:
-        """What lies at `offset`, waiting up to `wait_s`; an empty list says nothing of the log.
+        """Read the records at `offset`, waiting up to `wait_s`.
+
+        An empty list does not mean that the log has no record there.
 
         Raises:
             KafkaError: as the consumer raises it.
@@ -59,7 +66,7 @@ class Reader:
         return self._take(bytes_max)
 
     def pause(self) -> None:
-        """Fetch nothing until asked again."""
+        """Fetch nothing until the next call of `fetch`."""
         self.consumer.pause(self._at)
         self.paused = True
 
@@ -79,7 +86,12 @@ class Reader:
 
 
 class ReaderPool:
-    """Readers that are open, and which of them are idle."""
+    """The open readers, and which of them are idle.
+
+    Args:
+        connect: opens a consumer.
+        stop: closes a consumer.
+    """
 
     def __init__(
         self,
@@ -89,14 +101,14 @@ class ReaderPool:
         self._connect = connect
         self._stop = stop
         self._idle: list[Reader] = []
-        """Longest unused first."""
+        """Idle readers, longest unused first."""
         self._busy: set[Reader] = set()
 
     async def lend(self, topic: str, partition: int, offset: int) -> Reader:
-        """A reader of this partition, the one that stands at `offset` if there is one.
+        """Lend a reader of this partition, preferably one at `offset`.
 
-        A reader elsewhere serves only while paused: else it may have a long poll on the way,
-        which holds up the next fetch on its connection for longer than a new one takes to open.
+        A reader at another position is used only while it is paused. Otherwise it may have a long
+        poll in flight, which would delay its next fetch by more than a new connection takes.
         """
         fitting = [
             reader
@@ -113,19 +125,19 @@ class ReaderPool:
         return reader
 
     async def take_back(self, reader: Reader) -> None:
-        """End of the loan; the longest unused readers over the limit are closed."""
+        """End the loan; the longest unused readers over the limit are closed."""
         self._busy.discard(reader)
         self._idle.append(reader)
         while len(self._idle) > IDLE_MAX:
             await self._stop(self._idle.pop(0).consumer)
 
     async def drop(self, reader: Reader) -> None:
-        """End of the loan of a reader whose consumer can't be used any more."""
+        """End the loan of a reader whose consumer can't be used any more."""
         self._busy.discard(reader)
         await self._stop(reader.consumer)
 
     async def close(self) -> None:
-        """Close all, the lent ones too."""
+        """Close all readers, including those that are lent."""
         readers = [*self._idle, *self._busy]
         self._idle.clear()
         self._busy.clear()

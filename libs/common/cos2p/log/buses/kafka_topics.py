@@ -1,7 +1,9 @@
-"""Which topics there are on a Kafka, and making those that are missing.
+"""Finds out which topics a Kafka cluster has, and makes those that are missing.
 
-Invariants: asking for a topic never makes it; a topic made here is known to every broker before
-`create` returns; what was found once is not asked for again until `forget`.
+Invariants:
+Asking for a topic never makes it.
+Every broker that answers knows a topic made here before `create` returns.
+The result for a topic is kept until `forget`.
 """
 
 import asyncio
@@ -24,14 +26,15 @@ COMPACTION = {
     "min.cleanable.dirty.ratio": "0.1",
     "delete.retention.ms": str(60 * 1000),
 }
-"""The newest segment is never compacted: it is small and soon left, so that reading a compacted
-topic from its start moves a few MB. A broker's own cleaner looks every 15 s."""
+"""Kafka never compacts the newest segment. With these settings that segment is small and short, so
+that reading a compacted topic from its start moves only a few MB. A broker's cleaner runs every
+15 s."""
 SETTLE_S = 0.5
-"""How long a topic must be missing: brokers hear of a new one at slightly different times."""
+"""How long a topic must be missing, because brokers learn of a new one at different times."""
 
 
 class Asker(AIOKafkaClient):  # type: ignore[misc]
-    """A bare client that starts as the others do."""
+    """A bare client with the same `start` as the other clients."""
 
     async def start(self) -> None:
         """Connect."""
@@ -39,7 +42,12 @@ class Asker(AIOKafkaClient):  # type: ignore[misc]
 
 
 class Catalogue:
-    """Partition counts of the topics seen so far."""
+    """Partition counts of the topics seen so far.
+
+    Args:
+        link: the connection to the cluster.
+        replication: replication factor of new topics; -1 for the broker's default.
+    """
 
     def __init__(self, link: Link, replication: int) -> None:
         self._link = link
@@ -49,12 +57,12 @@ class Catalogue:
         self._opening = asyncio.Lock()
 
     async def require(self, topic: str, partition: int) -> int:
-        """How many partitions a topic has.
+        """Return the number of a topic's partitions, and check that one of them exists.
 
         Raises:
-            TopicMissingError: no such topic or partition.
-            BusError: we may not know.
-            BusUnreachableError: no connection.
+            TopicMissingError: there is no such topic or partition.
+            BusError: this client may not ask for the topic.
+            BusUnreachableError: there is no connection.
         """
         count = self._counts.get(topic)
         if count is None:
@@ -73,16 +81,20 @@ class Catalogue:
         return count
 
     def forget(self, topic: str) -> None:
-        """Ask again next time."""
+        """Ask for this topic again at its next use."""
         self._counts.pop(topic, None)
 
     async def create(self, specs: Sequence[TopicSpec], envelope_bytes: int) -> None:
-        """Make what is missing and check the rest.
+        """Make the topics that are missing and check the others.
+
+        Args:
+            specs: the topics that must exist.
+            envelope_bytes: room for a record's key, headers and framing next to its value.
 
         Raises:
-            TopicMismatchError: one exists with another number of partitions.
-            SettingsError: the replication factor is more than there are brokers.
-            BusError: we may not.
+            TopicMismatchError: a topic exists with a different number of partitions.
+            SettingsError: the replication factor does not suit the cluster.
+            BusError: this client may not make the topics.
         """
         found = await self._ask([spec.name for spec in specs], settle=False)
         missing = [spec for spec in specs if spec.name not in found]
@@ -98,7 +110,7 @@ class Catalogue:
         self._counts.update({spec.name: spec.partitions for spec in specs})
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         asker, self._asker = self._asker, None
         if asker is not None:
             await stop(asker)
@@ -133,7 +145,7 @@ class Catalogue:
         raise BusError(f"{place}: topic {name} can't be made: {error.__name__}: {text}")
 
     async def _settled(self, specs: Sequence[TopicSpec]) -> dict[str, int]:
-        """The topics, once every broker that answers knows them and their leaders."""
+        """Wait until every broker that answers knows the topics; return their counts."""
         names = [spec.name for spec in specs]
         deadline = asyncio.get_running_loop().time() + self._link.patience_s
         while True:
@@ -169,7 +181,7 @@ class Catalogue:
             await self._link.rest()
 
     async def _ask_one(self, asker: Asker, node: int, names: list[str]) -> dict[str, int] | None:
-        """Counts of the topics that a broker knows; None if it does not answer."""
+        """Partition counts of the topics that a broker knows; None if it does not answer."""
         try:
             answer = await asker.send(node, MetadataRequest(names, False))
         except (kafka.KafkaError, OSError, TimeoutError):
@@ -199,7 +211,7 @@ def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
 
     Args:
         spec: the topic.
-        envelope_bytes: room for a record's key, headers and framing beside its value.
+        envelope_bytes: room for a record's key, headers and framing next to its value.
     """
     retention_ms = -1 if spec.retention_s is None else int(spec.retention_s * 1000)
     settings = {
@@ -209,7 +221,7 @@ def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
         "max.message.bytes": str(spec.record_bytes_max + envelope_bytes),
     }
     if spec.retention_s is not None:
-        # Segments expire whole, once they are not written any more.
+        # Segments expire whole and only after their last write, so they must be short.
         settings["segment.ms"] = str(retention_ms // SEGMENTS_PER_RETENTION)
     if not spec.compacted:
         return settings
@@ -222,6 +234,6 @@ def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
 def _new_topic(spec: TopicSpec, replication: int, envelope_bytes: int) -> Any:
     settings = topic_settings(spec, envelope_bytes)
     topic = NewTopic(spec.name, spec.partitions, 1, topic_configs=settings)
-    # Brokers take -1 for their default; NewTopic's constructor does not.
+    # Brokers accept -1 for their default, but NewTopic's constructor does not.
     topic.replication_factor = replication
     return topic

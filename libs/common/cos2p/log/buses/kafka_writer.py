@@ -1,10 +1,12 @@
-"""Appending to Kafka: one idempotent producer, acks=all, and no guess about what was written.
+"""Appends to Kafka with one idempotent producer and acks=all.
 
-Invariants: a record is sent again only by the producer that sent it first, under the same sequence
-number, so the broker drops the repeat; a producer that gave up on a record takes no new ones and
-is closed, because the fate of that record is unknown: its append raises, and whoever called must
-read the log to learn what is in it. Each acknowledgement renews the patience, so that a slow link
-is not taken for a dead one.
+Invariants:
+Only the producer that sent a record first sends it again.
+The repeat has the same sequence number, so the broker drops it.
+A producer that gave up on a record takes no new ones and is closed.
+It is not known whether that record is in the log, so its append raises.
+The caller must read the log to find out.
+Each acknowledgement restarts the timeout, so that a slow link does not count as a dead one.
 """
 
 import asyncio
@@ -19,12 +21,12 @@ from cos2p.log.bus import NewRecord
 from cos2p.log.buses.kafka_link import STOP_S, Link, stop
 
 REQUEST_BYTES_MAX = 64 << 20
-"""aiokafka's own limit, out of the way: the bus checks each topic's."""
+"""Limit of aiokafka itself, set high because the bus checks each topic's limit."""
 
 
 @dataclass
 class Lease:
-    """A producer and how many appends use it now."""
+    """A producer, and how many appends use it now."""
 
     producer: AIOKafkaProducer
     uses: int = 0
@@ -32,7 +34,7 @@ class Lease:
 
 
 class Writer:
-    """The producer of a bus, and its successor after a failure."""
+    """The producer of a bus, which is replaced after a failure."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -40,10 +42,10 @@ class Writer:
         self._opening = asyncio.Lock()
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
-        """Send all, then wait for all.
+        """Send all records, wait for all acknowledgements, and return the offsets.
 
         Raises:
-            TimeoutError: no acknowledgement for as long as patience lasts.
+            TimeoutError: there was no acknowledgement for the link's `patience_s`.
             KafkaError: as the producer raises it.
         """
         lease = await self._lend()
@@ -55,14 +57,14 @@ class Writer:
         except BaseException as error:
             for future in sent:
                 future.add_done_callback(_forget)
-            # A cancelled caller leaves a healthy producer, which delivers what it was given.
+            # A cancelled call leaves the producer healthy: it still delivers its records.
             lease.broken |= not isinstance(error, asyncio.CancelledError)
             raise
         finally:
             await self._take_back(lease)
 
     async def close(self) -> None:
-        """Deliver what is on its way, within reason, and close."""
+        """Close the producer, with limited time for records in flight."""
         lease, self._lease = self._lease, None
         if lease is not None:
             await _end(lease)
@@ -83,7 +85,7 @@ class Writer:
                     )
                     return future
             except KafkaTimeoutError:
-                # No room in the queue yet: the record was not taken, so it may be offered again.
+                # The queue was full and did not take the record, so it may be offered again.
                 if asyncio.get_running_loop().time() >= deadline:
                     raise
 
@@ -121,14 +123,15 @@ class Writer:
             linger_ms=0,
             max_request_size=REQUEST_BYTES_MAX,
         )
-        # A queued record must not expire while its partition has no leader: its number would be
-        # spent, and every later record refused. aiokafka has no setting for it.
+        # A queued record must not expire while its partition has no leader. Its sequence number
+        # would be used up, and the broker would refuse every later record. aiokafka has no
+        # setting for it.
         producer._message_accumulator._batch_ttl = float("inf")
         return producer
 
 
 async def _end(lease: Lease) -> None:
-    """Close a producer; a broken one without waiting for records that will never be delivered."""
+    """Close a producer; do not wait for records of a broken one, which never arrive."""
     task = lease.producer._sender.sender_task
     if lease.broken and task is not None:
         task.cancel()
@@ -140,6 +143,6 @@ async def _end(lease: Lease) -> None:
 
 
 def _forget(future: asyncio.Future[Any]) -> None:
-    """Take note of a result that nobody waits for any more."""
+    """Retrieve a result that no caller awaits, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()

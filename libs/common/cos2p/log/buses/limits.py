@@ -1,4 +1,4 @@
-"""What a topic takes: the checks that every bus makes before it writes anything."""
+"""The checks that every bus makes on records before it writes any of them."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from cos2p.log.bus import NewRecord, TopicSpec
 
 
 def check(spec: TopicSpec, records: Sequence[NewRecord]) -> None:
-    """Refuse an append that its topic can't hold.
+    """Refuse an append whose records do not suit the topic.
 
     Raises:
-        RecordTooLargeError: a value is over the topic's limit.
-        BusError: a record without a key, for a compacted topic.
+        RecordTooLargeError: a value exceeds the topic's limit.
+        BusError: a record for a compacted topic has no key.
     """
     for new in records:
         if len(new.value) > spec.record_bytes_max:

@@ -1,7 +1,8 @@
 """The bus in memory, for tests and the simulator: a real log with offsets and waiting readers.
 
-Invariants: it behaves as the others do (one contract suite), the size limit and expiry included; a
-compacted topic holds the newest record of each key and nothing else.
+Invariants:
+It passes the contract suite of the other buses, including size limits and expiry.
+A compacted topic holds only the newest record of each key.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from cos2p.log.buses import limits
 
 
 class MemoryBus:
-    """One process's log. Several services may share one instance."""
+    """The log of one process; several services may share one instance."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -24,8 +25,8 @@ class MemoryBus:
         self._first: dict[tuple[str, int], int] = {}
         self._next: dict[tuple[str, int], int] = {}
         self._newest: dict[tuple[str, int], dict[bytes, int]] = {}
-        """Of compacted topics: the offset of each key's record."""
-        # One per partition: an append wakes its own readers only.
+        """Offset of each key's record, in compacted topics."""
+        # One condition per partition, so that an append wakes only its own readers.
         self._arrived: dict[tuple[str, int], asyncio.Condition] = {}
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
@@ -110,10 +111,10 @@ class MemoryBus:
         }
 
     async def close(self) -> None:
-        """See `Bus.close`; the log stays for others."""
+        """See `Bus.close`; the log stays, because other services may use it."""
 
     def expire(self, topic: str, partition: int, before: int) -> None:
-        """Play retention: forget the records below offset `before`."""
+        """Simulate retention: remove the records below offset `before`."""
         log, first = self._log(topic, partition), self._first[topic, partition]
         before = min(before, self._next[topic, partition])
         expired = self._index(topic, partition, before)
@@ -124,14 +125,14 @@ class MemoryBus:
         self._first[topic, partition] = max(first, before)
 
     def _forget_older(self, topic: str, partition: int, key: bytes, offset: int) -> None:
-        """Compact: `offset` takes the place of the key's record so far."""
+        """Compact: remove the key's previous record and note `offset` as its newest."""
         newest = self._newest[topic, partition]
         if (older := newest.get(key)) is not None:
             del self._logs[topic, partition][self._index(topic, partition, older)]
         newest[key] = offset
 
     def _index(self, topic: str, partition: int, offset: int) -> int:
-        """Where in the list the first record at or after `offset` is."""
+        """Index in the list of the first record at or after `offset`."""
         log = self._logs[topic, partition]
         if self._newest[topic, partition]:
             return bisect_left(log, offset, key=lambda record: record.offset)

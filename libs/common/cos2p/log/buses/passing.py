@@ -1,4 +1,4 @@
-"""A bus that hands every call on to another: what wrappers override one verb of."""
+"""A bus that passes every call to another: wrappers override single methods."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
 
 
 class PassingBus:
-    """See `cos2p.log.bus.Bus`.
+    """A bus that passes every call to another; see `cos2p.log.bus.Bus`.
 
     Args:
-        inner: the bus that does it.
+        inner: the bus that carries out the calls.
     """
 
     def __init__(self, inner: Bus) -> None:

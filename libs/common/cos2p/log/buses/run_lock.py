@@ -1,7 +1,10 @@
-"""The claim of one process on a run's place here: a second demo there is told who has it.
+"""The lock of one process on a run's path on this machine.
 
-Invariant: the lock is the kernel's, so it ends with its owner (and the owner's forks) however they
-end; the file that carries it may stay behind and means nothing by itself.
+A second process that wants the path gets an error that names the owner.
+
+Invariants:
+The lock belongs to the kernel, so it ends with its owner and the owner's forks, even in a crash.
+The lock file may stay, but it means nothing by itself.
 """
 
 import fcntl
@@ -13,9 +16,13 @@ from cos2p.errors import RunExistsError, StorageError
 
 
 class RunLock:
-    """Held by the one process that runs things on a run's place, until it and its forks end.
+    """The lock on a run's path, held until its process and that process's forks end.
 
-    A lock of the kernel's (flock on PATH/lock, or PATH.lock of a single file): a crash frees it.
+    It is a kernel lock (flock on PATH/lock, or on PATH.lock for a single file), so that a crash
+    frees it.
+
+    Args:
+        path: the run's folder, or a file that ends in .sqlite.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,10 +33,13 @@ class RunLock:
         self._fd = -1
 
     def acquire(self, owner: str) -> None:
-        """Take the lock; `owner` is what the error of the next taker calls us.
+        """Take the lock.
+
+        Args:
+            owner: name of this process in the error that another process gets.
 
         Raises:
-            RunExistsError: someone has it; the text names process and owner.
+            RunExistsError: another process holds it; the text names process and owner.
             StorageError: the lock file can't be written.
         """
         try:
@@ -50,7 +60,7 @@ class RunLock:
         self._fd = fd
 
     def release(self) -> None:
-        """Let go; without effect where it is not held."""
+        """Release the lock; no effect if it is not held."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,10 +1,14 @@
-"""Segment files: where the embedded bus keeps the bytes of blob chunks, beside its SQLite file.
+"""Segment files: the embedded bus keeps the bytes of blob chunks in them.
 
-A row of the log says segment, position and length. Invariants: a segment has one writer, which
-holds its lock (flock) until no append into it is under way, and holds records of one topic, so that
-all of it expires; bytes are in the file before a row points at them, and are never written over; a
-file is removed only by whoever has its lock and saw after taking it that no row points into it. So
-what a crash leaves behind are bytes that nobody refers to, never a row without its bytes.
+They lie next to its SQLite file, whose rows give segment, position and length.
+
+Invariants:
+A segment has one writer, which holds its lock (flock) until no append into it is in progress.
+It holds records of one topic, so that all of it expires.
+Bytes are in the file before a row points at them, and are never overwritten.
+A process removes a file only while it holds the file's lock.
+After taking the lock, it must also have seen that no row points into the file.
+So a crash may leave bytes without a row, but never a row without its bytes.
 """
 
 import errno
@@ -28,17 +32,20 @@ class RemovedError(Exception):
 
 
 LIFETIMES_PER_RETENTION = 4
-"""A segment is left for a new one so often while a record lives."""
+"""Number of times that a new segment is opened while a record is kept."""
 
 
 class Segment:
     """One file, open for appending.
 
     Args:
-        number: its name.
-        path: where it is.
-        opened_s: the time on the bus's clock.
-        lifetime_s: how long it takes records; None without end.
+        number: the segment's number, from which its name is made.
+        path: path of the file.
+        opened_s: time on the bus's clock at which it is opened.
+        lifetime_s: how long it takes records, in seconds; None for ever.
+
+    Raises:
+        RemovedError: another process removed the file before it could be locked.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class Segment:
         self._opened_s, self._lifetime_s = opened_s, lifetime_s
         self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
+        # Retention of another process may have unlinked the file before it was locked.
         if os.fstat(self._fd).st_nlink == 0:
             os.close(self._fd)
             raise RemovedError
@@ -57,33 +65,36 @@ class Segment:
 
     @property
     def byte_count(self) -> int:
-        """Bytes reserved so far."""
+        """Number of bytes reserved so far."""
         return self._end
 
     def is_old(self, now_s: float) -> bool:
-        """Its time is over, or the clock was set back."""
+        """Whether its lifetime is over, or the clock was set back."""
         if self._lifetime_s is None:
             return False
         return not self._opened_s <= now_s < self._opened_s + self._lifetime_s
 
     def reserve(self, byte_count: int) -> int:
-        """Take room for an append; where it starts. `release` when its rows are in the log."""
+        """Reserve room for an append and return its position.
+
+        Call `release` when the append's rows are in the log.
+        """
         position, self._end = self._end, self._end + byte_count
         self._users += 1
         return position
 
     def release(self) -> None:
-        """The append that reserved is over."""
+        """End an append that reserved room."""
         self._users -= 1
         self._close_if_unused()
 
     def seal(self) -> None:
-        """Nothing more is reserved here."""
+        """Take no more reservations; the file is closed after the last append."""
         self._sealed = True
         self._close_if_unused()
 
     def write(self, position: int, values: Sequence[Buffer]) -> None:
-        """Write `values` one after the other from `position`.
+        """Write `values` one after another from `position`.
 
         Raises:
             StorageError: the disk is full or can't be written.
@@ -109,24 +120,37 @@ class Segment:
 
 
 class SegmentFolder:
-    """All segments of a run, and those that this bus writes: one of each topic."""
+    """All segments of a run, and the one that this bus writes for each topic.
+
+    Args:
+        folder: folder of the segment files.
+        bytes_max: size from which a new segment is opened.
+    """
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
         self._folder, self._bytes_max = folder, bytes_max
         self._current: dict[str, Segment] = {}
 
     def is_due(self, topic: str, now_s: float) -> bool:
-        """The next append to a topic needs a new file."""
+        """Whether the next append to a topic needs a new file."""
         current = self._current.get(topic)
         if current is None or current.byte_count >= self._bytes_max:
             return True
         return current.is_old(now_s)
 
     def rotate(self, spec: TopicSpec, number: int, now_s: float) -> bool:
-        """Open a new file for a topic; False: retention took it first, try another number.
+        """Open a new file for a topic.
+
+        Args:
+            spec: the topic.
+            number: number of the new segment.
+            now_s: time on the bus's clock.
+
+        Returns:
+            False if retention removed the file before it was locked: try another number.
 
         Raises:
-            StorageError: it can't be made.
+            StorageError: the file can't be made.
         """
         path = self._path(number)
         kept_s = spec.retention_s
@@ -143,16 +167,16 @@ class SegmentFolder:
         return True
 
     def current(self, topic: str) -> Segment:
-        """The file to append to; `rotate` first where `is_due`."""
+        """The file to append to; call `rotate` first if `is_due`."""
         return self._current[topic]
 
     def seal_old(self, now_s: float) -> None:
-        """Let go of files whose time is over, so that retention can take them."""
+        """Seal the files whose lifetime is over, so that retention can remove them."""
         for topic in [t for t, segment in self._current.items() if segment.is_old(now_s)]:
             self._seal(topic)
 
     def seal(self) -> None:
-        """Let go of all files in use."""
+        """Seal all files in use."""
         for topic in list(self._current):
             self._seal(topic)
 
@@ -161,9 +185,14 @@ class SegmentFolder:
             segment.seal()
 
     def read(self, places: Sequence[Place], *, may_wait: bool) -> list[memoryview] | None:
-        """The values at `places`, in order; neighbours are read at one go.
+        """Read the values at `places`, in order; adjacent values are read together.
 
-        Returns None where the disk would have to be waited for, unless that is allowed.
+        Args:
+            places: where the values are.
+            may_wait: whether the call may wait for the disk.
+
+        Returns:
+            The values; None if the call would have to wait for the disk and may not.
 
         Raises:
             OffsetExpiredError: a file is gone or too short.
@@ -180,14 +209,15 @@ class SegmentFolder:
         return values
 
     def remove(self, numbers: Sequence[int], unused: Callable[[], Sequence[int]]) -> list[int]:
-        """Unlink those that nobody writes and no row points into; the numbers of those gone.
+        """Unlink the segments that have no writer and no row; return their numbers.
 
         Args:
-            numbers: that no row pointed into.
-            unused: asks again. A writer may have added its row and left since `numbers`.
+            numbers: segments that no row pointed into.
+            unused: finds these segments again, under their locks. A writer may have added a row
+                and closed its file since `numbers` was read.
 
         Raises:
-            StorageError: one can't be removed.
+            StorageError: a file can't be removed.
         """
         locked: dict[int, int] = {}
         try:
@@ -230,11 +260,11 @@ class SegmentFolder:
         return [data[p.position - first : p.position - first + p.byte_count] for p in places]
 
     def _locked(self, number: int) -> int | None:
-        """The file with its lock taken; None where it is not there, or someone writes it."""
+        """Open and lock a segment's file; None if it does not exist or has a writer."""
         try:
             fd = os.open(self._path(number), os.O_RDONLY)
         except FileNotFoundError:
-            # A writer that has its number but not its file yet makes it later: keep the number.
+            # A writer may have the number but not the file yet, so the number must stay.
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -252,7 +282,7 @@ def _adjoin(a: Place, b: Place) -> bool:
 
 
 def _read_into(fd: int, data: memoryview, position: int) -> int:
-    """Fill `data`; how many bytes there were."""
+    """Fill `data` and return the number of bytes that were there."""
     done = 0
     while done < len(data) and (more := os.preadv(fd, [data[done:]], position + done)):
         done += more
@@ -260,7 +290,10 @@ def _read_into(fd: int, data: memoryview, position: int) -> int:
 
 
 def _read_cached(fd: int, data: memoryview, position: int) -> int:
-    """Take what is in the page cache: a fifth of the time that the way to a thread costs."""
+    """Read from the page cache only; -1 if the data is not there.
+
+    This takes a fifth of the time that a switch to a thread costs.
+    """
     if sys.platform != "linux":
         return -1
     try:

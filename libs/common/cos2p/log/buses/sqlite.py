@@ -1,13 +1,19 @@
 """The embedded bus: one SQLite file, shared by the processes of one machine.
 
-`sqlite:PATH`. PATH is a run's folder (log.sqlite in WAL mode, and segments/ with the blobs' bytes)
-or, where it ends in .sqlite, a single file with every value in it: the archive format. This file is
-the asyncio side: patience with locks, waiting readers, what goes to a thread.
-Invariants: the event loop never waits for a lock, and not for the disk where much is moved; an
-append, cancelled or not, is whole or absent; a reader that waits is woken at once by this bus's own
-appends and by others' within an eighth of the time it has waited, 1 to 20 ms; what is over its
-retention goes within a minute of appends by anyone, a blob's file at most a quarter of its
-retention later; retention never runs by itself in a single file.
+Its address is `sqlite:PATH`.
+PATH is a run's folder, with log.sqlite in WAL mode and the blobs' bytes in segments/.
+If PATH ends in .sqlite, it is a single file that holds every value: the archive format.
+This module is the asyncio side: retries on locks, waiting readers, and work in threads.
+
+Invariants:
+The event loop never waits for a lock.
+It does not wait for the disk if many bytes are moved.
+An append, cancelled or not, is whole or absent.
+This bus's own appends wake a waiting reader at once.
+Appends of other processes wake it within an eighth of the time it has waited, 1 to 20 ms.
+Expired records are removed within a minute, while some process appends.
+A blob's file is removed at most a quarter of its retention later.
+In a single file, retention runs only on request.
 """
 
 import asyncio
@@ -38,11 +44,11 @@ SEGMENT_BYTES_MAX = 256 << 20
 INLINE_BYTES_MAX = 4096
 """Smaller values are cheaper in their row than in a segment."""
 THREAD_BYTES_MIN = 256 << 10
-"""What moves more than this goes to a thread; less is faster than the way there and back."""
+"""Calls that move more bytes than this run in a thread; for fewer, the switch would cost more."""
 CHECKPOINT_BYTES = 4 << 20
-"""The WAL is folded into the file after about so many bytes of this bus's own."""
+"""The WAL is copied into the file after about this many bytes from this bus."""
 COMMIT_BYTES = 16 << 10
-"""What a small commit adds to the WAL."""
+"""Bytes that a small commit adds to the WAL."""
 RETENTION_EVERY_S = 60.0
 LOCK_PATIENCE_S = 30.0
 POLL_MIN_S, POLL_MAX_S, POLL_SHARE = 0.001, 0.020, 0.125
@@ -51,13 +57,13 @@ POLL_MIN_S, POLL_MAX_S, POLL_SHARE = 0.001, 0.020, 0.125
 class SqliteBus:
     """One process's view of a run's log on this machine.
 
+    A bus must not be used across a fork: open it in the child.
+
     Args:
         path: a run's folder, or a file that ends in .sqlite.
-        clock: gives the records their timestamps and says when they have expired.
-        segment_bytes_max: a full segment is left for a new one.
-        lock_patience_s: how long another process may hold the file's lock.
-
-    A bus must not be carried over a fork: open it in the child.
+        clock: gives the records their timestamps and decides when they have expired.
+        segment_bytes_max: size from which a new segment is opened.
+        lock_patience_s: how long another process may hold the file's lock, in seconds.
     """
 
     def __init__(
@@ -82,10 +88,10 @@ class SqliteBus:
         self._checkpoint: asyncio.Future[None] | None = None
         self._retained_s: float | None = None
 
-    # ------------------------------------------------------------ the four verbs
+    # ------------------------------------------------------------ the bus's methods
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """See `Bus.create_topics`; makes the folder and the file where they are missing."""
+        """See `Bus.create_topics`; makes the folder and the file if they are missing."""
         log = await self._opened(create=True)
         async with self._write_turn:
             await self._patiently(partial(log.create_topics, specs))
@@ -93,10 +99,10 @@ class SqliteBus:
         self._wake()
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
-        """See `Bus.append`; all of the records or none are written.
+        """See `Bus.append`; all records are written, or none.
 
         Raises:
-            StorageError: the disk is full, or this is read-only.
+            StorageError: the disk is full, or the file is read-only.
         """
         entry, log_id = await self._place_of(topic, partition)
         limits.check(entry.spec, records)
@@ -105,7 +111,7 @@ class SqliteBus:
         await self._retain()
         first = await self._append(entry.spec, log_id, records)
         self._wake()
-        await asyncio.sleep(0)  # Nothing above need have waited: let others run.
+        await asyncio.sleep(0)  # The calls above may not have yielded: let other tasks run.
         return list(range(first, first + len(records)))
 
     async def read(
@@ -154,7 +160,7 @@ class SqliteBus:
         }
 
     async def close(self) -> None:
-        """See `Bus.close`. A bus that is used again opens again."""
+        """See `Bus.close`; the next use opens the bus again."""
         async with self._write_turn:
             self._segments.seal()
             log, self._log = self._log, None
@@ -165,18 +171,18 @@ class SqliteBus:
                     await checkpoint
             finally:
                 if log is not None:
-                    # The last one out folds the WAL into the file, which may take a while.
+                    # The last process to close copies the WAL into the file, which is slow.
                     await _in_thread(log.close)
 
-    # ------------------------------------------------------------ what only this bus can
+    # ------------------------------------------------------------ methods of this bus only
 
     async def topic_names(self) -> list[str]:
-        """All topics of the run, sorted."""
+        """Full names of all topics of the run, sorted."""
         log = await self._opened()
         return await self._patiently(log.topic_names)
 
     async def apply_retention(self) -> None:
-        """Drop records over their topic's retention, and segment files that nobody needs now."""
+        """Remove expired records, and segment files that are no longer used."""
         log = await self._opened()
         self._segments.seal_old(self._clock.now())
         while await self._expire(log):
@@ -187,7 +193,7 @@ class SqliteBus:
     async def _append(self, spec: TopicSpec, log_id: int, records: Sequence[NewRecord]) -> int:
         log = await self._opened()
         places: list[Place | None] = [None] * len(records)
-        # What is compacted stays in its row: a file could go from under its neighbours.
+        # Compacted records stay in their rows: a file could be removed under its neighbours.
         apart = spec.bulk and not spec.compacted and not self._is_archive
         far = [i for i, new in enumerate(records) if len(new.value) > INLINE_BYTES_MAX]
         if not (apart and far):
@@ -228,7 +234,7 @@ class SqliteBus:
         return first
 
     async def _keep_wal_small(self, log: SqliteLog, byte_count: int) -> None:
-        """Fold the WAL into the file, off the loop; a writer too fast for the disk waits for it."""
+        """Copy the WAL into the file in a thread; a writer too fast for the disk waits for it."""
         self._bytes_since_checkpoint += byte_count
         checkpoint = self._checkpoint
         if checkpoint is not None and self._bytes_since_checkpoint >= 2 * CHECKPOINT_BYTES:
@@ -236,7 +242,7 @@ class SqliteBus:
         if checkpoint is not None and checkpoint.done():
             self._checkpoint = None
             checkpoint.result()
-        # Many processes that each write little fill it together.
+        # Many processes that each write little can fill the WAL together.
         due = self._bytes_since_checkpoint >= CHECKPOINT_BYTES or log.wal_bytes() > WAL_BYTES_MAX
         if self._checkpoint is None and due:
             self._bytes_since_checkpoint = 0
@@ -249,17 +255,21 @@ class SqliteBus:
             made = self._segments.rotate(spec, number, self._clock.now())
 
     async def _retain(self) -> None:
-        """From time to time: let retention take some of what is due."""
+        """From time to time, let retention remove some of the expired records."""
         now_s, before = self._clock.now(), self._retained_s
         self._segments.seal_old(now_s)
         if self._is_archive or (before is not None and 0 <= now_s - before < RETENTION_EVERY_S):
             return
         self._retained_s = now_s
         if await self._expire(await self._opened()):
-            self._retained_s = None  # the next append goes on with it
+            self._retained_s = None  # some are left: the next append continues
 
     async def _expire(self, log: SqliteLog) -> bool:
-        """Let retention take what is due, up to a limit; whether some is left."""
+        """Remove expired records, up to a limit, and unused segments.
+
+        Returns:
+            Whether expired records are left.
+        """
         async with self._write_turn:
             expire = partial(log.expire, self._clock.now())
             more = await self._patiently(expire, in_thread=True)
@@ -291,7 +301,7 @@ class SqliteBus:
         ]
 
     async def _change(self, log: SqliteLog, seen: int, since: float, until: float) -> None:
-        """Wait until someone has committed, or `until`."""
+        """Wait until any process has committed, or `until`."""
         now = asyncio.get_running_loop().time
         while (left := until - now()) > 0:
             pause = min(max(POLL_SHARE * (now() - since), POLL_MIN_S), POLL_MAX_S, left)
@@ -341,7 +351,7 @@ class SqliteBus:
             )
 
     async def _patiently(self, call: Callable[[], T], *, in_thread: bool = False) -> T:
-        """Call again while another process holds the lock."""
+        """Call, and repeat the call while another process holds the lock."""
         now = asyncio.get_running_loop().time
         started_s, pause = now(), POLL_MIN_S / 2
         while True:
@@ -358,7 +368,7 @@ class SqliteBus:
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    """Run off the event loop; if cancelled, still wait for the end: the call holds files."""
+    """Run a call in a thread; if cancelled, still wait for its end, because it uses files."""
     work = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(work)

@@ -1,11 +1,16 @@
-"""The SQLite file of the embedded bus: its schema, how it is made and opened, what errors mean.
+"""The SQLite file of the embedded bus: schema, creation, opening and errors.
 
-Records of all partitions are in one table, ordered by `place` = partition's id << 40 | offset, so
-that reading on from an offset is one walk along the table; the view `log` shows them to people.
-Rows of compacted topics have `compacted` set: an index of those alone keeps their keys apart. The
-file does not shrink: pages that compaction and retention free are the next to be written.
-Invariants: a file is made whole or not at all; connections never wait: a locked file raises
-`LockedError` at once and the caller decides how long to be patient.
+Records of all partitions are in one table, ordered by `place` = partition's id << 40 | offset.
+So reading from an offset on is one scan along the table.
+The view `log` shows the records to people.
+Rows of compacted topics have `compacted` set.
+An index of these rows alone keeps their keys unique.
+The file does not shrink: pages that compaction and retention free are written again first.
+
+Invariants:
+A file is made whole or not at all.
+Connections never wait for a lock.
+A locked file raises `LockedError` at once, and the caller decides how long to retry.
 """
 
 import sqlite3
@@ -54,11 +59,11 @@ class LockedError(Exception):
 
 
 def create_file(file: Path) -> None:
-    """Make the file, and the folders above it; one that is there already is left alone.
+    """Make the file and the folders above it; a run's existing file stays unchanged.
 
     Raises:
-        BusUnreachableError: it is there and is no SQLite file, or another program's.
-        StorageError: it can't be made.
+        BusUnreachableError: the file exists, but is not SQLite or belongs to another program.
+        StorageError: the file can't be made.
     """
     with named(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +74,7 @@ def create_file(file: Path) -> None:
                 raise BusUnreachableError(f"{file} is another program's SQLite file")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("BEGIN IMMEDIATE")
+            # Under the lock, check again: another process may have made the schema meanwhile.
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                 for statement in _SCHEMA.split(";"):
                     db.execute(statement)
@@ -76,10 +82,10 @@ def create_file(file: Path) -> None:
 
 
 def connect(file: Path) -> tuple[sqlite3.Connection, bool]:
-    """A connection to an existing run, and whether it may write.
+    """Open a connection to an existing run; return it and whether it may write.
 
     Raises:
-        BusUnreachableError: there is no run's file.
+        BusUnreachableError: the file does not exist, or is not a run's.
     """
     if not file.exists():
         raise BusUnreachableError(
@@ -90,7 +96,7 @@ def connect(file: Path) -> tuple[sqlite3.Connection, bool]:
             try:
                 db = open_file(file, mode)
             except sqlite3.OperationalError as error:
-                # WAL's index can't be made beside the file: a read-only folder.
+                # In a read-only folder, SQLite can't make the WAL's index next to the file.
                 if _primary(error) in _CANT_WRITE and "immutable" not in mode:
                     continue
                 raise
@@ -106,7 +112,7 @@ def connect(file: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def open_file(file: Path, mode: str) -> sqlite3.Connection:
-    """A connection with our settings; `mode` as in SQLite's file addresses."""
+    """Open a connection with this bus's settings; `mode` is that of SQLite's file URIs."""
     db = sqlite3.connect(
         f"file:{quote(str(file.absolute()))}?mode={mode}",
         uri=True,
@@ -115,11 +121,11 @@ def open_file(file: Path, mode: str) -> sqlite3.Connection:
         timeout=0,
     )
     try:
-        # NORMAL: survives the crash of every process; a power cut may take the last seconds.
+        # NORMAL survives the crash of any process; a power cut may lose the last seconds.
         db.execute("PRAGMA synchronous = NORMAL")
         # Checkpoints wait for the disk, so the bus does them off the event loop.
         db.execute("PRAGMA wal_autocheckpoint = 0")
-        # The first look at the file itself: errors show here, not at some later statement.
+        # This first reads the file itself, so that errors appear here and not later.
         db.execute("PRAGMA user_version").fetchone()
     except BaseException:
         db.close()
@@ -129,12 +135,12 @@ def open_file(file: Path, mode: str) -> sqlite3.Connection:
 
 @contextmanager
 def named(file: Path) -> Iterator[None]:
-    """Turn the errors of SQLite and of the system into ours, with the file's name.
+    """Turn errors of SQLite and the system into those of `cos2p.errors`, with the file's name.
 
     Raises:
         LockedError: another process holds the lock.
         StorageError: the disk is full, or can't be read or written.
-        BusUnreachableError: the file is no SQLite file.
+        BusUnreachableError: the file is not an SQLite file.
         BusError: the file is damaged, or the bus was closed meanwhile.
     """
     try:

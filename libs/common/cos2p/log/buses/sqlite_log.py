@@ -1,11 +1,16 @@
-"""What the embedded bus asks of its SQLite file: topics, records, retention. No await here.
+"""The embedded bus's queries on its SQLite file: topics, records and retention.
 
-A value is in its row or, for blob chunks in a run's folder, in a segment file (`segments.py`)
-that the row points into. Invariants: an append is one transaction, so it is there whole or not at
-all; offsets are never reused, for `partitions.first_offset` outlives the rows that retention takes,
-and compaction leaves the newest row; of a compacted topic there is one row of each key at most,
-after every append; what is read was committed. Everything here may raise `LockedError` and what
-`sqlite_file.named` makes of SQLite's errors.
+This module is synchronous.
+A value is in its row, or in a segment file (`segments.py`) that the row points into.
+Only blob chunks in a run's folder are in segment files.
+Every call may raise `LockedError` and the errors of `sqlite_file.named`.
+
+Invariants:
+An append is one transaction, so it is whole or absent.
+Offsets are never reused.
+`partitions.first_offset` stays when retention removes rows, and compaction keeps the newest row.
+After every append, a compacted topic has at most one row of each key.
+Reads see only committed rows.
 """
 
 import os
@@ -29,16 +34,16 @@ from cos2p.log.buses.sqlite_file import (
 )
 
 RECORDS_PER_READ = 2000
-"""So that a long log of small records does not hold up the event loop."""
+"""Limit that keeps a long log of small records from blocking the event loop."""
 
 EXPIRED_PER_CALL = 2000
-"""Rows of a partition that retention takes at one go: others want the lock, too."""
+"""Rows of a partition that retention removes at once: other processes need the lock, too."""
 WAL_BYTES_MAX = 8 << 20
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a segment holds a value."""
+    """The place of a value in a segment."""
 
     segment: int
     position: int
@@ -47,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Row:
-    """A record as the table has it; `value` is the bytes or where they are."""
+    """A record as stored in the table; `value` is the bytes or their place in a segment."""
 
     offset: int
     timestamp_s: float
@@ -57,7 +62,7 @@ class Row:
 
     @property
     def byte_count(self) -> int:
-        """Bytes of the value."""
+        """Number of bytes of the value."""
         return self.value.byte_count if isinstance(self.value, Place) else len(self.value)
 
 
@@ -70,7 +75,7 @@ class TopicEntry:
 
 
 class SqliteLog:
-    """Two connections to one file: one that writes, one that reads what is committed."""
+    """Two connections to one file: one writes, the other reads committed rows."""
 
     def __init__(self, file: Path, *, create: bool) -> None:
         self.file = file
@@ -86,7 +91,7 @@ class SqliteLog:
                 raise
 
     def close(self) -> None:
-        """Close both connections; the last to leave the file folds the WAL into it."""
+        """Close both connections; the file's last connection copies the WAL into it."""
         with named(self.file):
             self._writer.close()
             self._reader.close()
@@ -94,10 +99,10 @@ class SqliteLog:
     # ------------------------------------------------------------ topics
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Add what is missing and take over the limits, all or nothing.
+        """Add the topics that are missing and store all limits, in one transaction.
 
         Raises:
-            TopicMismatchError: one exists with another number of partitions.
+            TopicMismatchError: a topic exists with a different number of partitions.
         """
         with self._transaction() as db:
             for spec in specs:
@@ -129,7 +134,7 @@ class SqliteLog:
         """Look a topic up.
 
         Raises:
-            TopicMissingError: there is none of this name.
+            TopicMissingError: there is no topic with this name.
         """
         with named(self.file):
             row = self._reader.execute("SELECT * FROM topics WHERE name = ?", (name,)).fetchone()
@@ -144,7 +149,7 @@ class SqliteLog:
         return TopicEntry(spec, tuple(i for (i,) in logs))
 
     def topic_names(self) -> list[str]:
-        """All topics, sorted."""
+        """Names of all topics, sorted."""
         with named(self.file):
             rows = self._reader.execute("SELECT name FROM topics ORDER BY name").fetchall()
         return [name for (name,) in rows]
@@ -160,14 +165,14 @@ class SqliteLog:
         *,
         compacted: bool = False,
     ) -> int:
-        """Append in one transaction; the offset of the first.
+        """Append in one transaction and return the first record's offset.
 
         Args:
             log: the partition's id.
-            timestamp_s: of all of them.
-            records: what is appended.
+            timestamp_s: timestamp of all records.
+            records: the records to append.
             places: where a segment holds each record's value; None puts it in the row.
-            compacted: what is there of the same keys goes.
+            compacted: whether existing records with the same keys are removed.
         """
         with self._transaction() as db:
             first = self._ends(db, log).next
@@ -185,13 +190,13 @@ class SqliteLog:
     def place(
         self, log: int, first: int, records: Sequence[Record], *, compacted: bool = False
     ) -> None:
-        """Put another log's records where they were: same offsets, timestamps, keys and headers.
+        """Copy another log's records, with the same offsets, timestamps, keys and headers.
 
         Args:
-            log: an empty partition, or one that was filled by earlier calls.
-            first: the oldest offset that the other log keeps; what was placed below it goes.
-            records: in its order, values whole.
-            compacted: what is there of the same keys goes.
+            log: id of an empty partition, or of one that earlier calls filled.
+            first: oldest offset that the other log keeps; records below it are removed.
+            records: the other log's records, in its order, with their values.
+            compacted: whether existing records with the same keys are removed.
         """
         base = log << OFFSET_BITS
         with self._transaction() as db:
@@ -213,7 +218,7 @@ class SqliteLog:
             )
 
     def select(self, log: int, offset: int, bytes_max: int) -> list[Row]:
-        """Rows from `offset` on: one at least if there is any, about `bytes_max` at most."""
+        """Rows from `offset` on: at least one if there is any, at most about `bytes_max`."""
         base = log << OFFSET_BITS
         found: list[Row] = []
         size = 0
@@ -239,7 +244,7 @@ class SqliteLog:
             return self._ends(self._reader, log)
 
     def held(self, log: int) -> tuple[int, int]:
-        """How many records a partition holds, and the bytes of their values."""
+        """Number of a partition's records, and the bytes of their values."""
         with named(self.file):
             count, size = self._reader.execute(
                 "SELECT count(*), coalesce(sum(coalesce(byte_count, length(value))), 0)"
@@ -249,24 +254,24 @@ class SqliteLog:
         return count, size
 
     def changes(self) -> int:
-        """A number that is another one after each commit by anyone."""
+        """A number that changes with each commit by any process."""
         with named(self.file):
             return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
 
     def wal_bytes(self) -> int:
-        """Size of the write-ahead log; 0 where there is none."""
+        """Size of the write-ahead log in bytes; 0 if there is none."""
         try:
             return os.stat(f"{self.file}-wal").st_size
         except OSError:
             return 0
 
     def checkpoint(self) -> None:
-        """Fold what the WAL holds into the file. May wait for the disk.
+        """Copy the WAL's content into the file; it may wait for the disk.
 
-        Safe in a thread beside anything else: it has a connection of its own. A WAL that grows
-        none the less, because someone is always writing, is cut with writers held off.
+        It is safe in a thread, because it has its own connection. If the WAL still grows, because
+        some process always writes, writers are blocked while it is truncated.
         """
-        # Where another process is at it already, there is nothing left to do.
+        # If another process does this already, there is nothing to do.
         with (
             suppress(LockedError),
             named(self.file),
@@ -280,14 +285,14 @@ class SqliteLog:
     # ------------------------------------------------------------ segments and retention
 
     def new_segment(self) -> int:
-        """A number that no segment had before."""
+        """Make a number that no segment had before."""
         with self._transaction() as db:
             return int(db.execute("INSERT INTO segments DEFAULT VALUES").lastrowid or 0)
 
     def expire(self, now_s: float) -> bool:
-        """Drop records over their topic's retention; whether some are left for another call.
+        """Remove expired records; return whether some are left for another call.
 
-        Takes the lock only where there is something to drop.
+        It takes the lock only if there is something to remove.
         """
         with named(self.file):
             limits = self._writer.execute(
@@ -303,7 +308,7 @@ class SqliteLog:
         return any(left)
 
     def unused_segments(self) -> list[int]:
-        """The segments that no row points into."""
+        """Numbers of the segments that no row points into."""
         with named(self.file):
             rows = self._writer.execute(
                 "SELECT id FROM segments WHERE NOT EXISTS"
@@ -312,15 +317,15 @@ class SqliteLog:
         return [i for (i,) in rows]
 
     def forget_segments(self, segments: Sequence[int]) -> None:
-        """Strike segments whose files are gone."""
+        """Remove the numbers of segments whose files were removed."""
         with self._transaction() as db:
             db.executemany("DELETE FROM segments WHERE id = ?", [(i,) for i in segments])
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ internals
 
     @staticmethod
     def _expire_log(db: sqlite3.Connection, log: int, oldest_s: float) -> bool:
-        """Drop the oldest rows of a partition; whether there are more."""
+        """Remove a partition's oldest rows, up to a limit; return whether there are more."""
         base, end = _range(log)
         rows = db.execute(
             "SELECT place, timestamp_s FROM records WHERE place >= ? AND place < ?"
@@ -362,12 +367,12 @@ class SqliteLog:
 
 
 def _range(log: int) -> tuple[int, int]:
-    """The places of a partition: the first, and the one behind the last."""
+    """The range of a partition's places: the first, and the one after the last."""
     return log << OFFSET_BITS, (log + 1) << OFFSET_BITS
 
 
 def _oldest_s(db: sqlite3.Connection, log: int, empty: float) -> float:
-    """Time of a partition's oldest row; `empty` where it has none."""
+    """Timestamp of a partition's oldest row; `empty` if it has none."""
     row = db.execute(
         "SELECT timestamp_s FROM records WHERE place >= ? AND place < ? ORDER BY place LIMIT 1",
         _range(log),
@@ -376,7 +381,7 @@ def _oldest_s(db: sqlite3.Connection, log: int, empty: float) -> float:
 
 
 def _write(db: sqlite3.Connection, rows: Iterable[tuple[object, ...]], compacted: bool) -> None:
-    # REPLACE drops the row with which the index of newest keys is at odds: the key's older one.
+    # REPLACE removes the row that violates the index `newest_by_key`: the key's older record.
     verb = "INSERT OR REPLACE" if compacted else "INSERT"
     mark = "1" if compacted else "NULL"
     db.executemany(f"{verb} INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, {mark})", rows)
