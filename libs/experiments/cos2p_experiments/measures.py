@@ -74,7 +74,7 @@ def spent_at(cell: CellResult, virtual_s: float) -> float | None:
 
 
 def outdated_s(cell: CellResult, at_s: float) -> float:
-    """Return how long ago the newest evaluated version at a moment was replaced by another."""
+    """Return for how long the newest evaluated version has been outdated at a moment."""
     judged = max((p.version for p in cell.curve if p.virtual_s <= at_s), default=-1)
     newer = [r.closed_s for r in cell.rounds if r.version > judged and r.closed_s <= at_s]
     return at_s - min(newer) if newer else 0.0

@@ -90,7 +90,7 @@ class VirtualTrainer:
         return work.train_s(profile.flops_per_s)
 
     def _jitter(self) -> float:
-        """Draw a factor from seed, device and the device's count of plans, alike for all policies."""
+        """Draw a factor by seed, device and the device's count of plans: alike for all policies."""
         drawn = np.random.default_rng([self._seed, 8, self._member.index, self._plan_count])
         self._plan_count += 1
         return float(np.exp(JITTER * drawn.standard_normal()))
