@@ -157,7 +157,7 @@ class Cluster:
             sum(c.compared for c in compared),
         )
 
-    # ------------------------------------------------------------ who runs
+    # ------------------------------------------------------------ processes
 
     def _processes(self) -> list[Process]:
         config, fates = self._case.config, self._case.scenario.crashes
@@ -223,7 +223,7 @@ class Cluster:
 
         return life
 
-    # ------------------------------------------------------------ life and death
+    # ------------------------------------------------------------ lives of processes
 
     async def _supervise(self, process: Process) -> None:
         await self._clock.sleep(process.starts_at_s)
@@ -237,6 +237,7 @@ class Cluster:
             await self._clock.sleep(float(chance.uniform(low, high)))
 
     def _chance(self, process: Process) -> np.random.Generator:
+        # Not `hash`, which differs between Python processes.
         name = crc32(process.name.encode())
         return np.random.default_rng([self._case.seed, 6, name, process.lives])
 
@@ -284,6 +285,7 @@ class Cluster:
         loop = asyncio.get_running_loop()
 
         def kill() -> None:
+            # The bus dies first, so that the cancelled task can't write while it unwinds.
             bus.dead = True
             self._kill_count += 1
             task.cancel()

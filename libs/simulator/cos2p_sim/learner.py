@@ -94,7 +94,7 @@ class StandInTrainer:
         if mood < self._temper.failing_share:
             raise TrainingFailedError("the stand-in device failed")
         deltas = stand_in_deltas(plan, base)
-        # The other end of the same draw, so that no plan both fails and is spoilt.
+        # The other end of the same draw, so that failures take nothing from this share.
         if mood > 1 - self._temper.spoilt_share:
             deltas[plan.trained[0]][0] = np.nan
         return TrainResult(
