@@ -181,7 +181,7 @@ class Cell:
             kit_factory=kit,
         )
 
-    # ------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------ the result
 
     def fingerprint(self) -> str:
         """Return a digest of every kept record, except for the planner's random name."""

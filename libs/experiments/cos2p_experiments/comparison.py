@@ -178,7 +178,7 @@ def time_ratio(study: Study, setting: str, policy: str, other: str) -> Censored 
     for seed in sorted(ours.keys() & targets.keys()):
         needed = measures.time_to(ours[seed], targets[seed], late)
         own = measures.time_to(theirs[seed], targets[seed], late)
-        if own:  # a run that ended at its first version gives no time to compare with
+        if own:  # a run that never got beyond its first version has no time to compare
             ratios.append(None if needed is None else needed / own)
     return statistics.censored(ratios) if ratios else None
 

@@ -106,7 +106,7 @@ class Fold:
         self._lost_s[worker_id] += now - work.since_s
         self._lost.append(Span(worker_id, "train", work.since_s, now))
 
-    # ------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------ the result
 
     def curve(self) -> tuple[CurvePoint, ...]:
         """Return the evaluated versions, ascending."""
@@ -153,6 +153,7 @@ class Fold:
         counts = np.zeros((len(self.table), COVERAGE_BINS), np.int64)
         for row in self._run.versions:
             place = int(np.searchsorted(edges, row.closed_s, "right")) - 1
+            # A version that closes at the run's end lies on the last edge.
             counts[:, min(COVERAGE_BINS - 1, place)] += row.counts
         return CoverageMap(
             units=tuple(u.name for u in self.table.units),

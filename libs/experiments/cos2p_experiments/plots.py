@@ -263,6 +263,7 @@ def spread_out(heights: Sequence[float], step: float) -> list[float]:
     """
     blocks: list[list[float]] = []
     for rank, height in enumerate(heights):
+        # Without the required gaps, the heights only have to be in ascending order.
         blocks.append([height - rank * step])
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
             last = blocks.pop()

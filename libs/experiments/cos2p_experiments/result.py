@@ -131,6 +131,7 @@ def _device_fields(plain: Any) -> Any:
     row["peak_predicted_bytes"] = row.pop("predicted_peak")
     row["peak_measured_bytes"] = row.pop("measured_peak")
     row["labels"] = [{"offset": 0, "counts": row.pop("label_counts", None)}]
+    # Archived busy seconds include those of plans that were never reported.
     row["lost_s"] = row.pop("busy_s") - (row["fetch_s"] + row["train_s"] + row["upload_s"])
     return row
 

@@ -74,6 +74,7 @@ class KeptLog(MemoryBus):
     ) -> None:
         for record, offset in zip(records, offsets, strict=True):
             blob_id = record.headers[BLOB_HEADER].decode()
+            # A blob that is written after its plan has ended is never read.
             if _plan_of(blob_id) not in self._ended:
                 self._blobs[topic].setdefault(blob_id, (partition, offset))
 
@@ -83,7 +84,7 @@ class KeptLog(MemoryBus):
                 self._admitted[self.version + 1].append(message.blob.blob_id)
                 self._end_plan(message.plan_id, admitted=True)
             case m.UpdateRefused(outcome=m.Outcome.DUPLICATE):
-                pass
+                pass  # its plan has ended before, and a merged update must stay
             case m.UpdateRefused() | m.PlanCancelled():
                 self._end_plan(message.plan_id, admitted=False)
             case m.RoundClosed():

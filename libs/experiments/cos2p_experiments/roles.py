@@ -100,4 +100,5 @@ def is_skewed(study: Study, setting: str) -> bool:
 
 def coverage_bound(study: Study, setting: str) -> int:
     """Return floor(sum r_i), the highest N* if each device has one update in the window."""
+    # The small term keeps a sum that is whole but for rounding errors from falling by one.
     return int(sum(d.budget for d in devices(study, setting).values()) + 1e-9)

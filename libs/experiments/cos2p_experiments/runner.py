@@ -124,6 +124,7 @@ def run_cells(
     """
     if jobs < 1:
         raise SettingsError(f"--jobs must be at least 1, not {jobs}")
+    # Reversed, because `pop` takes the next cell from the end.
     waiting, running = list(reversed(specs)), list[_Running]()
     with _fork_server() as forks:
         try:
@@ -194,6 +195,7 @@ def _compute(spec: CellSpec, folder: Path, share: c_double) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         tie_to(parent.sentinel)
+    # Imported here, so that only the cells' processes and their fork server load torch.
     from cos2p_experiments.cell import run_cell
 
     def tell(done: float) -> None:

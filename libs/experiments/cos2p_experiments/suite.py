@@ -125,6 +125,7 @@ class Suite(_Part):
         changes = {n: getattr(quick, n) for n in simple if getattr(quick, n) is not None}
         chosen = {s: self.settings[s] for s in settings}
         if quick.horizon_s is not None:
+            # Else a setting's own horizons would override the quick one.
             unset = {"horizon_s": None, "horizons": ()}
             chosen = {s: part.model_copy(update=unset) for s, part in chosen.items()}
         return self.model_copy(

@@ -31,6 +31,7 @@ def read_study(folder: Path) -> Study:
             "(`cos2p experiment run SUITE.toml --out DIR` makes DIR/NAME)"
         )
     suite = load_suite(file)
+    # A quick suite's folder holds the file of the full suite.
     if folder.name == f"{suite.name}-quick":
         suite = suite.quickened()
     specs = suite.cells()

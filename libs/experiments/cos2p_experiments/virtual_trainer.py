@@ -70,6 +70,7 @@ class VirtualTrainer:
         """See `Trainer.train`. The result is computed at once, then the device's time passes."""
         begun_s = time.thread_time()
         try:
+            # A watch of its own: steps and stops count only while the device's time passes.
             result = await self._inner.train(plan, base, Watch())
         finally:
             self.cpu_s += time.thread_time() - begun_s
