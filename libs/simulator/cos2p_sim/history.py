@@ -1,7 +1,6 @@
 """The state of a run, folded from its log for the checkers.
 
-It shares no code with the production folds, so that a fault in them can't hide itself.
-Invariant: it holds every record's content, right or wrong. The checkers judge it.
+This fold is separate from the production code's folds. Invariant: it holds every record's content, right or wrong. The checkers judge it.
 """
 
 from dataclasses import dataclass, field

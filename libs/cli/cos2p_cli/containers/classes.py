@@ -16,7 +16,7 @@ COUNT_MAX = 64
 MEMORY_MIN = 64 << 20
 """The least memory of a class. Python and numpy need more, so the unit was forgotten."""
 CPUS_MIN = 0.05
-"""The fewest processors of a class. Docker allows 0.01, but a worker then starts for minutes."""
+"""The least processors of a class. Docker allows 0.01, but a start then takes minutes."""
 FORM = "write CLASS=COUNT or CLASS=COUNT:MEMORY:CPUS, for instance orin=2,tiny=1:800m:0.5"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
