@@ -1,6 +1,7 @@
 """The state of a run, folded from its log for the checkers.
 
-This fold is separate from the production code's folds. Invariant: it holds every record's content, right or wrong. The checkers judge it.
+This fold is separate from the production code's folds.
+Invariant: it holds every record's content, right or wrong. The checkers judge it.
 """
 
 from dataclasses import dataclass, field
