@@ -1,1 +1,1 @@
-"""The command line, and what is composed of several roles: demo, status, replay, doctor."""
+"""The command line, and the commands that combine several roles: demo, status, replay, doctor."""

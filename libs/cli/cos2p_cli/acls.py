@@ -1,7 +1,7 @@
 """`cos2p topics acls`: the rights that a secured Kafka must grant, as commands or Strimzi's YAML.
 
-Invariants: nothing is connected to; what is printed is `cos2p.log.rights` and nothing else, so each
-role can do its work and no more; several users of one role get the same rights.
+Invariants: it opens no connection. It prints exactly the rights of `cos2p.log.rights`, so each role
+can do its work and no more. Several users of one role get the same rights.
 """
 
 import shlex
@@ -26,14 +26,14 @@ TOOL = 'kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$ADMIN_C
 
 @dataclass(frozen=True)
 class AclOptions:
-    """What the command was given.
+    """The options of `cos2p topics acls`.
 
     Attributes:
-        users: ROLE=USER, each.
-        cluster: Strimzi's Kafka resource; None prints commands.
-        authentication: of Strimzi's users.
-        partitions: of the blob topics (Strimzi).
-        replicas: of every topic (Strimzi).
+        users: the users, each as ROLE=USER.
+        cluster: the name of Strimzi's Kafka resource; None prints commands.
+        authentication: how Strimzi's users authenticate.
+        partitions: the partitions of the blob topics (Strimzi).
+        replicas: the replicas of every topic (Strimzi).
     """
 
     users: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ def show(prefix: str, chosen: AclOptions, *, as_json: bool) -> None:
     """Print the rights.
 
     Raises:
-        SettingsError: a role or a way to authenticate that is none.
+        SettingsError: a role or a way to authenticate is unknown.
     """
     users = users_of(chosen.users)
     if as_json:
@@ -65,13 +65,13 @@ def show(prefix: str, chosen: AclOptions, *, as_json: bool) -> None:
 
 
 def users_of(named: Sequence[str]) -> dict[Role, list[str]]:
-    """The users of each role; a role that is not named has one user of its own name.
+    """Return the users of each role. A role that is not named has one user of its own name.
 
     Args:
-        named: ROLE=USER, a role as often as it has users.
+        named: texts ROLE=USER; a role may occur several times.
 
     Raises:
-        SettingsError: no such role, or no user.
+        SettingsError: a role is unknown, or a text has no user.
     """
     found: dict[Role, list[str]] = {}
     for text in named:
@@ -85,7 +85,7 @@ def users_of(named: Sequence[str]) -> dict[Role, list[str]]:
 
 
 def commands(prefix: str, users: Mapping[Role, Sequence[str]]) -> Iterator[str]:
-    """Lines for a shell, one per user and set of operations."""
+    """Yield lines for a shell, one per user and set of operations."""
     for role, names in users.items():
         grouped: dict[tuple[str, ...], list[Right]] = {}
         for right in rights(prefix, [role]):
@@ -101,10 +101,10 @@ def commands(prefix: str, users: Mapping[Role, Sequence[str]]) -> Iterator[str]:
 def documents(
     prefix: str, users: Mapping[Role, Sequence[str]], chosen: AclOptions
 ) -> Iterator[dict[str, Any]]:
-    """KafkaTopic and KafkaUser resources.
+    """Yield KafkaTopic and KafkaUser resources.
 
     Raises:
-        SettingsError: a way to authenticate that is none.
+        SettingsError: the way to authenticate is unknown.
     """
     if chosen.authentication not in AUTHENTICATIONS:
         raise SettingsError(

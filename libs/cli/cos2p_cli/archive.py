@@ -1,7 +1,7 @@
-"""`cos2p archive`: a run's topics, from any bus, in one file.
+"""`cos2p archive`: copies a run's topics from any bus into one file.
 
-Invariant: where retention has removed the start of a topic, before the copy or during it, that is
-said.
+Invariant: if retention has removed the start of a topic, before or during the copy, the output
+reports it.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from cos2p_cli import options
 
 
 def run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
-    """Write the archive and say what is in it.
+    """Write the archive and print what it contains.
 
     Raises:
         SettingsError: the name does not end in .sqlite.

@@ -1,7 +1,7 @@
-"""Whether any device was ever given more than its budget: read from the log, after the fact.
+"""Checks from the log, after the fact, that no device ever received more than its budget.
 
-Invariant: the planner's own forecasts are not believed; what a plan costs is computed again from
-the unit table, and what was really sent is the byte count of the dispatched blobs.
+Invariants: the planner's own forecasts are not trusted. The cost of a plan is computed again from
+the unit table. The amount that was really sent is the byte count of the dispatched blobs.
 """
 
 from dataclasses import dataclass, field
@@ -17,14 +17,15 @@ from cos2p.model.payload import expected_bytes
 
 @dataclass
 class Audit:
-    """What was found. Feed it with `take` while a history is read from the log's start.
+    """The audit of a run. `take` checks each message of a history read from the log's start.
 
     Attributes:
-        plan_count: plans looked at.
-        dispatch_count: dispatched blobs looked at.
+        plan_count: the number of checked plans.
+        dispatch_count: the number of checked dispatched blobs.
         share_by_worker: the largest part of the prunable cost that each worker ever held.
-        parameters_max: the most parameters that a worker ever held, of `parameters`.
-        findings: a sentence for each breach; empty when all is well.
+        parameters_max: the most parameters that a worker ever held.
+        parameters: the parameters of the whole model.
+        findings: a sentence for each breach; empty when there is none.
     """
 
     plan_count: int = 0
@@ -41,7 +42,7 @@ class Audit:
         return max(self.share_by_worker.values(), default=0.0)
 
     def take(self, letter: Letter, run: RunHistory) -> None:
-        """Check a letter that the history has just taken."""
+        """Check a message that the history has just folded."""
         match letter.message:
             case m.RunStarted() as started:
                 self._cost = CostModel.of(started.units.table(), started.config)
@@ -72,7 +73,7 @@ class Audit:
 
     def _check_dispatch(self, cost: CostModel, message: m.Dispatched, run: RunHistory) -> None:
         plan, row = message.plan, run.state.plans.get(message.plan.plan_id)
-        # A shard that started again may dispatch a plan again whose row has gone.
+        # A restarted shard may dispatch a plan again whose row the history has dropped.
         late = row is None and message.decisions_offset <= run.state.obeyed
         if not late and (row is None or row.plan != plan):
             self.findings.append(f"{plan.plan_id} was dispatched otherwise than it was planned")

@@ -1,7 +1,7 @@
 """`cos2p demo`: eight unequal workers train one model that none of them can hold.
 
-Invariants: every role is a process of its own, and the comparison is trained in such processes too;
-an interrupted demo leaves no process behind and says where its part of the run lies.
+Invariants: every role is a process of its own. The comparison is trained in such processes too. An
+interrupted demo leaves no process behind and prints where its part of the run lies.
 """
 
 import asyncio
@@ -43,13 +43,13 @@ DEFAULT_FOLDER = Path("runs/demo")
 WORKERS_MAX = 64
 ALONE_AT_ONCE = 2
 EXITS = {"weight": 0.1}
-"""Small, so that the exits' own losses cost the final head little: they are here to be seen."""
+"""A small weight: the exits are here to be shown, and their losses must not cost much accuracy."""
 LOADING = "loading PyTorch, once for all workers, and writing version 0"
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the user chose."""
+    """The options of `cos2p demo`."""
 
     task: str = "digits"
     workers: int = 8
@@ -64,11 +64,11 @@ class DemoOptions:
 
 
 def run(chosen: DemoOptions) -> int:
-    """Run the demo to its end; the exit code, not 0 where a budget was broken.
+    """Run the demo to its end and return the exit code, which is not 0 if a budget was broken.
 
     Raises:
-        Cos2pError: what stopped it.
-        KeyboardInterrupt: the user did; the children are gone and a line says what is left.
+        Cos2pError: an error stopped the demo.
+        KeyboardInterrupt: the user interrupted. The children have ended; a line names the folder.
     """
     pool.require_torch()
     if not 1 <= chosen.workers <= WORKERS_MAX:
@@ -85,7 +85,7 @@ def run(chosen: DemoOptions) -> int:
 
 
 def _places(chosen: DemoOptions) -> tuple[BusSettings, Path]:
-    """The bus and the folder: a folder that is not named is a new one."""
+    """Return the bus and the folder. Without a name the folder is a new one."""
     bus = options.address(chosen.bus)
     embedded = Path(bus.removeprefix("sqlite:")) if bus and bus.startswith("sqlite:") else None
     if embedded is not None and embedded.suffix == ".sqlite":
@@ -109,7 +109,7 @@ class Demo:
         self._crew = Crew(folder / "logs", self._clock, pool.PRELOAD)
 
     async def run(self) -> bool:
-        """All of it; whether every device kept within its budget."""
+        """Run the whole demo and return whether every device kept within its budget."""
         devices = demo_devices(self._chosen.workers)
         spec = RunSpec(
             task=self._chosen.task,
@@ -139,7 +139,7 @@ class Demo:
         return not result.audit.findings
 
     def _changes(self) -> dict[str, Any]:
-        """What the demo sets in the run's configuration."""
+        """Return the settings that the demo changes in the run's configuration."""
         rounds: dict[str, Any] = {}
         if self._chosen.versions is not None:
             rounds["versions"] = self._chosen.versions
@@ -183,7 +183,7 @@ class Demo:
     async def _train_alone(
         self, crew: Crew, spec: RunSpec, local: LocalRun, devices: Sequence[Device]
     ) -> list[Alone]:
-        """Each worker by itself: its data, its budget, as many local steps as it did."""
+        """Train each worker by itself: on its data, in its budget, as many steps as in the run."""
         assert local.request is not None
         folder = self._folder / "alone"
         folder.mkdir(exist_ok=True)
@@ -263,7 +263,7 @@ class Demo:
                 self._console.print(line, highlight=False, soft_wrap=True)
 
     def interrupted(self) -> None:
-        """Say what is left after Ctrl-C."""
+        """Print what is left after Ctrl-C."""
         Console(stderr=True).print(
             f"stopped; no process is left. The run so far lies in {self._folder}: "
             f"cos2p status --bus {self._folder}",

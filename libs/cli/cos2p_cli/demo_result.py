@@ -1,6 +1,6 @@
-"""What the demo found, for people and for programs.
+"""The result of the demo, for people and for programs.
 
-Invariant: every figure is measured in this run or read from its log; how is said beside it.
+Invariant: every figure is measured in this run or read from its log. The output explains how.
 """
 
 import os
@@ -30,11 +30,11 @@ class Alone:
     """One worker trained by itself within its budget.
 
     Attributes:
-        worker_id: whose data and budget.
-        accuracy: on the same test data as the global model.
-        steps: local steps, as many as it did in the run.
-        share: of the prunable cost that its submodel is.
-        parameters: of its submodel.
+        worker_id: the worker whose data and budget were used.
+        accuracy: the accuracy on the same test data as the global model.
+        steps: the number of local steps, the same as in the run.
+        share: the submodel's share of the prunable cost.
+        parameters: the number of parameters of the submodel.
     """
 
     worker_id: str
@@ -46,7 +46,7 @@ class Alone:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All that the demo reports."""
+    """All data that the demo reports."""
 
     run: RunHistory
     audit: Audit
@@ -61,18 +61,18 @@ class DemoResult:
 
     @property
     def best_alone(self) -> Alone | None:
-        """The best of the workers that trained by themselves."""
+        """The best of the workers that were trained by themselves."""
         return max(self.alone, key=lambda a: a.accuracy, default=None)
 
     @property
     def address(self) -> str:
-        """How the next commands name the bus."""
+        """The option by which the next commands name the bus."""
         folder = self.bus.removeprefix("sqlite:")
         return f"--bus {folder}" if self.bus.startswith("sqlite:") else f"--bus {self.bus}"
 
 
 def to_document(result: DemoResult, now_s: float) -> dict[str, Any]:
-    """The result as JSON-able values."""
+    """Return the result as JSON-able values."""
     best = result.best_alone
     shares = {d.worker_id: d.kind.share for d in result.devices if d.kind}
     body = document(result.run, now_s)
@@ -112,7 +112,7 @@ def to_document(result: DemoResult, now_s: float) -> dict[str, Any]:
 
 
 def to_text(result: DemoResult, width: int) -> RenderableType:
-    """The result for a person."""
+    """Return the result as text for a person."""
     parts: list[RenderableType] = [Text(""), _headline(result), Text(""), _devices(result, width)]
     parts.append(_legend(result))
     parts.append(_audit_line(result.audit))
@@ -240,7 +240,7 @@ def _places(result: DemoResult) -> RenderableType:
 
 
 def program(arguments: Sequence[str] = sys.argv) -> str:
-    """What to type to run this command again: its name where the shell finds it, else its path."""
+    """Return how to call this command again: by name if the shell finds it, else by path."""
     own = Path(arguments[0])
     found = shutil.which("cos2p")
     if own.name != "cos2p" or (found is not None and Path(found).samefile(own)):

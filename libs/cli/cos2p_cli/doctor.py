@@ -1,8 +1,7 @@
-"""`cos2p doctor`: is everything there that a run needs, and if not, what to do.
+"""`cos2p doctor`: checks that everything a run needs is there, and advises what to do.
 
-Invariants: it looks and does not repair; unless asked for (`--write`) it appends nothing; each
-line stands for itself, so one failure does not hide the next; the exit code is that of the first
-failure.
+Invariants: it checks and does not repair. It appends nothing without `--write`. Each check is
+independent, so one failure does not hide the next. The exit code is that of the first failure.
 """
 
 import asyncio
@@ -40,7 +39,7 @@ PACKAGES = ("cos2p", "numpy", "msgpack", "pydantic", "aiokafka", "blake3")
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's."""
+    """The result of one check, one line of the output."""
 
     name: str
     level: Level
@@ -50,7 +49,7 @@ class Check:
 
 
 def run(settings: BusSettings, *, write: bool, as_json: bool) -> int:
-    """Print all checks; the exit code of the first failure, 0 without one."""
+    """Print all checks. Return the exit code of the first failure, 0 without one."""
     checks = asyncio.run(_gather(settings, write=write, say=None if as_json else _printer()))
     failed = next((c for c in checks if c.level == "fail"), None)
     code = int(failed.code) if failed else 0
@@ -71,7 +70,7 @@ async def _gather(settings: BusSettings, *, write: bool, say: "_Say | None") -> 
 async def checks_of(
     settings: BusSettings, clock: Clock, *, write: bool = False
 ) -> AsyncIterator[Check]:
-    """All checks, each as soon as it is made."""
+    """Yield all checks, each as soon as it is made."""
     yield _programs()
     yield _torch()
     yield _memory()
@@ -91,7 +90,7 @@ async def checks_of(
 async def checks_on_bus(
     bus: Bus, settings: BusSettings, clock: Clock, *, write: bool = False
 ) -> AsyncIterator[Check]:
-    """The checks that ask the bus; they end where nothing more can be known."""
+    """Yield the checks that need the bus. They end where later checks can't succeed."""
     began = clock.now()
     try:
         found = await topics.rows(bus, settings.prefix)

@@ -1,6 +1,6 @@
-"""`cos2p experiment`: suites of runs under virtual time.
+"""The commands of `cos2p experiment`: suites of runs under virtual time.
 
-Invariant: what a command needs (torch, plots) is imported when it runs.
+Invariant: a command imports the modules that it needs (torch, plots) when it runs.
 """
 
 from pathlib import Path

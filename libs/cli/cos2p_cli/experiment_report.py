@@ -1,6 +1,6 @@
-"""What `cos2p experiment report` does: a suite's results as tables and plots.
+"""The work of `cos2p experiment report`: a suite's results as tables and plots.
 
-Invariant: it reads results alone, so it may run while the suite does.
+Invariant: it only reads results, so it may run while the suite runs.
 """
 
 from dataclasses import asdict
@@ -15,16 +15,16 @@ REPORT_FOLDER = "report"
 
 
 def run(folder: Path, out: Path | None, *, plots: bool, as_json: bool) -> None:
-    """Write the report; say where it lies and what it could not show.
+    """Write the report, and print its path and whether results are missing.
 
     Args:
-        folder: the suite's.
-        out: where the report goes; None is `report` in the suite's folder.
-        plots: draw them, or only write tables.
-        as_json: one JSON document.
+        folder: the suite's folder.
+        out: the folder for the report; None is `report` in the suite's folder.
+        plots: whether to draw plots in addition to the tables.
+        as_json: whether to print one JSON document.
 
     Raises:
-        SettingsError: it is no suite's folder, or what draws the plots is not installed.
+        SettingsError: the folder is not a suite's folder, or a package for the plots is missing.
         StorageError: the report can't be written.
     """
     try:

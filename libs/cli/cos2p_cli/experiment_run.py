@@ -1,7 +1,7 @@
-"""What `cos2p experiment run` does: a suite's cells, told as they come and go.
+"""The work of `cos2p experiment run`: runs a suite's cells and reports their progress.
 
-Invariants: cells that are done are never computed again; a suite with failed cells names them and
-ends with an error; Ctrl-C leaves a folder that `--resume` goes on from.
+Invariants: finished cells are never computed again. A suite with failed cells names them and ends
+with an error. After Ctrl-C, `--resume` continues in the folder.
 """
 
 import shutil
@@ -23,17 +23,17 @@ from cos2p_cli.progress import Form, form_of
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """What the user chose.
+    """The options of `cos2p experiment run`.
 
     Attributes:
         suite: the suite's file.
-        jobs: cells at a time.
-        resume: go on in a folder that holds results.
-        quick: the reduced suite.
-        out: the suite's folder goes in here.
+        jobs: the number of cells at a time.
+        resume: whether to continue in a folder that holds results.
+        quick: whether to run the reduced suite.
+        out: the folder in which the suite's folder is created.
         data_dir: the task's data folder.
-        as_json: one JSON document.
-        progress: show a live bar.
+        as_json: whether to print one JSON document.
+        progress: whether to show a live bar.
     """
 
     suite: Path
@@ -47,13 +47,13 @@ class SuiteOptions:
 
 
 def run(chosen: SuiteOptions) -> int:
-    """Run a suite; the exit code.
+    """Run a suite and return the exit code.
 
     Raises:
         SettingsError: torch is missing, or the suite is wrong.
         RunExistsError: the folder holds results, and `resume` is off.
-        RunFailedError: some cells failed; they are named.
-        KeyboardInterrupt: the user's; no process is left.
+        RunFailedError: some cells failed. The text names them.
+        KeyboardInterrupt: the user interrupted. No process is left.
     """
     pool.require_torch()
     from cos2p_experiments.runner import cells_folder, run_cells, split_done
@@ -97,7 +97,7 @@ def run(chosen: SuiteOptions) -> int:
 
 
 class _Left(ProgressColumn):
-    """When it will be done, at the pace so far."""
+    """A column with the remaining time, estimated from the pace so far."""
 
     def render(self, task: Task) -> Text:
         begun = task.fields["begun"]
@@ -136,7 +136,7 @@ class Teller:
         self._bar.stop()
 
     def tell(self, event: Any) -> None:
-        """What the runner says."""
+        """Show an event of the runner."""
         from cos2p_experiments.runner import Advanced, Failed, Finished, Started
 
         key = event.spec.key
@@ -159,7 +159,7 @@ class Teller:
         self._show()
 
     def error(self) -> RunFailedError | None:
-        """What to end with where cells failed."""
+        """Return the error to end with if cells failed; None if none did."""
         if not self.failed:
             return None
         names = ", ".join(sorted(self.failed))
@@ -169,7 +169,7 @@ class Teller:
         )
 
     def document(self, folder: str, before: list[Any]) -> dict[str, Any]:
-        """The suite as JSON-able values."""
+        """Return the suite's results as JSON-able values."""
         return {
             "folder": folder,
             "cells": [_row(result) for result in before] + self.rows,
@@ -199,7 +199,7 @@ class Teller:
 
 
 def _row(result: Any) -> dict[str, Any]:
-    """What is told of a finished cell."""
+    """Return the figures to print for a finished cell."""
     own, final = result.identity, result.final
     return {
         "setting": own.setting,

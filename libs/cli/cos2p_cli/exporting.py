@@ -14,7 +14,7 @@ from cos2p_cli.pool import require_torch
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the user chose; see `cos2p_worker.export.Wish`."""
+    """The options of `cos2p export`; see `cos2p_worker.export.Wish`."""
 
     out: Path
     version: int | None = None
@@ -25,11 +25,11 @@ class ExportOptions:
 
 
 def run(settings: BusSettings, chosen: ExportOptions) -> None:
-    """Write the file and say what is in it.
+    """Write the file and print what it contains.
 
     Raises:
         SettingsError: torch or safetensors is missing, or there is no such version.
-        BudgetError: no submodel fits; the text says what would do.
+        BudgetError: no submodel fits. The text names a budget that would.
     """
     require_torch()
     asyncio.run(_run(settings, chosen))

@@ -1,6 +1,6 @@
-"""Numbers as people write and read them: sizes, durations, shares, and a line of accuracy.
+"""Numbers in the form that people write and read: sizes, durations, shares, a line of accuracy.
 
-Invariant: pure functions; a size that is printed can be typed back in.
+Invariants: all are pure functions. A printed size can be typed in again.
 """
 
 import re
@@ -27,10 +27,10 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as ``12MB``, ``1.5GiB`` or ``900000``.
+    """Return the bytes of a size such as ``12MB``, ``1.5GiB`` or ``900000``.
 
     Raises:
-        SettingsError: it is no size.
+        SettingsError: the text is not a size.
     """
     match = _SIZE.fullmatch(text)
     factor = _FACTORS.get(match[2].lower()) if match else None
@@ -40,7 +40,7 @@ def parse_size(text: str) -> int:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as ``0:42``, ``12:05`` or ``3:07:00``; a dash where unknown."""
+    """Write seconds as ``0:42``, ``12:05`` or ``3:07:00``; a dash where unknown."""
     if seconds is None:
         return "-"
     whole = max(0, round(seconds))
@@ -51,12 +51,12 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share in [0, 1] as ``87.4 %``; a dash where unknown."""
+    """Write a share in [0, 1] as ``87.4 %``; a dash where unknown."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def written(value: Any, unit: str) -> str:
-    """A figure's value, as people read one of its unit; a dash where unknown."""
+    """Write a figure's value by its unit; a dash where unknown."""
     if value is None:
         return "-"
     match unit:
@@ -75,14 +75,15 @@ def _short(value: Any) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 plan``, ``2 plans``."""
+    """Write a number with its noun: ``1 plan``, ``2 plans``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The newest course of `values` in [0, 1] as `width` bars at most."""
+    """Draw `values` in [0, 1] as at most `width` bars. The newest value is always shown."""
     if not values or width < 1:
         return ""
     step = max(1, -(-len(values) // width))
+    # Counted from the end, so that the newest value is among them.
     picked = list(values[::-1][::step])[::-1]
     return "".join(_BARS[min(len(_BARS) - 1, max(0, int(v * len(_BARS))))] for v in picked)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """A kind of device that the demo plays.
+    """A kind of device that the demo simulates.
 
     Attributes:
-        name: for people.
-        share: of the model's prunable cost that it may hold.
-        slowdown: how many times slower it seems: it sleeps between steps.
+        name: the name to show.
+        share: the share of the model's prunable cost that a device may hold.
+        slowdown: how many times slower a device seems. It sleeps between steps.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Device:
     """One worker of a local run.
 
     Attributes:
-        worker_id: its name.
-        index: which part of the training data is its own.
-        kind: its class; None for a worker that finds its limits itself.
-        memory_bytes: what its training may use; None to find out.
+        worker_id: the worker's id.
+        index: the number of its part of the training data.
+        kind: the device class; None for a worker that finds its limits itself.
+        memory_bytes: the memory that its training may use; None to find out.
     """
 
     worker_id: str
@@ -49,7 +49,7 @@ class Device:
 
 
 def demo_devices(worker_count: int) -> list[Device]:
-    """The demo's fleet: the four classes in turn, so that eight workers are two of each."""
+    """Return the demo's fleet, spread over the four classes: eight workers are two of each."""
     each = -(-worker_count // len(DEMO_CLASSES))
     kinds = [k for k in DEMO_CLASSES for _ in range(each)]
     if worker_count % len(DEMO_CLASSES):
@@ -59,12 +59,12 @@ def demo_devices(worker_count: int) -> list[Device]:
 
 
 def plain_devices(worker_count: int, memory_bytes: int | None) -> list[Device]:
-    """Workers that are what they are."""
+    """Return workers without a simulated class."""
     return [Device(f"worker-{i}", i, None, memory_bytes) for i in range(worker_count)]
 
 
 def describe(devices: Sequence[Device]) -> list[str]:
-    """The fleet, a line per class."""
+    """Describe the fleet, with a line per class."""
     counts = Counter(d.kind for d in devices)
     return [
         f"{n} {k.name:<7} may hold {100 * k.share:.0f} % of the prunable cost, "

@@ -1,6 +1,7 @@
-"""`cos2p keys`: keys that sign what devices and operators say, and the lines that admit them.
+"""The commands of `cos2p keys`: keys that sign messages of devices and operators.
 
-Invariant: a private key is written once, to a file of its owner's, and never printed.
+They also print the lines that admit a key in the planner's register.
+Invariant: a private key is written once, to a file of its owner, and never printed.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""A run whose processes all live on this machine: planner, aggregators, evaluator, workers.
+"""A run whose processes are all on this machine: planner, aggregators, evaluator, workers.
 
-Invariants: one folder belongs to one run, and to one command at a time; a run that is there is
-never written over; whatever ends the command, the children end with it.
+Invariants: a folder belongs to one run, and to one command at a time. An existing run is never
+overwritten. The children end with the command, for any reason of its end.
 """
 
 import asyncio
@@ -32,24 +32,24 @@ REFRESH_S = 0.25
 LAST_EVALUATION_S = 20.0
 """How long the evaluator may take for the last version after the run has finished."""
 LEAVE_S = 15.0
-"""How long the roles may take to leave by themselves after the run has finished."""
+"""How long the roles may take to end by themselves after the run has finished."""
 
 Seen = Callable[[RunHistory, Sequence[str]], None]
-"""Called with the run and the crew's notes now and then."""
+"""A callback that receives the run and the crew's notes at each refresh."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What to run, and where.
+    """The specification of a local run.
 
     Attributes:
-        task: module:attribute, or a short name.
+        task: the task's module:attribute or short name.
         run_id: the run's name.
-        folder: logs, report and (on the embedded bus) the log of the run.
-        settings: the bus.
-        changes: settings of the run that override the task's own, as sections of a run file.
+        folder: the folder for logs, report and, on the embedded bus, the log of the run.
+        settings: the settings of the bus.
+        changes: settings that override the task's own, in sections as in a run file.
         data_dir: the user's data folder, if any.
-        evaluate: start an evaluator.
+        evaluate: whether to start an evaluator.
     """
 
     task: str
@@ -62,7 +62,7 @@ class RunSpec:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a service of this run needs in its environment."""
+        """The environment variables that a service of this run needs."""
         return {
             "COS2P_BUS": self.settings.bus,
             "COS2P_PREFIX": self.settings.prefix,
@@ -75,8 +75,8 @@ def claim(folder: Path) -> RunLock:
     """Take a folder for a new run.
 
     Raises:
-        RunExistsError: a run is stored there, or another command is at work in it.
-        StorageError: it can't be written.
+        RunExistsError: a run is stored there, or another command uses the folder.
+        StorageError: the folder can't be written.
     """
     lock = RunLock(folder)
     lock.acquire("a local run")
@@ -91,7 +91,7 @@ def claim(folder: Path) -> RunLock:
 
 
 def free_folder(wanted: Path) -> Path:
-    """`wanted`, or the next of its names with a number that no run has."""
+    """Return `wanted`, or that name with the first number that is free."""
     candidate, number = wanted, 1
     while candidate.exists():
         number += 1
@@ -100,7 +100,7 @@ def free_folder(wanted: Path) -> Path:
 
 
 class LocalRun:
-    """One run and its crew. Use `start`, then `follow`."""
+    """One run and its processes. Use `initialise`, `start`, then `follow`."""
 
     def __init__(self, spec: RunSpec, crew: Crew, bus: Bus, clock: Clock) -> None:
         self.spec = spec
@@ -111,10 +111,10 @@ class LocalRun:
         self.roles: list[Child] = []
 
     async def initialise(self) -> RunRequested:
-        """Write version 0 and ask for the run, in a forked process that has torch.
+        """Write version 0 and request the run, in a forked process that has torch.
 
         Raises:
-            ChildError: the task can't be loaded, or this place holds a run already.
+            ChildError: the task can't be loaded, or this prefix holds a run already.
         """
         spec = self.spec
         await self._require_broker()
@@ -130,7 +130,7 @@ class LocalRun:
         raise RunFailedError(f"version 0 was not written; see {child.log}")
 
     async def _require_broker(self) -> None:
-        """Ask before seconds are spent on loading torch."""
+        """Check that the broker answers before loading torch, which takes seconds."""
         if self.spec.settings.bus.startswith("kafka:"):
             with contextlib.suppress(TopicMissingError):
                 await self._bus.end_offsets(FLEET.full_name(self.spec.settings.prefix))
@@ -190,7 +190,7 @@ class LocalRun:
         """Watch the run to its end.
 
         Raises:
-            RunFailedError: it ended short of its target.
+            RunFailedError: the run ended before its target.
             ChildError: a role ended with an error.
         """
         run = self.reader.history
@@ -238,15 +238,15 @@ class LocalRun:
             seen(run, self.crew.notes)
 
     async def _leave(self) -> None:
-        """Give the roles time to leave: what they still have to say is in the report."""
+        """Give the roles time to end, because their last messages belong in the report."""
         await self.crew.finished(*self.roles, deadline_s=LEAVE_S)
 
 
 def with_budget(device: Device, cost: CostModel) -> Device:
-    """The device with its share of the prunable cost in bytes.
+    """Return the device with its budget in bytes, set by the share of its class if it has one.
 
     Raises:
-        BudgetError: no submodel fits; the text says what would do.
+        BudgetError: no submodel fits. The text names a budget that would.
     """
     if device.kind is not None:
         device = replace(device, memory_bytes=cost.memory_for_fraction(device.kind.share))
@@ -256,7 +256,7 @@ def with_budget(device: Device, cost: CostModel) -> Device:
 
 
 async def until_interrupted(work: Callable[[], Any]) -> Any:
-    """Run `work()`, a coroutine, so that SIGINT and SIGTERM cancel it once and it can tidy up."""
+    """Run the coroutine `work()` so that SIGINT and SIGTERM cancel it and it can clean up."""
     task = asyncio.ensure_future(work())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,8 +1,8 @@
-"""The command `cos2p`: its commands, and how each of them ends.
+"""The command `cos2p`: its subcommands, and how each of them ends.
 
-Invariants: a foreseen error is one line on standard error (with --json also one document on
-standard output) and its exit code; `--help` and the commands that only read load no torch and no
-plots; what a command needs is imported when it runs.
+Invariants: an expected error gives one line on standard error and its exit code. With --json it
+also gives one document on standard output. `--help` and read-only commands load no torch or plots.
+A command imports the modules that it needs when it runs.
 """
 
 import sys
@@ -42,7 +42,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; ends the process with the exit code of `cos2p.errors.ExitCode`."""
+    """Run the command line. It ends the process with an exit code of `cos2p.errors.ExitCode`."""
     from cos2p.errors import Cos2pError
 
     try:

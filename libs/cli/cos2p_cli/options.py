@@ -1,8 +1,8 @@
-"""The options that all commands share, and how a command's answer leaves the program.
+"""The options that all commands share, and the output of a command's answer.
 
-Invariants: with --json exactly one JSON document goes to standard output and nothing else; an
-address without a scheme is a folder or file of the embedded bus; a command that only reads never
-creates what it was asked to look at.
+Invariants: with --json exactly one JSON document goes to standard output and nothing else. An
+address without a scheme is a folder or file of the embedded bus. A command that only reads never
+creates the run that it must read.
 """
 
 import contextlib
@@ -41,10 +41,10 @@ JsonOption = Annotated[
 
 
 def settings_of(bus: str | None, prefix: str | None) -> Any:
-    """The bus settings from options, environment and defaults (a `BusSettings`).
+    """Return the bus settings from options, environment and defaults (a `BusSettings`).
 
     Raises:
-        SettingsError: a value that is not allowed, or an unknown COS2P_ variable.
+        SettingsError: a value is not allowed, or a COS2P_ variable is unknown.
     """
     from cos2p.settings import BusSettings, load_settings
 
@@ -52,7 +52,7 @@ def settings_of(bus: str | None, prefix: str | None) -> Any:
 
 
 def address(text: str | None) -> str | None:
-    """A bus address; a bare path becomes the embedded bus's."""
+    """Return a bus address. A bare path becomes an address of the embedded bus."""
     if text is None or text.startswith(("kafka:", "sqlite:")):
         return text
     return f"sqlite:{text}"
@@ -60,14 +60,14 @@ def address(text: str | None) -> str | None:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Any, *, must_exist: bool = True) -> AsyncIterator[Any]:
-    """The bus of `settings`, closed at the end.
+    """Open the bus of `settings` and close it at the end.
 
     Args:
         settings: a `BusSettings`.
-        must_exist: refuse an embedded run that is not there instead of making it.
+        must_exist: whether to refuse a missing embedded run instead of creating it.
 
     Raises:
-        SettingsError: there is no run at that path; the text names those that are near.
+        SettingsError: there is no run at that path. The text names the newest runs of `runs`.
     """
     from cos2p.clock import SystemClock
     from cos2p.service.open_bus import open_bus
@@ -102,6 +102,6 @@ def require_run(bus: str) -> None:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """The one document of a --json command."""
+    """Print the one document of a --json command."""
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
     sys.stdout.flush()

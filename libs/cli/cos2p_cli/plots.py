@@ -1,7 +1,7 @@
-"""The report's pictures: SVG whose ink is the page's own, so that it reads in light and dark.
+"""The report's pictures as SVG in the page's own text colour, readable in light and dark mode.
 
-Invariant: each function returns one `<svg>` element without a prolog, or "" where there is nothing
-to draw; colours of data have enough contrast on white and on black.
+Invariants: each function returns one `<svg>` element without a prolog, or "" where there is nothing
+to draw. Colours of data have enough contrast on white and on black.
 """
 
 import io
@@ -20,15 +20,15 @@ from cos2p.history.run import RunHistory
 from cos2p.history.state import Span
 
 INK = "#010203"
-"""Drawn in this colour, shown in the page's own (`currentColor`)."""
+"""A placeholder colour. `_svg` replaces it by the page's own (`currentColor`)."""
 GREEN, ORANGE, BLUE, GREY = "#2a9d6f", "#d98232", "#3f83d8", "#8d8d97"
 ACTIVITY_COLOURS = {"train": GREEN, "fetch": BLUE, "upload": ORANGE, "idle": GREY}
 EXIT_SHADES = (1.0, 0.75, 0.55, 0.4, 0.3)
-"""Of the lines of exits, deepest first; more are not drawn."""
+"""Opacities of the exits' lines, deepest exit first. Further exits are not drawn."""
 WIDTH_IN = 9.0
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "cos2p",
+    "svg.hashsalt": "cos2p",  # fixed, so that ids in the SVG are the same each time
     "font.size": 10,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -46,11 +46,11 @@ STYLE: dict[Any, Any] = {
 
 
 def accuracy(run: RunHistory, alone: float | None = None) -> str:
-    """Accuracy over versions and over time: average of versions, and raw.
+    """Draw the accuracy over versions and over time: average of versions, and raw.
 
     Args:
         run: the run.
-        alone: accuracy of the best worker by itself, drawn as a line.
+        alone: the accuracy of the best worker trained by itself, drawn as a line.
     """
     points = [p for p in run.accuracy if p.has_accuracy]
     if not points:
@@ -86,13 +86,13 @@ def accuracy(run: RunHistory, alone: float | None = None) -> str:
 
 
 def _exit_courses(run: RunHistory) -> list[tuple[str, list[float | None]]]:
-    """The accuracy of each exit over the versions judged, deepest first."""
+    """Return the accuracy of each exit over the evaluated versions, deepest exit first."""
     rows = [dict(run.exits(point)) for point in run.accuracy if point.has_accuracy]
     return [(name, [row.get(name) for row in rows]) for name in reversed(rows[-1])]
 
 
 def staleness(run: RunHistory) -> str:
-    """How many versions behind the merged updates were."""
+    """Draw how many versions behind the merged updates were."""
     late = run.state.staleness
     if not late:
         return ""
@@ -107,7 +107,7 @@ def staleness(run: RunHistory) -> str:
 
 
 def coverage_course(run: RunHistory) -> str:
-    """N* planned and merged, and its bound, over the versions."""
+    """Draw N* planned and merged, and its bound, over the versions."""
     if not run.versions:
         return ""
     with matplotlib.rc_context(STYLE):
@@ -128,7 +128,7 @@ def coverage_course(run: RunHistory) -> str:
 
 
 def bound_terms(run: RunHistory) -> str:
-    """What the rate's bound names beside N*, over the versions."""
+    """Draw the terms of the rate's bound other than N*, over the versions."""
     rows = [v for v in run.versions if v.step_norm is not None]
     if not rows:
         return ""
@@ -152,7 +152,7 @@ def bound_terms(run: RunHistory) -> str:
 
 
 def coverage(run: RunHistory) -> str:
-    """Merged updates per unit and version."""
+    """Draw the merged updates per unit and version."""
     counts = run.coverage()
     if not counts.size or run.table is None:
         return ""
@@ -178,7 +178,7 @@ def coverage(run: RunHistory) -> str:
 
 
 def timeline(run: RunHistory) -> str:
-    """What each device did when."""
+    """Draw what each device did over time."""
     if not run.state.spans:
         return ""
     start = _begin_s(run)
@@ -207,7 +207,7 @@ def timeline(run: RunHistory) -> str:
 
 
 def _begin_s(run: RunHistory) -> float:
-    """When the first device came, as far as the log tells."""
+    """Return when the first device came according to the log, else the run's start."""
     return min((s.start_s for s in run.state.spans), default=run.state.started_s or 0.0)
 
 
@@ -216,7 +216,7 @@ def _bars(spans: Sequence[Span], start_s: float) -> list[tuple[float, float]]:
 
 
 def _name_blocks(axes: Axes, run: RunHistory) -> None:
-    """Block names on the axis instead of hundreds of units' names."""
+    """Write block names on the axis, because hundreds of units' names don't fit."""
     assert run.table is not None
     blocks = run.table.blocks
     firsts = np.flatnonzero(np.concatenate(([True], blocks[1:] != blocks[:-1])))

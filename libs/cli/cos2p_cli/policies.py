@@ -1,7 +1,7 @@
-"""`cos2p policies`: the methods that a run file may name, and what each of them sets.
+"""`cos2p policies`: the methods that a run file may name, and the settings of each.
 
-Invariant: what is printed is what `cos2p init` lays over a task's settings and under a run file; no
-torch is loaded.
+Invariants: the printed settings are those that `cos2p init` uses: they override a task's settings,
+and a run file overrides them. No torch is loaded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ def _plain(preset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(preset: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`rounds.closing=synchronous` and so on; what a run has anyway is left out."""
+    """Yield settings such as `rounds.closing=synchronous`, without those that equal the default."""
     from cos2p.run_config import RunConfig
 
     usual: Any = RunConfig().model_dump()

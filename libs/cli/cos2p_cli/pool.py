@@ -1,7 +1,7 @@
-"""What forked children of a local run do: the only part of the command line that needs torch.
+"""The work of a local run's forked children: the only part of the command line that needs torch.
 
-Invariant: nothing of the worker is imported before a child calls one of these, so that the command
-itself never loads torch; the fork server has imported it once for all of them.
+Invariant: nothing of the worker is imported before a child calls one of these functions. The
+command itself therefore never loads torch. The fork server has imported it once for all children.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ PRELOAD = (
     "cos2p_worker.evaluator",
     "cos2p_worker.torch_trainer",
 )
-"""Imported once by the fork server: torch, and what its optimisers import when first used."""
+"""Modules that the fork server imports once: torch, and what its optimisers import at first use."""
 
 
 def require_torch() -> None:
-    """Refuse where the worker's packages are not installed.
+    """Refuse to continue where the worker's packages are not installed.
 
     Raises:
-        SettingsError: names the extra that brings them.
+        SettingsError: torch is missing. The text names the extra that installs it.
     """
     from importlib.util import find_spec
 
@@ -49,15 +49,16 @@ def require_torch() -> None:
 
 @dataclass(frozen=True)
 class NewRunJob:
-    """What version 0 is made of.
+    """The input for version 0 of a run.
 
     Attributes:
-        settings: the bus.
-        task: module:attribute or a short name.
+        settings: the settings of the run's bus.
+        task: the task's module:attribute or short name.
         run_id: the run's name.
-        changes: settings that override the task's own, as sections of a run file.
+        changes: settings that override the task's own, in sections as in a run file.
         data_dir: the user's data folder.
-        source: the run whose newest version becomes version 0; None begins anew.
+        source: the bus of the run whose newest version becomes version 0; None starts from new
+            weights.
     """
 
     settings: BusSettings
@@ -69,11 +70,11 @@ class NewRunJob:
 
 
 def initialise(job: NewRunJob) -> None:
-    """Write version 0 and ask for the run.
+    """Write version 0 and request the run.
 
     Raises:
         SettingsError: the task can't be loaded, a setting is wrong, or the source has no version.
-        RunExistsError: there is a run at this place.
+        RunExistsError: there is a run already under this bus and prefix.
         BlobError: the source's newest checkpoint is damaged.
     """
     from cos2p_worker.initial import inherited_values
@@ -86,7 +87,7 @@ def initialise(job: NewRunJob) -> None:
     async def work() -> None:
         bus = open_bus(job.settings, SystemClock())
         try:
-            # Without its data a run would fail in every worker; better here, once.
+            # Without its data a run would fail in every worker. Fail here once instead.
             place = task.for_run(config).at(job.data_dir, config.seed)
             await asyncio.to_thread(place.evaluation_data)
             values = None
@@ -101,7 +102,7 @@ def initialise(job: NewRunJob) -> None:
 
 
 def work(settings: WorkerSettings) -> int:
-    """Be a worker, or the evaluator, as the settings say."""
+    """Run a worker or the evaluator, by the settings, and return its exit code."""
     from cos2p_worker.__main__ import serve
 
     return serve(settings)
@@ -109,17 +110,17 @@ def work(settings: WorkerSettings) -> int:
 
 @dataclass(frozen=True)
 class AloneJob:
-    """One worker to train by itself.
+    """The training of one worker by itself.
 
     Attributes:
-        task: module:attribute or a short name.
+        task: the task's module:attribute or short name.
         data_dir: the user's data folder.
-        index: which part of the training data it has.
-        count: of how many.
-        memory_bytes: its budget.
-        steps: local steps.
+        index: the number of the worker's part of the training data.
+        count: the number of all parts.
+        memory_bytes: the worker's budget.
+        steps: the number of local steps.
         config: the run's settings.
-        result: file for the figures.
+        result: the file for the figures.
     """
 
     task: str
@@ -133,7 +134,7 @@ class AloneJob:
 
 
 def alone(job: AloneJob) -> None:
-    """Train one worker by itself; writes accuracy and what it held as JSON."""
+    """Train one worker by itself and write its accuracy and submodel's size as JSON."""
     from cos2p.model.cost import CostModel
     from cos2p_worker.alone import train_alone, units_alone
     from cos2p_worker.task import load_task

@@ -1,7 +1,6 @@
-"""How a command that takes a while shows that it is alive: a live screen, plain lines, or nothing.
+"""The progress output of a long command: a live screen, plain lines, or nothing.
 
-Invariant: nothing is drawn where nobody watches: without a terminal there are lines, with --json or
---no-progress there is silence.
+Invariants: without a terminal the output is lines. With --json or --no-progress there is none.
 """
 
 from collections.abc import Sequence
@@ -22,14 +21,14 @@ LINE_EVERY_S = 5.0
 
 
 def form_of(console: Console, *, as_json: bool, progress: bool) -> Form:
-    """Which form suits where the output goes."""
+    """Return the form of progress that suits the output."""
     if as_json or not progress:
         return "none"
     return "live" if console.is_terminal else "lines"
 
 
 def waiting(console: Console, form: Form, text: str) -> AbstractContextManager[object]:
-    """Says what is waited for, while it is."""
+    """Show what the command waits for, for the time of the wait."""
     if form == "live":
         return console.status(text)
     if form == "lines":
@@ -38,7 +37,7 @@ def waiting(console: Console, form: Form, text: str) -> AbstractContextManager[o
 
 
 class RunProgress:
-    """Draws a run as it goes; a context manager around the run."""
+    """Draws a run while it is in progress. It is a context manager around the run."""
 
     def __init__(self, console: Console, form: Form, clock: Clock, note: str = "") -> None:
         self._console, self._form, self._clock, self._note = console, form, clock, note
@@ -63,7 +62,7 @@ class RunProgress:
             self._live.stop()
 
     def seen(self, run: RunHistory, notes: Sequence[str]) -> None:
-        """Take the newest run."""
+        """Draw the newest state of the run."""
         now = self._clock.now()
         if self._live is not None:
             note = "\n".join([*notes, self._note]) if notes else self._note
@@ -78,7 +77,7 @@ class RunProgress:
 
 
 def line(run: RunHistory, now_s: float) -> str:
-    """The run in one line."""
+    """Write the run's state in one line."""
     last = run.accuracy[-1] if run.accuracy else None
     newest = run.newest
     return (

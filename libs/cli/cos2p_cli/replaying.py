@@ -1,6 +1,6 @@
-"""`cos2p replay`: make a run's versions anew from its log; compare, or ask what if.
+"""`cos2p replay`: rebuilds a run's versions from its log to compare them, or to ask what if.
 
-Invariant: with what-if options nothing is compared but everything is told beside the run itself.
+Invariant: with what-if options no digests are compared. The result is shown next to the run itself.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from cos2p_planner.signed import checker_of
 from cos2p_planner.snapshot_check import Comparison, compare_snapshots
 
 ROWS_MAX = 12
-"""Versions shown of a what-if; the first and the last are among them."""
+"""About this many versions of a what-if are shown, the first and the last among them."""
 
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What the user chose."""
+    """The options of `cos2p replay`."""
 
     until: int | None = None
     without: Sequence[str] = ()
@@ -40,16 +40,16 @@ class ReplayOptions:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the run as it was is rebuilt to its end: then its snapshots are compared, too."""
+        """Whether the unchanged run is rebuilt to its end. Its snapshots are then compared too."""
         return self.until is None and not self.without and self.staleness is None
 
 
 def run(settings: BusSettings, chosen: ReplayOptions) -> None:
-    """Replay and say what came of it.
+    """Replay the run and print the result.
 
     Raises:
-        DivergedError: the first version and unit that differ.
-        Cos2pError: the log can't be replayed; the text says why.
+        DivergedError: a version differs. The text names the first version and unit.
+        Cos2pError: the log can't be replayed. The text gives the reason.
     """
     asyncio.run(_run(settings, chosen))
 
@@ -92,7 +92,7 @@ def _waiting(console: Console, as_json: bool) -> AbstractContextManager[object]:
 async def _beside(
     bus: Bus, prefix: str, result: ReplayResult, chosen: ReplayOptions
 ) -> ReplayResult | None:
-    """The run itself, to stand beside a what-if; from the same start."""
+    """Return the run itself, replayed from the same start, to show next to a what-if."""
     if not result.what_if:
         return None
     return await make_anew(bus, prefix, until=chosen.until, shards=chosen.shards)
@@ -102,7 +102,7 @@ async def _snapshots(bus: Bus, prefix: str, chosen: ReplayOptions) -> list[Compa
     """Compare the run's snapshots with the fold of its log.
 
     Raises:
-        DivergedError: one differs.
+        DivergedError: a snapshot differs.
     """
     found: list[Snapshot] = []
     skipped: list[Comparison] = []

@@ -1,7 +1,7 @@
 """`report.html`: a run on one self-contained page, made from its log.
 
-Invariant: nothing on the page comes from anywhere but the log and, for the demo, the comparison
-that it measured; text from the log is escaped.
+Invariants: everything on the page comes from the log. In the demo, the page also has the
+comparison that the demo measured. Text from the log is escaped.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What a report shows.
+    """The content of a report.
 
     Attributes:
-        run: the run, with all rows.
-        place: where its log lies, for the footer.
+        run: the run's history, with all rows.
+        place: the place of the run's log, for the footer.
         audit: the check of the devices' budgets.
-        alone: accuracy of each worker trained by itself, where that was measured.
-        shares: part of the prunable cost that each device may hold, where it is known.
+        alone: the accuracy of each worker trained by itself, if it was measured.
+        shares: the part of the prunable cost that each device may hold, if it is known.
     """
 
     run: RunHistory
@@ -46,10 +46,10 @@ class ReportInput:
 
 
 def of_run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
-    """The report of any run, made from its log; says where it lies.
+    """Write the report of a run from its log, and print the file's path.
 
     Raises:
-        SettingsError: there is no run, or what draws the page is not installed.
+        SettingsError: there is no run, or the packages that draw the page are not installed.
         StorageError: the file can't be written.
     """
     asyncio.run(_of_run(settings, out, as_json=as_json))
@@ -86,7 +86,7 @@ def write(given: ReportInput, file: Path) -> Path:
 
 
 def page(given: ReportInput) -> str:
-    """The page's HTML.
+    """Return the page's HTML.
 
     Raises:
         SettingsError: the packages that draw it are not installed.
@@ -124,7 +124,7 @@ def page(given: ReportInput) -> str:
 
 
 def _sections(given: ReportInput) -> list[dict[str, str]]:
-    """The pictures, each with its title and a sentence."""
+    """Return the pictures, each with its title and a sentence."""
     from cos2p_cli import plots
 
     run = given.run

@@ -1,7 +1,7 @@
-"""What an operator asks the planner of a run for: `cos2p stop`, `cos2p admit`.
+"""Requests of an operator to the planner of a run: `cos2p stop`, `cos2p admit`.
 
-Invariant: a request is appended to `fleet`, and the planner decides; a run that is not there or has
-ended is refused here, with the reason.
+Invariants: a request is appended to `fleet`, and the planner decides. A request for a run that does
+not exist or has ended is refused here, with the reason.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from cos2p_cli import options
 
 
 def stop(settings: BusSettings, *, reason: str, as_json: bool) -> None:
-    """Ask for the run's end.
+    """Request the end of a run.
 
     Raises:
         SettingsError: there is no run, or it has ended.
@@ -27,7 +27,7 @@ def stop(settings: BusSettings, *, reason: str, as_json: bool) -> None:
 
 
 def admit(settings: BusSettings, worker_id: str, *, as_json: bool) -> None:
-    """Ask to forgive a device the updates that failed checks.
+    """Request that the planner forgets a device's updates that failed checks.
 
     Raises:
         SettingsError: there is no run, it has ended, or it has no such device.

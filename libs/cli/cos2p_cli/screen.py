@@ -1,6 +1,7 @@
-"""A run as a screen of text: what is going on, at a glance, from 80 columns up.
+"""A run as a screen of text that shows its state at a glance, from 80 columns up.
 
-Invariant: `render` is a pure function of the history, the time and the width; it never wraps a row.
+Invariants: `render` is a pure function of the history, the time and the width. It never wraps a
+row.
 """
 
 from rich.console import Group, RenderableType
@@ -15,9 +16,9 @@ from cos2p.model.cost import plain_bytes
 from cos2p_cli import figures
 
 WIDE = 110
-"""From so many columns on, each device's row shows its memory, traffic and outcomes too."""
+"""From this many columns on, each device's row also shows memory, traffic and outcomes."""
 EXCLUDED_MAX = 5
-"""Reasons shown of devices that are excluded."""
+"""The number of excluded devices whose reasons are shown."""
 STATE_STYLES = {
     "training": "green",
     "fetching": "cyan",
@@ -39,13 +40,13 @@ PHASES = {
 
 
 def render(run: RunHistory, now_s: float, width: int, *, note: str = "") -> RenderableType:
-    """The screen.
+    """Return the screen.
 
     Args:
-        run: the run so far.
-        now_s: seconds since the epoch, on the clock of the messages.
-        width: columns there are.
-        note: a last line, for instance what a key does.
+        run: the history of the run so far.
+        now_s: the time in seconds since the epoch, on the clock of the messages.
+        width: the number of columns.
+        note: the last line, for instance what a key does.
     """
     parts: list[RenderableType] = [
         _title(run, width),
@@ -134,7 +135,7 @@ def _traffic(run: RunHistory) -> Text:
 
 
 def workers(run: RunHistory, now_s: float, width: int) -> Table:
-    """A row per device."""
+    """Return a table with a row per device."""
     wide = width >= WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("worker", no_wrap=True, overflow="ellipsis", max_width=22 if wide else 14)
@@ -152,7 +153,7 @@ def workers(run: RunHistory, now_s: float, width: int) -> Table:
 
 
 def _excluded(run: RunHistory) -> list[Text]:
-    """Why devices get no plans: whole, for the reason says what would do."""
+    """Return lines with the full reasons of excluded devices, since a reason names the remedy."""
     excluded = [d for d in run.devices.values() if d.excluded]
     lines = [f"{d.worker_id} is excluded: {d.excluded}" for d in excluded[:EXCLUDED_MAX]]
     if (more := len(excluded) - EXCLUDED_MAX) > 0:

@@ -1,7 +1,7 @@
-"""`cos2p init` and `cos2p run`: begin a run from a task and a run file; and run it from here.
+"""`cos2p init` and `cos2p run`: begin a run from a task and a run file, and run it from here.
 
-Invariants: a run file overrides the task's own settings, nothing else does; with external workers
-the roles that decide and merge run here, and torch is needed only for version 0 and the evaluator.
+Invariants: only a run file overrides the task's own settings. With external workers, planner and
+aggregators still run here. Torch is then needed only for version 0 and the evaluator.
 """
 
 import asyncio
@@ -29,20 +29,21 @@ from cos2p_cli.supervisor import Crew
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What the user chose.
+    """The options of `cos2p init` and `cos2p run`.
 
     Attributes:
-        task: module:attribute or a short name.
+        task: the task's module:attribute or short name.
         config: a run file (TOML).
         run_id: the run's name; None makes one.
         data_dir: the task's data folder.
-        workers: how many to start here; 0 for external ones.
-        memory_bytes: what each worker's training may use; None to find out.
-        folder: logs of the processes; None takes the embedded run's folder, or runs/RUN_ID.
-        as_json: one JSON document.
-        progress: show a live screen.
-        if_absent: a run of this name that is there already is fine.
-        source: where a run is whose newest version becomes version 0.
+        workers: the number of workers to start here; 0 for external ones.
+        memory_bytes: the memory that each worker's training may use; None to find out.
+        folder: the folder for the processes' logs; None takes the embedded run's folder, or
+            runs/RUN_ID.
+        as_json: whether to print one JSON document.
+        progress: whether to show a live screen.
+        if_absent: whether an existing run of this name is accepted.
+        source: the bus of the run whose newest version becomes version 0.
     """
 
     task: str
@@ -59,10 +60,10 @@ class StartOptions:
 
 
 def changes_of(config: Path | None) -> dict[str, Any]:
-    """The sections of a run file.
+    """Return the sections of a run file.
 
     Raises:
-        SettingsError: it can't be read, or holds something that no run has.
+        SettingsError: the file can't be read, or holds an unknown setting.
     """
     if config is None:
         return {}
@@ -71,7 +72,7 @@ def changes_of(config: Path | None) -> dict[str, Any]:
 
 
 def init(settings: BusSettings, chosen: StartOptions) -> None:
-    """Write version 0 and ask for the run.
+    """Write version 0 and request the run.
 
     Raises:
         RunExistsError: this prefix holds a run already; with `if_absent`, one of another name.
@@ -110,7 +111,7 @@ async def _require_same(settings: BusSettings, run_id: str) -> None:
     """Refuse another run under this prefix.
 
     Raises:
-        RunExistsError: it is another one; both are named.
+        RunExistsError: this prefix holds another run. The text names both.
     """
     async with options.opened(settings) as bus:
         there = await run_of(bus, settings.prefix)
@@ -122,11 +123,11 @@ async def _require_same(settings: BusSettings, run_id: str) -> None:
 
 
 def run(settings: BusSettings, chosen: StartOptions) -> None:
-    """Begin a run and see it through.
+    """Begin a run and follow it to its end.
 
     Raises:
-        Cos2pError: what stopped it.
-        KeyboardInterrupt: the user did; the children are gone, the log is whole.
+        Cos2pError: an error stopped the run.
+        KeyboardInterrupt: the user interrupted. The children have ended, the log is complete.
     """
     pool.require_torch()
     if chosen.workers < 0 or chosen.workers > 256:

@@ -1,4 +1,4 @@
-"""`cos2p status`: what is going on, once or live, for people or for programs."""
+"""`cos2p status`: the state of a run, once or live, for people or for programs."""
 
 import asyncio
 import csv
@@ -17,14 +17,14 @@ from cos2p_cli import options
 
 REFRESH_S = 0.5
 ROWS_MAX = 20
-"""Versions whose telemetry a status shows."""
+"""The number of versions whose telemetry a status shows."""
 
 
 def show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry: bool = False) -> None:
     """Print a run's state; with `follow` until it has finished, with `telemetry` its versions.
 
     Raises:
-        Cos2pError: the bus or the run is not there.
+        Cos2pError: the bus can't be reached, or there is no run.
     """
     asyncio.run(_show(settings, follow=follow, as_json=as_json, telemetry=telemetry))
 
@@ -60,7 +60,7 @@ def _print_once(reader: HistoryReader, clock: Clock) -> None:
 
 
 async def live(bus: Bus, prefix: str, clock: Clock) -> RunHistory:
-    """The screen, redrawn as the log grows, until the run has finished."""
+    """Show the screen, redrawn as the log grows, until the run has finished."""
     from rich.console import Console
     from rich.live import Live
 
@@ -83,10 +83,10 @@ async def live(bus: Bus, prefix: str, clock: Clock) -> RunHistory:
 
 
 def document(run: RunHistory, now_s: float) -> dict[str, Any]:
-    """The run as JSON-able values; times are seconds since the epoch, sizes bytes.
+    """Return the run as JSON-able values. Times are seconds since the epoch, sizes are bytes.
 
     The names of figures are those of docs/telemetry.md. `accuracy` is the curve, oldest version
-    first; `telemetry` has the newest versions.
+    first. `telemetry` has the newest versions.
     """
     state, newest = run.state, run.newest
     return {
@@ -123,7 +123,7 @@ def document(run: RunHistory, now_s: float) -> dict[str, Any]:
 
 
 def worker(run: RunHistory, device: DeviceRow, now_s: float) -> dict[str, Any]:
-    """One device as JSON-able values: its row, and what it does now."""
+    """Return one device as JSON-able values: its row, and what it does now."""
     beat = run.beat_of(device)
     return {
         **device.to_json(run.state),
@@ -136,13 +136,13 @@ def worker(run: RunHistory, device: DeviceRow, now_s: float) -> dict[str, Any]:
 
 
 async def print_table(bus: Bus, prefix: str, out: TextIO, *, follow: bool = False) -> None:
-    """Write versions as CSV while the log is read: a header, a line each.
+    """Write versions as CSV while the log is read: a header, then a line for each version.
 
-    Lists are joined by spaces, what is unknown is empty. There is no header without versions.
+    Lists are joined by spaces. Unknown values are empty. Without versions there is no header.
     """
     table = _Table(out)
     history = RunHistory(retired=table.write)
-    # A line is written when its row leaves the history: verdicts may come that long.
+    # A line is written when its row leaves the history: until then its verdict may still come.
     reader = HistoryReader(bus, prefix, history=history)
     await reader.poll()
     while follow and history.phase != "finished":
@@ -152,14 +152,14 @@ async def print_table(bus: Bus, prefix: str, out: TextIO, *, follow: bool = Fals
 
 
 class _Table:
-    """Rows as CSV."""
+    """Writes rows as CSV."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._writer: csv.DictWriter[str] | None = None
 
     def write(self, row: VersionRow) -> None:
-        """A line; before the first one the header."""
+        """Write a line. The header comes before the first line."""
         values = row.to_json()
         if self._writer is None:
             self._writer = csv.DictWriter(self._out, list(values), lineterminator="\n")

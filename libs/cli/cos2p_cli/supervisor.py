@@ -1,9 +1,9 @@
-"""The processes of a local run: started, watched, stopped together.
+"""The processes of a local run: started, watched and stopped together.
 
-Invariants: a child belongs to its own process group, so that Ctrl-C reaches only the command, which
-then stops each child by its pid: SIGTERM, a deadline, SIGKILL; a child never outlives the command
-(`leash`); what a child says goes to a file of its own; a child that ends with a foreseen error ends
-the run with that child's line and exit code.
+Invariants: each child has its own process group, so Ctrl-C reaches only the command. The command
+then stops each child by its pid: SIGTERM, a deadline, SIGKILL. A child never outlives the command
+(`leash`). Each child's output goes to its own file. A child that ends with an expected error ends
+the run with that child's error line and exit code.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from cos2p.service.leash import tie_to
 
 RoleKind = Literal["service", "worker", "job"]
 RESTARTS_MAX = 3
-"""A service that was killed is started again so often: it recovers from the log."""
+"""How often a killed service is restarted. It recovers from the log."""
 STOP_DEADLINE_S = 12.0
 POLL_S = 0.05
 
 
 class ChildError(Cos2pError):
-    """A process of the run ended with an error; the text and the exit code are the child's."""
+    """A process of the run ended with an error. Text and exit code are those of the child."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -40,15 +40,15 @@ class ChildError(Cos2pError):
 
 
 class Process(Protocol):
-    """What the crew needs of a process, however it was made."""
+    """The calls that the crew needs of a process, spawned or forked."""
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         ...
 
     def code(self) -> int | None:
-        """Exit code; the negative signal where it was killed; None while it runs."""
+        """Return the exit code; the negative signal if it was killed; None while it runs."""
         ...
 
 
@@ -63,15 +63,15 @@ class Child:
     again: Callable[[], Process] | None = None
     restart_count: int = 0
     settled: bool = False
-    """Its end has been taken note of."""
+    """Whether its end has been handled."""
 
     @property
     def running(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process still runs."""
         return self.process.code() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal unless it has ended."""
+        """Send a signal unless the process has ended."""
         if self.running:
             try:
                 os.kill(self.process.pid, number)
@@ -84,7 +84,7 @@ class _Spawned:
         with log.open("ab") as out:
             self._popen = subprocess.Popen(
                 arguments,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.PIPE,  # never written; closing it stops the child (`leash`)
                 stdout=out,
                 stderr=out,
                 env=dict(env),
@@ -119,9 +119,9 @@ class Crew:
     """The children of one command.
 
     Args:
-        logs: folder for the children's output; made where it is missing.
-        clock: for deadlines.
-        preload: modules that forked children share, imported once (torch among them).
+        logs: the folder for the children's output; it is created if missing.
+        clock: the clock of deadlines.
+        preload: the modules that forked children share, imported once (torch among them).
     """
 
     def __init__(self, logs: Path, clock: Clock, preload: Sequence[str] = ()) -> None:
@@ -130,7 +130,7 @@ class Crew:
             logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"can't make {logs}: {error.strerror}") from error
-        # Many processes share this machine; one thread each, unless a role sets its own number.
+        # Many processes share this machine: one thread each, unless a role sets its own number.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self._forks: ForkServerContext = multiprocessing.get_context("forkserver")
         self._forks.set_forkserver_preload(list(preload))
@@ -138,7 +138,7 @@ class Crew:
         self.notes: list[str] = []
 
     def start_service(self, name: str, module: str, env: Mapping[str, str]) -> Child:
-        """Start `python -m MODULE`; killed, it is started again."""
+        """Start `python -m MODULE`. If it is killed, it is restarted."""
         log = self._logs / f"{name}.log"
         arguments = [sys.executable, "-m", "cos2p.service.leash", module]
         full_env = {**os.environ, **env}
@@ -160,7 +160,7 @@ class Crew:
         log = self._logs / f"{name}.log"
 
         def make() -> Process:
-            # Its class is the context's own; the stubs only promise a base.
+            # The class is the context's own; the type stubs only declare a base class.
             process = self._forks.Process(target=_run, args=(target, arguments, str(log)))
             return _Forked(process)
 
@@ -172,14 +172,14 @@ class Crew:
         return child
 
     def _note_pid(self, child: Child) -> None:
-        """NAME.pid beside NAME.log: which process is which."""
+        """Write the pid to NAME.pid next to NAME.log, so that each process can be identified."""
         child.log.with_suffix(".pid").write_text(f"{child.process.pid}\n")
 
     def check(self) -> None:
-        """Look after the children; call it often.
+        """Handle the ends of children: restart, note or raise. Call it often.
 
         Raises:
-            ChildError: one ended with an error, or a service was killed too often.
+            ChildError: a child ended with an error, or a service was killed too often.
         """
         for child in self.children:
             code = child.process.code()
@@ -206,10 +206,10 @@ class Crew:
             )
 
     async def finished(self, *children: Child, deadline_s: float | None = None) -> bool:
-        """Wait for these to end; False at the deadline.
+        """Wait for these children to end. Return False at the deadline.
 
         Raises:
-            ChildError: as `check` does.
+            ChildError: a child ended with an error, see `check`.
         """
         end = None if deadline_s is None else self._clock.now() + deadline_s
         while any(c.running for c in children):
@@ -221,7 +221,7 @@ class Crew:
         return True
 
     async def stop(self, deadline_s: float = STOP_DEADLINE_S) -> list[str]:
-        """End all children that still run; the names of those that had to be killed."""
+        """Stop all running children. Return the names of those that had to be killed."""
         for child in self.children:
             child.settled = True
             child.signal(signal.SIGTERM)
@@ -244,11 +244,12 @@ class Crew:
 
 
 def last_words(child: Child, code: int) -> str:
-    """The error line of a child, or where to look."""
+    """Return the error line of a child, or where to find its output."""
     try:
         lines = child.log.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
+    # The services' log lines are JSON; the final error is a plain line.
     spoken = [x for x in lines if x.strip() and not x.lstrip().startswith("{")]
     if code == ExitCode.BUG or not spoken:
         last = f": {spoken[-1].strip()}" if spoken else ""
@@ -258,13 +259,13 @@ def last_words(child: Child, code: int) -> str:
 
 
 def _run(target: Callable[..., object], arguments: tuple[Any, ...], log: str) -> None:
-    """The first thing that a forked child does."""
+    """Run `target` as the main function of a forked child."""
     os.setpgrp()
     fd = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
-    # The garbage collector would write to what the fork server imported: to a copy of each page.
+    # Else the garbage collector writes to the fork server's imports and copies each shared page.
     gc.freeze()
     parent = multiprocessing.parent_process()
     if parent is not None:

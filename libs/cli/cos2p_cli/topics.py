@@ -1,7 +1,7 @@
-"""`cos2p topics`: what a run's topics should be and are; make those that are missing.
+"""`cos2p topics`: compares a run's topics with the catalogue and creates missing ones.
 
-Invariant: listing reads and never writes; bytes are those of records in the small topics and of the
-blobs that records refer to, so that no blob is read for them.
+Invariants: listing reads and never writes. Bytes are those of records in the small topics, and
+those of the blobs that these records refer to. No blob is read to count them.
 """
 
 import asyncio
@@ -21,15 +21,16 @@ from cos2p_cli import figures, options
 
 @dataclass
 class TopicRow:
-    """One topic, as it should be and as it is.
+    """One topic in its wanted and its actual state.
 
     Attributes:
-        name: on the bus.
-        needed: partitions that the run needs.
-        actual: partitions that there are; 0 where it is missing.
-        record_count: records kept.
-        first_offset: the oldest kept in any partition; above 0, retention has removed some.
-        byte_count: bytes, where the log tells.
+        name: the topic's name on the bus.
+        needed: the number of partitions that the run needs.
+        actual: the number of partitions that exist; 0 where the topic is missing.
+        record_count: the number of records kept.
+        first_offset: the highest first offset of a partition. Above 0, retention has removed
+            records.
+        byte_count: the number of bytes, where the log shows it.
     """
 
     name: str
@@ -48,15 +49,16 @@ class TopicRow:
 
 
 async def rows(bus: Bus, prefix: str, partitions: int | None = None) -> list[TopicRow]:
-    """All topics of a run.
+    """Return all topics of a run.
 
     Args:
-        bus: where they are.
-        prefix: of their names.
-        partitions: of the blob topics; None takes the run's own setting, or the default.
+        bus: the bus with the topics.
+        prefix: the prefix of the topics' names.
+        partitions: the wanted partitions of the blob topics; None takes the run's own setting, or
+            the default.
 
     Raises:
-        BusUnreachableError: no connection.
+        BusUnreachableError: there is no connection.
     """
     run = RunHistory()
     with contextlib.suppress(TopicMissingError):
@@ -78,10 +80,11 @@ async def rows(bus: Bus, prefix: str, partitions: int | None = None) -> list[Top
 
 
 def list_topics(settings: BusSettings, *, as_json: bool) -> None:
-    """Print what there is.
+    """Print the topics, then raise if one is not in order.
 
     Raises:
-        TopicMissingError, TopicMismatchError: after the list, where something is not as needed.
+        TopicMissingError: a topic is missing.
+        TopicMismatchError: a topic has another number of partitions.
     """
     asyncio.run(_list(settings, as_json=as_json))
 
@@ -107,10 +110,10 @@ async def _list(settings: BusSettings, *, as_json: bool) -> None:
 
 
 def create_topics(settings: BusSettings, *, partitions: int | None, as_json: bool) -> None:
-    """Make the topics that are missing, then print what there is.
+    """Create the missing topics, then print all topics.
 
     Raises:
-        TopicMismatchError: one exists with another number of partitions.
+        TopicMismatchError: a topic exists with another number of partitions.
     """
     asyncio.run(_create(settings, partitions=partitions, as_json=as_json))
 

@@ -1,6 +1,6 @@
-"""`cos2p topics`: its commands.
+"""The commands of `cos2p topics`.
 
-Invariant: what a command needs is imported when it runs.
+Invariant: a command imports the modules that it needs when it runs.
 """
 
 from typing import Annotated

@@ -1,5 +1,5 @@
-"""Experiments: suites of runs under virtual time, and what their results say.
+"""Experiments: suites of runs under virtual time, and the reports of their results.
 
-Invariant: every cell runs the production planner, aggregator and worker; a report reads nothing but
-the cells' `result.json` and the suite's own file.
+Invariants: every cell runs the production planner, aggregator and worker. A report reads only the
+cells' `result.json` and the suite's own file.
 """

@@ -1,9 +1,9 @@
 """One cell of an experiment: one policy, one setting, one seed; a whole run in one process.
 
-Invariants: planner, aggregator, workers and evaluator are the production ones, on one log in memory
-and on virtual time; training and evaluation are real; the same spec gives the same records, byte
-for byte (but for the planner's own random name); nothing but the run's bus carries anything between
-the roles.
+Invariants: planner, aggregator, workers and evaluator are the production ones. They share one log
+in memory and virtual time. Training and evaluation are real. The same spec gives the same records,
+byte for byte, except for the planner's random name. The roles exchange data only over the run's
+bus.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ PREFIX = "cos2p"
 
 
 TICKS, TICK_MAX_S = 50, 10.0
-"""A cell says how far it is so many times, and at least every so many virtual seconds."""
+"""A cell reports its progress this many times, and at least every `TICK_MAX_S` virtual seconds."""
 
 
 def run_cell(
@@ -57,15 +57,16 @@ def run_cell(
 ) -> CellResult:
     """Run a cell to its end.
 
+    Any error of a role is raised too. A run that stalls is a result that names what was missing.
+
     Args:
         spec: the cell.
-        folder: where its run file and its result go; None keeps neither.
-        log: where the roles tell what they do; None is nowhere.
-        tell: told how far it is, 0 to 1.
+        folder: the folder for the run file and the result; None keeps neither.
+        log: the logger of the roles; None logs nothing.
+        tell: called with the progress, 0 to 1.
 
     Raises:
-        SettingsError: a name or value of the spec that is wrong.
-        Whatever a role raises; a run that stalls is a result, with what was missing.
+        SettingsError: a name or value of the spec is wrong.
     """
     use_threads(1)
     cpu_s, wall_s = time.process_time(), time.perf_counter()
@@ -107,17 +108,16 @@ class Cell:
 
     @property
     def train_cpu_s(self) -> float:
-        """Real seconds of this process spent on training."""
+        """Real seconds that this process spent on training."""
         return sum(t.cpu_s for t in self._trainers)
 
     async def run(self, tell: Callable[[float], None] = lambda _: None) -> None:
-        """From the run's request to its end.
+        """Run from the run's request to its end.
+
+        Any error of a role is raised, except that the run has failed, which is a result.
 
         Args:
-            tell: told how far it is, 0 to 1.
-
-        Raises:
-            Whatever a role raises, but that the run has failed: that is a result.
+            tell: called with the progress, 0 to 1.
         """
         ready, self._start_s = self._ready, self._clock.now()
         await initialise(self.bus, PREFIX, self.spec.task, ready.task, ready.config, self._run_id)
@@ -139,7 +139,7 @@ class Cell:
             self.evaluate_cpu_s = loop.thread_cpu_s - self.train_cpu_s
 
     async def _tick(self, tell: Callable[[float], None]) -> None:
-        """Tell now and then how far the run is, by its versions or by its time."""
+        """Report the run's progress at intervals, by its versions or by its time."""
         rounds = self._ready.config.rounds
         horizon_s = rounds.horizon_s or math.inf
         while True:
@@ -181,10 +181,10 @@ class Cell:
             kit_factory=kit,
         )
 
-    # ------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------ the result
 
     def fingerprint(self) -> str:
-        """Digest of every record that was kept, but for the planner's own random name."""
+        """Return a digest of every kept record, except for the planner's random name."""
         hasher = blake3()
         for record in self._records(*CATALOGUE):
             value = record.value
@@ -198,7 +198,7 @@ class Cell:
         return hasher.hexdigest(length=16)
 
     def result(self, effort: Effort | None = None) -> CellResult:
-        """The fold of the run's small records."""
+        """Return the result, folded from the run's small records."""
         spec, ready = self.spec, self._ready
         fold = Fold(self._start_s)
         for record, message in self._messages():
@@ -224,7 +224,7 @@ class Cell:
         )
 
     async def archive(self, out: Path) -> None:
-        """The run in one file.
+        """Write the run into one file.
 
         Raises:
             StorageError: the disk is full, or the file can't be written.
@@ -233,7 +233,7 @@ class Cell:
         await copy(self.bus, PREFIX, await extent_of(self.bus, PREFIX), out)
 
     def _messages(self) -> list[tuple[Record, Message]]:
-        """Small records by time; at the same time causes before effects."""
+        """Return the small records by time. At equal times causes come before effects."""
         ranked = [
             (record.timestamp_s, rank, record.offset, record)
             for rank, topic in enumerate((FLEET, DECISIONS, MODELS))

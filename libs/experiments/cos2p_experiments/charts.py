@@ -1,6 +1,6 @@
-"""What one cell did over time, as PNG: its devices' work, and which units were trained when.
+"""Charts of cells over time: the devices' work, and which units were trained when.
 
-Invariants: as of `plots`; two cells beside each other share their scales.
+Invariants: those of `plots`. Cells in one figure share their scales.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from cos2p_experiments.result import CellDevice, CellResult
 WORK_COLOURS = {"train": "#009e73", "fetch": "#56b4e9", "upload": "#e69f00"}
 IDLE_COLOUR = "#e4e4e8"
 PLANS_SHOWN = 4
-"""A Gantt shows about so many plans of the slowest device."""
+"""A Gantt chart shows about this many plans of the slowest device."""
 
 
 def gantt(cells: Sequence[CellResult]) -> Figure | None:
-    """The devices' work in the first part of each cell's time; a thin line closes a version."""
+    """Draw the devices' work in the first part of each cell; a thin line marks a closed version."""
     cells = [c for c in cells if c.segments]
     if not cells:
         return None
@@ -45,7 +45,7 @@ def gantt(cells: Sequence[CellResult]) -> Figure | None:
 
 
 def coverage(cells: Sequence[CellResult]) -> Figure | None:
-    """Merged updates of every prunable unit over virtual time, cells beside each other."""
+    """Draw the merged updates of every prunable unit over virtual time, cells side by side."""
     cells = [c for c in cells if any(c.coverage.prunable) and len(c.coverage.edges_s) > 1]
     if not cells:
         return None
@@ -98,7 +98,7 @@ def _work(axes: Axes, cell: CellResult, end: float) -> None:
 
 
 def _class_ticks(devices: Sequence[CellDevice]) -> tuple[list[float], list[str]]:
-    """A tick in the middle of each run of devices of one class."""
+    """Return a tick in the middle of each group of neighbours of one class."""
     places: list[list[int]] = []
     for i, device in enumerate(devices):
         if i and device.device_class == devices[i - 1].device_class:
@@ -109,7 +109,7 @@ def _class_ticks(devices: Sequence[CellDevice]) -> tuple[list[float], list[str]]
 
 
 def _slowest_s(cell: CellResult) -> float:
-    """Length of the longest stretch of training."""
+    """Return the length of the longest span of training."""
     return max((s.end_s - s.start_s for s in cell.segments if s.activity == "train"), default=0.0)
 
 
@@ -119,7 +119,7 @@ def _name(cell: CellResult) -> str:
 
 
 def _name_blocks(axes: Axes, cell: CellResult) -> None:
-    """Blocks' names on the axis instead of hundreds of units' names."""
+    """Write the blocks' names on the axis, because hundreds of units' names don't fit."""
     pairs = zip(cell.coverage.units, cell.coverage.prunable, strict=True)
     blocks = [unit.split(".")[0] for unit, prunable in pairs if prunable]
     firsts = [i for i, b in enumerate(blocks) if not i or blocks[i - 1] != b]

@@ -1,6 +1,6 @@
 """The tables of a comparison, one setting at a time: accuracy, differences, cost.
 
-Invariants: every policy that has a cell has a row, every row says on how many seeds it stands; all
+Invariants: every policy that has a cell has a row. Every row shows its number of seeds. All
 accuracies are of versions that were published by the horizon.
 """
 
@@ -23,7 +23,7 @@ SEEDS = Column("seeds", "seeds")
 
 
 def accuracy_table(study: Study, setting: str) -> Table:
-    """Accuracy at three horizons of equal virtual time."""
+    """Return the accuracies at three horizons of equal virtual time."""
     moments = study.horizons_of(setting)
     late = moments[-1]
     measured: list[Measured] = [
@@ -52,7 +52,7 @@ def accuracy_table(study: Study, setting: str) -> Table:
 
 
 def bytes_table(study: Study, setting: str) -> Table:
-    """Accuracy at three horizons of equal bytes: what our policy had moved at equal times."""
+    """Return the accuracies at equal bytes: those that our policy had moved at the horizons."""
     present = study.present(setting)
     payer = study.ours if study.ours in present else present[0]
     marks = {
@@ -80,7 +80,7 @@ def bytes_table(study: Study, setting: str) -> Table:
 
 
 def difference_table(study: Study, setting: str, opponent: str) -> Table:
-    """Paired differences to one policy at the three horizons, and the time to its accuracy."""
+    """Return paired differences to one policy at the horizons, and the time to its accuracy."""
     moments = study.horizons_of(setting)
     others = [p for p in study.present(setting) if p != opponent]
     found = contrasts(
@@ -124,7 +124,7 @@ def difference_table(study: Study, setting: str, opponent: str) -> Table:
 
 
 def cost_table(study: Study, setting: str) -> Table:
-    """N*, busy share, memory, bytes, plans."""
+    """Return the table of N*, busy share, memory, bytes and plans."""
     limited = roles.limited(study, setting)
     bound = roles.coverage_bound(study, setting)
     measured: list[Measured] = [
@@ -163,14 +163,14 @@ def cost_table(study: Study, setting: str) -> Table:
 def contrasts(
     pairs: Sequence[tuple[dict[int, float], dict[int, float]]],
 ) -> list[Contrast | None]:
-    """Paired differences of one family, corrected over it; None where no seed is on both sides."""
+    """Return one family's paired differences, corrected; None where no seed is on both sides."""
     differences = [statistics.paired(ours, theirs) for ours, theirs in pairs]
     corrected = statistics.holm([d.p if d else None for d in differences])
     return [Contrast.of(d, p) if d else None for d, p in zip(differences, corrected, strict=True)]
 
 
 def time_ratio(study: Study, setting: str, policy: str, other: str) -> Censored | None:
-    """Time to the other's late accuracy of the same seed, over the other's own time to it."""
+    """Return the ratio of both policies' times to the other's late accuracy, paired by seed."""
     late = study.horizons_of(setting)[-1]
     targets = roles.final_accuracies(study, setting, other)
     ours, theirs = study.of(setting, policy), study.of(setting, other)
@@ -178,13 +178,13 @@ def time_ratio(study: Study, setting: str, policy: str, other: str) -> Censored 
     for seed in sorted(ours.keys() & targets.keys()):
         needed = measures.time_to(ours[seed], targets[seed], late)
         own = measures.time_to(theirs[seed], targets[seed], late)
-        if own:  # a run that never got beyond its first version says nothing of time
+        if own:  # a run that never got beyond its first version has no time to compare
             ratios.append(None if needed is None else needed / own)
     return statistics.censored(ratios) if ratios else None
 
 
 def seed_count(study: Study, setting: str, policy: str) -> str:
-    """``5``; ``4 of 5`` where cells are missing."""
+    """Write the number of seeds: ``5``, or ``4 of 5`` where cells are missing."""
     there = len(study.of(setting, policy))
     return str(there) if there == len(study.seeds) else f"{there} of {len(study.seeds)}"
 
@@ -192,7 +192,7 @@ def seed_count(study: Study, setting: str, policy: str) -> str:
 def _measured(
     study: Study, setting: str, words: tuple[str, str, str], measured: Sequence[Measured]
 ) -> Table:
-    """A row of spreads for every policy; columns that nobody has a value in are left out."""
+    """Return a row of spreads for every policy, without columns that have no value at all."""
     rows = [
         [
             statistics.spread(list(roles.values(study, setting, policy, measure).values()))

@@ -1,13 +1,14 @@
 """Fleets of unequal devices, by name: memory, speed and link of each, and which data it holds.
 
-Invariants: memory and speed are independent (a board may be rich in the one and poor in the other);
-a fleet is the same for every policy; with the seed only the data that each device holds change.
+Invariants: memory and speed are independent: a board may have much of the one and little of the
+other. A fleet is the same for every policy. The seed changes only which data each device holds.
 
-Sources. Memory, cores and clocks: the maker's data sheets of the modules. Speed is 2 * CUDA cores *
-clock in FP32 relative to AGX Orin (5.3 TFLOPS at 2048 cores, 1.3 GHz). Usable memory is an
-assumption: the total less 1.8 GB (4 GB boards), 2.5 GB (8 GB) or 3 to 4 GB (larger) for system,
-loader and CUDA context. Links are presets, of no board in particular: 100 Mbit/s Ethernet and
-50 Mbit/s Wi-Fi. The mix is ours; the paper (arXiv 2410.08457) does not give its own.
+Sources. Memory, cores and clocks come from the maker's data sheets of the modules. Speed is
+2 * CUDA cores * clock in FP32 relative to AGX Orin (5.3 TFLOPS at 2048 cores, 1.3 GHz). Usable
+memory is an assumption. It is the total less 1.8 GB (4 GB boards), 2.5 GB (8 GB) or 3 to 4 GB
+(larger boards) for system, loader and CUDA context. Links are presets that belong to no specific
+board: 100 Mbit/s Ethernet and 50 Mbit/s Wi-Fi. The mix is ours, because the paper
+(arXiv 2410.08457) does not give its own.
 """
 
 import re
@@ -22,7 +23,7 @@ from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
 
 ETHERNET, WIFI = 1.0, 0.5
-"""Links relative to 100 Mbit/s."""
+"""Speeds of links relative to 100 Mbit/s."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Board:
     """A class of devices.
 
     Attributes:
-        name: of the class.
-        usable_gb: memory that training may use, GB.
-        speed: training speed relative to AGX Orin.
+        name: the name of the class.
+        usable_gb: the memory that training may use, in GB.
+        speed: the training speed relative to AGX Orin.
         source: where the figures come from.
     """
 
@@ -66,11 +67,11 @@ class FleetPlan:
     """A fleet, before it is scaled to a model.
 
     Attributes:
-        name: what a suite calls it.
+        name: the fleet's name in a suite file.
         boards: the class of each device.
-        need_gb: what training the whole model is taken to need; a device's budget fraction r is
-            usable_gb / need_gb, cut at `cap`.
-        cap: largest r.
+        need_gb: the memory that training the whole model is assumed to need. A device's budget
+            fraction r is usable_gb / need_gb, at most `cap`.
+        cap: the largest r.
     """
 
     name: str
@@ -79,7 +80,7 @@ class FleetPlan:
     cap: float = 1.0
 
     def budget(self, board: Board) -> float:
-        """r: the fraction of the prunable cost that a board may hold."""
+        """Return r, the fraction of the prunable cost that a board may hold."""
         return min(self.cap, board.usable_gb / self.need_gb)
 
 
@@ -93,13 +94,14 @@ EVEN = re.compile(r"even-(\d{1,4})-(\d(?:\.\d{1,4})?)")
 
 @dataclass(frozen=True)
 class Scale:
-    """From relative figures to virtual seconds.
+    """The scale from relative figures to virtual seconds.
 
     Attributes:
         step_s: seconds of one local step of the whole model on AGX Orin.
-        transfer_steps: the whole model takes so many of these steps over a 100 Mbit/s link, one
-            way. A model of 0.11 B parameters (440 MB) takes 35 s, some forty steps of 0.8 s; a real
-            local round has a few hundred steps, ours ten or twenty, so a quarter keeps the shares.
+        transfer_steps: the time of one transfer of the whole model over a 100 Mbit/s link, in such
+            steps. A model of 0.11 B parameters (440 MB) takes 35 s, about forty steps of 0.8 s. A
+            real local round has a few hundred steps, ours ten or twenty. A quarter of the forty
+            steps therefore keeps the shares.
     """
 
     step_s: float = 0.1
@@ -111,14 +113,14 @@ class Member:
     """One device of a scaled fleet.
 
     Attributes:
-        worker_id: its name.
-        index: its number in the fleet; seeds its jitter.
-        shard: which part of the data it holds.
-        board: its class.
-        budget: r.
-        memory_bytes: peak bytes that its training may use.
-        flops_per_s: training speed.
-        bytes_per_s: of its link, either way.
+        worker_id: the id of the device's worker.
+        index: the device's number in the fleet. It seeds the jitter.
+        shard: the number of the data shard that the device holds.
+        board: the device's class.
+        budget: r, the fraction of the prunable cost that the device may hold.
+        memory_bytes: the peak bytes that training may use.
+        flops_per_s: the training speed.
+        bytes_per_s: the speed of the link, in each direction.
     """
 
     worker_id: str
@@ -132,10 +134,10 @@ class Member:
 
 
 def fleet_named(name: str) -> FleetPlan:
-    """The fleet of a name; ``even-N-R`` is of N equal devices that may hold the fraction R each.
+    """Return a fleet by name. ``even-N-R`` has N equal devices that may hold the fraction R each.
 
     Raises:
-        SettingsError: there is none; the text lists the names.
+        SettingsError: no fleet has this name. The text lists the names.
     """
     if name in FLEETS:
         return FLEETS[name]
@@ -152,14 +154,15 @@ def fleet_named(name: str) -> FleetPlan:
 def members(
     plan: FleetPlan, cost: CostModel, scale: Scale, *, seed: int, margin: float
 ) -> tuple[Member, ...]:
-    """The fleet's devices, scaled to a model.
+    """Return the fleet's devices, scaled to a model.
 
     Args:
         plan: the fleet.
-        cost: of the model with the task's own settings, so that every policy gets the same devices.
-        scale: to virtual seconds.
-        seed: of which device holds which shard.
-        margin: share of a device's memory that the planner leaves unplanned: on top of r.
+        cost: the cost model under the task's settings, so that every policy has the same devices.
+        scale: the scale to virtual seconds.
+        seed: the seed that deals the shards to the devices.
+        margin: the share of a device's memory that the planner leaves unplanned. A device gets it
+            on top of r.
     """
     whole = cost.batch_size * cost.training_flops(range(len(cost.table)))
     shards = np.random.default_rng([seed, 7]).permutation(len(plan.boards))
@@ -174,6 +177,7 @@ def members(
                 shard=int(shards[index]),
                 board=board,
                 budget=budget,
+                # Rounded up, so that the share under the margin still holds the fraction r.
                 memory_bytes=-int(-cost.memory_for_fraction(budget) // (1 - margin)),
                 flops_per_s=board.speed * whole / scale.step_s,
                 bytes_per_s=link * model_bytes(cost.table) / (scale.transfer_steps * scale.step_s),
@@ -183,5 +187,5 @@ def members(
 
 
 def model_bytes(table: UnitTable) -> int:
-    """Bytes of the whole model on the wire."""
+    """Return the bytes of the whole model on the wire, as float32."""
     return 4 * table.parameter_count

@@ -1,7 +1,7 @@
-"""From a cell's log to its result: the run's history, and what only experiments ask for.
+"""Folds a cell's log into its result: the run's history, and figures that only experiments need.
 
-Invariants: nothing but messages and their times goes in; a device counts as busy from a plan's
-dispatch to its report, or to whatever voided it: the device's next plan, or the run's end.
+Invariants: the only input is messages and their times. A device counts as busy from a plan's
+dispatch to its report. Without a report, the device's next plan or the run's end voids the plan.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ COVERAGE_BINS = 40
 
 @dataclass(frozen=True)
 class Spent:
-    """What had been spent when a version was published first."""
+    """The time and bytes spent until a version was first published."""
 
     virtual_s: float
     bytes_up: int
@@ -35,17 +35,17 @@ class Spent:
 
 @dataclass(frozen=True)
 class Work:
-    """A plan whose weights were dispatched and that was not reported."""
+    """A plan whose weights were dispatched and that has no report yet."""
 
     plan_id: str
     since_s: float
 
 
 class Fold:
-    """Feed it with `take`; then ask for the parts of a result.
+    """The fold of a cell's log. `take` adds records; the other methods return parts of a result.
 
     Args:
-        start_s: time of the run's request; everything is counted from it.
+        start_s: the time of the run's request. All times count from it.
     """
 
     def __init__(self, start_s: float) -> None:
@@ -63,11 +63,11 @@ class Fold:
 
     @property
     def ended(self) -> m.RunEnded | None:
-        """How the run ended; its time counts from the run's request."""
+        """The RunEnded message, with its time counted from the run's request."""
         return self._run.state.end
 
     def take(self, topic: str, offset: int, at_s: float, message: m.Message) -> None:
-        """The next record of a topic, appended at `at_s`."""
+        """Fold the next record of a topic, appended at `at_s`."""
         now = at_s - self._start_s
         if isinstance(message, m.Decision):
             message = message.model_copy(update={"at_s": message.at_s - self._start_s})
@@ -106,21 +106,21 @@ class Fold:
         self._lost_s[worker_id] += now - work.since_s
         self._lost.append(Span(worker_id, "train", work.since_s, now))
 
-    # ------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------ the result
 
     def curve(self) -> tuple[CurvePoint, ...]:
-        """The evaluated versions, ascending."""
+        """Return the evaluated versions, ascending."""
         return tuple(
             CurvePoint(**_fields(verdict, Verdict), **_fields(self._spent[verdict.version], Spent))
             for verdict in self._run.accuracy
         )
 
     def rounds(self) -> tuple[VersionRow, ...]:
-        """The closed versions, ascending."""
+        """Return the closed versions, ascending."""
         return tuple(self._run.versions)
 
     def segments(self) -> tuple[Span, ...]:
-        """What each device did when, by device and time."""
+        """Return the spans of work, sorted by device and time."""
         spans = [s for s in self._run.state.spans if s.activity != "idle"] + self._lost
         rounded = (
             Span(s.worker_id, s.activity, round(s.start_s, 3), round(s.end_s, 3))
@@ -130,10 +130,10 @@ class Fold:
         return tuple(sorted(rounded, key=lambda s: (s.worker_id, s.start_s)))
 
     def devices(self, budgets: Mapping[str, float]) -> tuple[CellDevice, ...]:
-        """A row per device, by name.
+        """Return a row per device, sorted by name.
 
         Args:
-            budgets: r of each, by worker id.
+            budgets: r of each device, by worker id.
         """
         rows = self._run.devices
         return tuple(self._device(rows[name], budgets[name]) for name in sorted(rows))
@@ -146,13 +146,14 @@ class Fold:
         return device
 
     def coverage(self) -> CoverageMap:
-        """Merged updates per unit and bin of time."""
+        """Return the merged updates per unit and bin of time."""
         assert self.table is not None
         assert self.ended is not None
         edges = np.linspace(0.0, max(self.ended.at_s, 1e-9), COVERAGE_BINS + 1)
         counts = np.zeros((len(self.table), COVERAGE_BINS), np.int64)
         for row in self._run.versions:
             place = int(np.searchsorted(edges, row.closed_s, "right")) - 1
+            # A version that closes at the run's end lies on the last edge.
             counts[:, min(COVERAGE_BINS - 1, place)] += row.counts
         return CoverageMap(
             units=tuple(u.name for u in self.table.units),

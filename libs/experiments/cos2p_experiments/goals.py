@@ -1,7 +1,7 @@
-"""The goals of the method, each with what was found and whether it was met.
+"""The goals of the method, each with its result and whether it was met.
 
-Invariants: a goal that the cells can't answer says what is missing and is neither met nor missed; a
-goal is judged at the late horizon and on means, with the interval printed beside it.
+Invariants: a goal that the cells can't answer names what is missing. It is neither met nor missed.
+A goal is judged at the late horizon and on means, with the interval printed next to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ class Goal:
     """One goal in one setting.
 
     Attributes:
-        setting: where.
-        goal: what should be.
-        against: the policy that ours is measured by; "" where there is none.
-        found: what is, in words.
+        setting: the setting's label.
+        goal: the goal in words.
+        against: the policy that ours is compared with; "" where there is none.
+        found: the result in words.
         value: the number that is judged; None where it is not known.
-        verdict: met, missed, or why it can't be said.
+        verdict: met, missed, or the reason why neither is known.
     """
 
     setting: str
@@ -42,14 +42,14 @@ class Goal:
 
 
 def goals(study: Study) -> list[Goal]:
-    """All goals of all settings that have a cell of ours."""
+    """Return all goals of all settings that have a cell of ours."""
     settings = [s for s in study.settings if study.ours in study.present(s)]
     found = [goal for s in settings for goal in _of_setting(study, s)]
     return found + _against_opponent(study, settings)
 
 
 def goals_table(study: Study) -> Table:
-    """The goals as a table."""
+    """Return the goals as a table."""
     columns = (
         Column("setting", "setting"),
         Column("goal", "goal"),
@@ -107,7 +107,7 @@ def _accuracy(study: Study, setting: str, role: str, other: str, least: float) -
 
 
 def differences(study: Study, setting: str, ours: str, other: str) -> list[Contrast | None]:
-    """Paired differences at the three horizons, each corrected for itself alone."""
+    """Return the paired differences at the three horizons, each as a family of its own."""
     found = []
     for moment in study.horizons_of(setting):
         a, b = (roles.accuracies(study, setting, p, moment) for p in (ours, other))
@@ -135,7 +135,7 @@ def _time(study: Study, setting: str, best: str) -> Goal:
 
 
 def _memory(study: Study, setting: str, best: str) -> Goal:
-    """The leanest form of ours that is not worse than the baseline, else ours itself."""
+    """Judge the form of ours with the lowest memory that is as accurate as the baseline."""
     goal = f"peak memory of limited devices <= {MEMORY_MOST} at equal or better accuracy"
     accuracies = roles.final_accuracies(study, setting, best)
     ratios = {p: _memory_ratio(study, setting, p, best) for p in study.present(setting)}
@@ -155,7 +155,7 @@ def _memory(study: Study, setting: str, best: str) -> Goal:
 
 
 def _memory_ratio(study: Study, setting: str, policy: str, other: str) -> float | None:
-    """Mean over seeds and over limited devices that trained under both."""
+    """Return the mean ratio over seeds and limited devices that trained under both policies."""
     limited = roles.limited(study, setting)
     ours, theirs = study.of(setting, policy), study.of(setting, other)
     pairs = [(ours[s], theirs[s]) for s in sorted(ours.keys() & theirs.keys())]

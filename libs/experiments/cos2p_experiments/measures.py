@@ -1,7 +1,7 @@
-"""What one cell's result says: accuracies on two axes, memory, coverage, plans, bytes.
+"""Measures of one cell's result: accuracies on two axes, memory, coverage, plans, bytes.
 
-Invariants: pure functions of a `CellResult`; a cell that ended early keeps the model that it had
-(its curve goes on level); None where a cell can't say.
+Invariants: all are pure functions of a `CellResult`. A cell that ended early keeps its last model,
+so its curve continues level. A measure that a cell can't answer is None.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ AXES: tuple[Axis, ...] = ("time", "bytes")
 
 
 def spent(point: CurvePoint, axis: Axis) -> float:
-    """What a version had cost when it was published: virtual seconds, or bytes up and down."""
+    """Return a version's cost when it was published: virtual seconds, or bytes up and down."""
     return point.virtual_s if axis == "time" else float(point.bytes_up + point.bytes_down)
 
 
 def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
-    """A version's accuracy in [0, 1].
+    """Return a version's accuracy in [0, 1].
 
     Args:
         point: the version.
-        form: "published" is the moving average of versions, or the raw version where a policy
-            has no average; "exits" is the mean of all exits' probabilities; "plain" the published
-            model with its units as they are, "scaled" with them scaled by survival. All but
-            "exits" are the final head's.
+        form: which model answers. "published" is the moving average of versions, or the raw
+            version where a policy has no average. "raw" is the raw version. "exits" is the mean
+            of all exits' probabilities. "plain" is the published model with unscaled units,
+            "scaled" the one with units scaled by survival. All but "exits" use the final head.
     """
     if form == "raw":
         return point.raw_accuracy if point.raw_accuracy is not None else point.accuracy
@@ -47,10 +47,10 @@ def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
 def curve(
     cell: CellResult, axis: Axis = "time", form: Form = "published"
 ) -> tuple[list[float], list[float]]:
-    """Where and how accurate, of the versions that have such an accuracy.
+    """Return the costs and accuracies of the versions that have this form of accuracy.
 
-    What is published by a policy that answers with all its exits is their mean's
-    (`evaluation.answer`).
+    Some policies answer with the mean of all exits (`evaluation.answer`). For these, the published
+    accuracy is that of the mean.
     """
     if form == "published" and cell.config.get("evaluation", {}).get("answer") == "mean":
         form = "exits"
@@ -61,12 +61,12 @@ def curve(
 def accuracy_at(
     cell: CellResult, x: float, axis: Axis = "time", form: Form = "published"
 ) -> float | None:
-    """The accuracy of the newest version at `x`, in [0, 1]."""
+    """Return the accuracy of the newest version at `x`, in [0, 1]."""
     return statistics.value_at(*curve(cell, axis, form), x)
 
 
 def spent_at(cell: CellResult, virtual_s: float) -> float | None:
-    """Bytes up and down by a moment, interpolated between evaluated versions."""
+    """Return the bytes up and down by a moment, interpolated between evaluated versions."""
     if not cell.curve or virtual_s < cell.curve[0].virtual_s:
         return None
     xs, ys = ([spent(p, axis) for p in cell.curve] for axis in AXES)
@@ -74,19 +74,19 @@ def spent_at(cell: CellResult, virtual_s: float) -> float | None:
 
 
 def outdated_s(cell: CellResult, at_s: float) -> float:
-    """For how long the version that a moment is judged by had not been the newest any more."""
+    """Return for how long the newest evaluated version has been outdated at a moment."""
     judged = max((p.version for p in cell.curve if p.virtual_s <= at_s), default=-1)
     newer = [r.closed_s for r in cell.rounds if r.version > judged and r.closed_s <= at_s]
     return at_s - min(newer) if newer else 0.0
 
 
 def mean_accuracy(cell: CellResult, end_s: float) -> float | None:
-    """Area under the curve of the published model, over its length."""
+    """Return the area under the published model's curve, divided by the length of the curve."""
     return statistics.mean_height(*curve(cell), end_s)
 
 
 def time_to(cell: CellResult, target: float, end_s: float) -> float | None:
-    """When the published model first had `target`, interpolated; None where not by `end_s`."""
+    """Return when the published model first had `target`, interpolated; None if after `end_s`."""
     at = statistics.first_reach(*curve(cell), target)
     return at if at is not None and at <= end_s else None
 
@@ -94,7 +94,7 @@ def time_to(cell: CellResult, target: float, end_s: float) -> float | None:
 def memory_ratio(
     ours: CellResult, theirs: CellResult, limited: Mapping[str, CellDevice]
 ) -> float | None:
-    """Mean over the limited devices that trained in both of the measured peaks' ratio."""
+    """Return the mean ratio of measured peaks, over limited devices that trained in both cells."""
     peaks = {d.worker_id: d.peak_measured_bytes for d in _trained(theirs, limited)}
     found = [d for d in _trained(ours, limited) if d.worker_id in peaks]
     ratios = [d.peak_measured_bytes / peaks[d.worker_id] for d in found]
@@ -102,18 +102,18 @@ def memory_ratio(
 
 
 def device_count(cell: CellResult) -> int:
-    """Devices that trained at all."""
+    """Return the number of devices that trained at all."""
     return sum(d.peak_measured_bytes > 0 for d in cell.devices)
 
 
 def memory_peak(cell: CellResult, limited: Mapping[str, CellDevice]) -> float | None:
-    """Mean over the limited devices of the measured peak in bytes; None where none trained."""
+    """Return the mean measured peak of the limited devices in bytes; None where none trained."""
     peaks = [d.peak_measured_bytes for d in _trained(cell, limited)]
     return float(np.mean(peaks)) if peaks else None
 
 
 def memory_share(cell: CellResult, limited: Mapping[str, CellDevice]) -> float | None:
-    """Mean over the limited devices of measured peak / budget; None where none trained."""
+    """Return the limited devices' mean of measured peak / budget; None where none trained."""
     found = _trained(cell, limited)
     shares = [d.peak_measured_bytes / limited[d.worker_id].memory_bytes for d in found]
     return float(np.mean(shares)) if shares else None
@@ -124,12 +124,15 @@ def _trained(cell: CellResult, limited: Mapping[str, CellDevice]) -> list[CellDe
 
 
 def coverage(cell: CellResult) -> list[int]:
-    """N* merged in each full window of versions."""
+    """Return N* of the merged updates in each full window of versions."""
     return [r.coverage_min for r in cell.rounds if r.version >= _window(cell)]
 
 
 def coverage_share(cell: CellResult) -> float | None:
-    """Mean over full windows of N* / its bound: the updates times their mean share of the cost."""
+    """Return the mean of N* / its bound over full windows.
+
+    The bound is the number of updates times their mean share of the cost.
+    """
     rows = [r for r in cell.rounds if r.version >= _window(cell) and r.coverage_bound]
     return float(np.mean([r.coverage_min / r.coverage_bound for r in rows])) if rows else None
 
@@ -139,29 +142,29 @@ def _window(cell: CellResult) -> int:
 
 
 def outcome_count(cell: CellResult, *names: str) -> int:
-    """Plans of all devices that ended in one of these outcomes."""
+    """Return the number of plans of all devices that ended in one of these outcomes."""
     return sum(d.outcomes[Outcome(n)] for d in cell.devices for n in names)
 
 
 def plan_count(cell: CellResult) -> int:
-    """Plans of all devices that ended."""
+    """Return the number of plans of all devices that ended."""
     return sum(sum(d.outcomes.values()) for d in cell.devices)
 
 
 def bytes_up(cell: CellResult) -> int:
-    """Of all devices."""
+    """Return the bytes that all devices sent."""
     return sum(d.bytes_up for d in cell.devices)
 
 
 def bytes_down(cell: CellResult) -> int:
-    """Of all devices."""
+    """Return the bytes that all devices fetched."""
     return sum(d.bytes_down for d in cell.devices)
 
 
 def label_distance(cell: CellResult) -> float | None:
-    """Mean over devices of the total variation between their label mix and all devices'; [0, 1].
+    """Return the mean total variation between a device's label mix and the fleet's, in [0, 1].
 
-    None for tasks without labels and for devices that withhold them.
+    Devices that withhold their labels are left out. None where no device reports labels.
     """
     told = [d.label_counts for d in cell.devices if d.label_counts and sum(d.label_counts)]
     if not told:

@@ -1,7 +1,8 @@
-"""Which policy is drawn how: the same in every plot, and for known names in every report.
+"""The colour and line of each policy: the same in every plot, for known names in every report.
 
-Invariants: no two policies of a study share colour and line; colours are Okabe's and Ito's and Paul
-Tol's muted ones, told apart with any common colour blindness; what the report is about is thicker.
+Invariants: no two policies of a study share both colour and line. Colours are Okabe and Ito's and
+Paul Tol's muted ones, which differ under any common colour blindness. The policies that the report
+is about have thicker lines.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ THICK, THIN = 2.6, 1.3
 
 @dataclass(frozen=True)
 class Style:
-    """How a policy is drawn."""
+    """The look of a policy in plots."""
 
     colour: str
     line: Line = SOLID
@@ -41,7 +42,7 @@ class Style:
 
 
 def styles(study: Study) -> dict[str, Style]:
-    """A style for every policy of the suite, with or without cells."""
+    """Return a style for every policy of the suite, with or without cells."""
     bases = {c.identity.policy: c.identity.base_policy for c in study.cells}
     drawn: dict[str, Style] = {}
     taken: set[tuple[str, Line]] = set()
@@ -59,7 +60,7 @@ def styles(study: Study) -> dict[str, Style]:
 
 
 def _pairs(own: str | None) -> list[tuple[str, Line]]:
-    """Colours and lines in the order of preference: its own colour first."""
+    """Return colours and lines in the order of preference: the policy's own colour first."""
     lines: list[Line] = [SOLID, DASHED, DOTTED]
     first = [(own, line) for line in lines] if own else []
     spare = [OPPONENT, *(c for c in KNOWN.values() if c != own), OURS]

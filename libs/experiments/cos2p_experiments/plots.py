@@ -1,7 +1,7 @@
 """The report's curves and bars as PNG, on white, as wide as a README.
 
-Invariants: each function returns one figure, or None where there is nothing to draw; labels stand
-beside what they name and cover no data; a figure says on which data and how many seeds it stands.
+Invariants: each function returns one figure, or None where there is nothing to draw. Labels stand
+next to what they name and cover no data. A figure names its data and its number of seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ WIDTH_IN, DPI = 9.0, 110
 INK, GREY = "#222222", "#8d8d97"
 GRID_POINTS = 240
 BANDS_MAX = 4
-"""With more policies only those that the report is about have a band."""
+"""With more policies than this, only those that the report is about have a band."""
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "figure.facecolor": "white",
@@ -46,19 +46,19 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 def save(figure: Figure, file: Path) -> Path:
-    """Write a figure as PNG; its bytes depend on nothing but what is drawn."""
+    """Write a figure as PNG. Its bytes depend only on what is drawn."""
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, dpi=DPI, metadata={"Software": None})
     return file
 
 
 def styled(width_in: float, height_in: float) -> Figure:
-    """An empty figure in the house's style; draw on it within `matplotlib.rc_context(STYLE)`."""
+    """Return an empty figure. Draw on it within `matplotlib.rc_context(STYLE)`."""
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def accuracy(study: Study, setting: str, axis: measures.Axis) -> Figure | None:
-    """Accuracy of the published model against virtual time or bytes: mean, band of one sd."""
+    """Draw the published model's accuracy against virtual time or bytes: mean, band of one sd."""
     looks = styles(study)
     curves = {
         policy: found
@@ -86,7 +86,7 @@ def accuracy(study: Study, setting: str, axis: measures.Axis) -> Figure | None:
 
 
 def mean_curve(study: Study, setting: str, policy: str, axis: measures.Axis) -> Curve | None:
-    """Mean and deviation over seeds on a grid that all of the policy's runs reach."""
+    """Return mean and deviation over seeds, on a grid that all of the policy's runs reach."""
     curves = [measures.curve(c, axis) for c in study.of(setting, policy).values()]
     curves = [(xs, ys) for xs, ys in curves if xs]
     if not curves:
@@ -103,7 +103,7 @@ def mean_curve(study: Study, setting: str, policy: str, axis: measures.Axis) -> 
 
 
 def memory(study: Study, setting: str, policies: Sequence[str]) -> Figure | None:
-    """Budget, forecast and measured peak of each device class, means over devices and seeds."""
+    """Draw each device class's budget, forecast and measured peak: means over devices and seeds."""
     looks = styles(study)
     fleet = roles.devices(study, setting)
     by_size = sorted(fleet.values(), key=lambda d: d.memory_bytes)
@@ -140,7 +140,7 @@ def memory(study: Study, setting: str, policies: Sequence[str]) -> Figure | None
 
 
 def _class_peaks(study: Study, setting: str, policy: str) -> Mapping[str, tuple[float, float]]:
-    """Forecast and measured peak in bytes by device class, of devices that trained."""
+    """Return forecast and measured peak in bytes by device class, for devices that trained."""
     trained: dict[str, list[tuple[int, int]]] = {}
     for cell in study.of(setting, policy).values():
         for device in cell.devices:
@@ -154,13 +154,13 @@ def _class_peaks(study: Study, setting: str, policy: str) -> Mapping[str, tuple[
 def differences(
     study: Study, rows: Sequence[tuple[str, Sequence[Contrast | None]]], other: str, setting: str
 ) -> Figure | None:
-    """Paired differences to one policy at the horizons, with their 95 % intervals.
+    """Draw paired differences to one policy at the horizons, with their 95 % intervals.
 
     Args:
-        study: where the policies' order and colours are from.
-        rows: policy and its contrast at each horizon.
-        other: what they are compared with.
-        setting: for the title.
+        study: the study that gives the policies' order and colours.
+        rows: each policy with its contrast at each horizon.
+        other: the policy that the others are compared with.
+        setting: the setting's label, for the axis.
     """
     rows = [(p, cs) for p, cs in rows if any(c is not None for c in cs)]
     if not rows:
@@ -216,7 +216,7 @@ def _axis(axes: Axes, study: Study, setting: str, axis: measures.Axis) -> None:
 
 
 def _name_ends(axes: Axes, ends: dict[str, tuple[float, float]], looks: dict[str, Style]) -> None:
-    """Names right of the axes at the height of their curves' ends, moved apart, with a leader."""
+    """Write each policy's name right of the axes, near its curve's end, with a leader line."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     right = max(x for x, _ in ends.values())
@@ -256,13 +256,14 @@ def _name_ends(axes: Axes, ends: dict[str, tuple[float, float]], looks: dict[str
 
 
 def spread_out(heights: Sequence[float], step: float) -> list[float]:
-    """Ascending heights moved as little as may be so that neighbours are `step` apart.
+    """Move ascending heights as little as possible so that neighbours are `step` apart.
 
-    Neighbours that are too near form a block around the mean of where they wanted to be; blocks
-    that then meet are joined (isotonic regression by pooling).
+    Neighbours that are too near form a block around the mean of their original places. Blocks that
+    then overlap are joined (isotonic regression by pooling).
     """
     blocks: list[list[float]] = []
     for rank, height in enumerate(heights):
+        # Without the required gaps, the heights only have to be in ascending order.
         blocks.append([height - rank * step])
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
             last = blocks.pop()

@@ -1,7 +1,7 @@
-"""Where a result comes from: the sources' commit and the machine.
+"""The origin of a result: the sources' commit and the machine.
 
-Invariant: the commit is looked up when this module is imported, with the sources themselves: a
-checkout may move on while a suite runs.
+Invariant: the commit is looked up when this module is imported, together with the sources. The
+checkout may change while a suite runs.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Processor and number of cores that this process may use."""
+    """Return the processor and the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -22,7 +22,7 @@ def machine() -> str:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit checked out there, with a "+" where tracked files differ; else "unknown"."""
+    """Return the checked-out commit, with a "+" where tracked files differ; else "unknown"."""
 
     def git(*words: str) -> str:
         done = subprocess.run(

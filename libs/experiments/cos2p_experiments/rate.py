@@ -1,27 +1,27 @@
 """The rate check: how fast the gradient-norm proxy falls with N* E Q, over a grid of N* and E.
 
-The bound that is checked against (ours, a sketch; RA-Fed, doi 10.1145/3580305.3599521, has the
-same form) promises (1/Q) sum_q |grad|^2 = O(1 / sqrt(N* E Q)) where the local rate is proportional
-to sqrt(N* / (E Q)): a slope of -1/2 of log(mean proxy) on log(N* E Q). Hence every cell of the grid
-has its own learning rate, and all have one number of versions Q.
+The bound is a sketch of ours. RA-Fed (doi 10.1145/3580305.3599521) has the same form. It promises
+(1/Q) sum_q |grad|^2 = O(1 / sqrt(N* E Q)) where the local rate is proportional to
+sqrt(N* / (E Q)). That is a slope of -1/2 of log(mean proxy) on log(N* E Q). Hence every cell of
+the grid has its own learning rate, and all cells have one number of versions Q.
 
-What it can show: that runs fall at least as fast as the rate, or not; and, by the two slopes apart,
-whether N* and E each do what they do in the product. What it can't:
+The check can show whether runs fall at least as fast as the rate. By the two separate slopes it
+can show whether N* and E each act as in the product. It can't:
 
-- prove the rate: a bound may be loose, and the slope is one line through a dozen points of one
-  task; a small model on an easy task falls faster than the bound, which is no contradiction;
-- tell optimisation from noise: the proxy |D|^2 / (lr E)^2 holds the updates' noise, which by itself
-  falls as 1 / (N* E) and pulls the slope towards -1; `Point.noise` says how much of it is noise;
-- say anything of Adam, momentum or clipped gradients: there the proxy is no gradient norm;
-- vary N* alone: the grid keeps each device's share of the model, so that the pruning noise stays,
-  and varies how many devices there are, so more N* is more updates a version too.
+- prove the rate. A bound may be loose, and the slope is one line through a dozen points of one
+  task. A small model on an easy task falls faster than the bound, which is no contradiction.
+- separate optimisation from noise. The proxy |D|^2 / (lr E)^2 contains the updates' noise. That
+  noise alone falls as 1 / (N* E) and pulls the slope towards -1. `Point.noise` is its share.
+- cover Adam, momentum or clipped gradients. With these the proxy is not a gradient norm.
+- vary N* alone. The grid keeps each device's share of the model, so the pruning noise stays. It
+  varies the number of devices, so a higher N* also means more updates per version.
 
-Under skewed labels the terms that N* and E don't lower (label mix, pruning noise) flatten the
-slope; that too is consistent with the bound.
+Under skewed labels, N* and E don't lower the terms of label mix and pruning noise. These terms
+flatten the slope, which is consistent with the bound too.
 
-Invariants: pure functions; a cell that left some unit without an update in some version has no N*
-and no point; seeds are averaged first, so that their number does not narrow an interval whose error
-is the line's misfit.
+Invariants: all are pure functions. A cell that left a unit without an update in some version has
+no N* and no point. Seeds are averaged first, because the interval's error is the misfit of the
+line and more seeds must not narrow it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,13 +44,13 @@ class Point:
     """One cell, or the geometric mean of its seeds.
 
     Attributes:
-        n_star: harmonic mean over its versions of N* merged: what 1 / N* is the mean of.
-        steps: E, mean over versions and updates.
+        n_star: N* merged, as its harmonic mean over the versions.
+        steps: E, the mean over versions and updates.
         versions: Q.
-        proxy: mean over its versions of the gradient-norm proxy.
-        noise: share of |D|^2 that is the updates' variance, in [0, 1]: their dispersion over
-            N* - 1, which is right where every unit has N* updates of one weight, else too much;
-            None at N* below 2, where one update shows no variance.
+        proxy: the mean of the gradient-norm proxy over the versions.
+        noise: the share of |D|^2 that is the updates' variance, in [0, 1]. It is their dispersion
+            over N* - 1. This is exact where every unit has N* updates of one weight, else too
+            high. None at N* below 2, where one update shows no variance.
     """
 
     n_star: float
@@ -61,7 +61,7 @@ class Point:
 
     @property
     def product(self) -> float:
-        """N* E Q."""
+        """The product N* E Q."""
         return self.n_star * self.steps * self.versions
 
 
@@ -70,9 +70,9 @@ class Slope:
     """A slope of a least-squares fit in logarithms.
 
     Attributes:
-        count: points of the fit.
+        count: the number of points of the fit.
         value: the slope.
-        half_width: of its 95 % t interval; None where no degree of freedom is left.
+        half_width: half of its 95 % t interval; None where no degree of freedom is left.
     """
 
     count: int
@@ -81,7 +81,7 @@ class Slope:
 
     @property
     def verdict(self) -> Literal["as promised", "faster", "slower"] | None:
-        """Where the interval lies to -1/2; None without one. "faster" keeps the promise too."""
+        """How the interval relates to -1/2; None without one. "faster" keeps the promise too."""
         if self.half_width is None:
             return None
         if abs(self.value - PROMISED) <= self.half_width:
@@ -91,12 +91,12 @@ class Slope:
 
 @dataclass(frozen=True)
 class RateFit:
-    """What a grid says.
+    """The slopes of a grid.
 
     Attributes:
-        product: slope on log(N* E Q).
-        n_star: slope on log N* beside log E; None where one of the two does not vary.
-        steps: slope on log E beside log N*; likewise.
+        product: the slope on log(N* E Q).
+        n_star: the slope on log N*, fitted together with log E; None where they don't vary apart.
+        steps: the slope on log E, fitted together with log N*; None in the same case.
     """
 
     product: Slope
@@ -105,11 +105,11 @@ class RateFit:
 
 
 def point_of(cell: CellResult, versions: int | None = None) -> Point | None:
-    """A cell up to version Q; None where it has no N*, or told no proxy.
+    """Return a cell's point up to version Q; None where it has no N* or no proxy.
 
     Args:
-        cell: with a window of one version, so that N* is that of each merge.
-        versions: Q; None is all.
+        cell: a cell with a coverage window of one version, so that N* is that of each merge.
+        versions: Q, the number of versions to use; None for all.
     """
     rounds = cell.rounds[:versions]
     proxies = [r.gradient_proxy for r in rounds if r.gradient_proxy is not None]
@@ -128,7 +128,7 @@ def point_of(cell: CellResult, versions: int | None = None) -> Point | None:
 
 
 def mean_point(points: Sequence[Point]) -> Point:
-    """The geometric mean of seeds, field by field: the mean in logarithms (noise: plain mean)."""
+    """Return the geometric mean of seeds, field by field. The noise is a plain mean."""
     logs = np.log([[p.n_star, p.steps, p.versions, p.proxy] for p in points])
     n_star, steps, versions, proxy = (float(v) for v in np.exp(logs.mean(axis=0)))
     noises = [p.noise for p in points if p.noise is not None]
@@ -136,7 +136,7 @@ def mean_point(points: Sequence[Point]) -> Point:
 
 
 def fit_rate(points: Sequence[Point]) -> RateFit | None:
-    """Fit a grid's points, one per pair of N* and E; None under two different products."""
+    """Fit a grid's points, one per pair of N* and E; None with fewer than two products."""
     proxy = np.log([p.proxy for p in points])
     product = _slopes({"product": np.log([p.product for p in points])}, proxy)
     if product is None:
@@ -154,7 +154,7 @@ def fit_rate(points: Sequence[Point]) -> RateFit | None:
 
 
 def _noise(rounds: Sequence[VersionRow]) -> float | None:
-    """Sum over versions of dispersion / (N* - 1), over that of |D|^2."""
+    """Return the sum over versions of dispersion / (N* - 1), divided by that of |D|^2."""
     told = [
         (r.dispersion / (r.coverage_min - 1), r.delta_square - r.dispersion)
         for r in rounds
@@ -167,7 +167,7 @@ def _noise(rounds: Sequence[VersionRow]) -> float | None:
 def _slopes(
     given: Mapping[str, NDArray[np.float64]], values: NDArray[np.float64]
 ) -> dict[str, Slope] | None:
-    """Least squares on several regressors and a constant; None where they don't vary apart."""
+    """Fit least squares on regressors and a constant; None where they don't vary apart."""
     count, width = len(values), len(given) + 1
     design = np.column_stack([np.ones(count), *given.values()])
     if count < width or np.linalg.matrix_rank(design, tol=1e-6) < width:

@@ -1,8 +1,10 @@
 """The rate check of a suite: its slopes and its points as tables, and a plot of both.
 
-A rate suite's settings are one fleet each and are named FAMILY-nN, N being the N* that the fleet is
-made for; a policy's form is one E. Invariant: a point is what its cells measured, not what they
-were made for; cells without N* or proxy are counted beside their point.
+Each setting of a rate suite is one fleet. It is named FAMILY-nN, where N is the N* that the fleet
+is made for. Each form of a policy is one E.
+
+Invariants: a point is what its cells measured, not what they were made for. Cells without N* or
+proxy are counted next to their point.
 """
 
 import re
@@ -32,11 +34,11 @@ class Placed:
     """A point of a family's grid.
 
     Attributes:
-        setting: label.
-        policy: label.
-        cells: how many there are.
-        used: how many of them have an N* and a proxy.
-        point: their mean; None where none has.
+        setting: the setting's label.
+        policy: the policy's label.
+        cells: the number of cells.
+        used: the number of cells that have an N* and a proxy.
+        point: the mean of the used cells; None without any.
     """
 
     setting: str
@@ -47,13 +49,13 @@ class Placed:
 
 
 def family_of(setting: str) -> str:
-    """The family of a setting's label: ``iid-n4`` is of ``iid``."""
+    """Return the family of a setting's label: ``iid`` for ``iid-n4``."""
     match = FAMILY.fullmatch(setting)
     return match[1] if match else setting
 
 
 def families(study: Study) -> dict[str, list[Placed]]:
-    """Each family's grid, in the suite's order."""
+    """Return each family's grid, in the suite's order."""
     found: dict[str, list[Placed]] = {}
     for setting in study.settings:
         for policy in study.present(setting):
@@ -66,12 +68,12 @@ def families(study: Study) -> dict[str, list[Placed]]:
 
 
 def fit_of(grid: Sequence[Placed]) -> RateFit | None:
-    """The fit of a family's grid."""
+    """Return the fit of a family's grid."""
     return fit_rate([g.point for g in grid if g.point is not None])
 
 
 def slopes_table(study: Study) -> Table:
-    """A row for each family and slope."""
+    """Return the table of slopes, with a row for each family and slope."""
     rows: list[tuple[object, ...]] = []
     for family, grid in families(study).items():
         fit = fit_of(grid)
@@ -101,7 +103,7 @@ def slopes_table(study: Study) -> Table:
 
 
 def points_table(study: Study) -> Table:
-    """A row for each point."""
+    """Return the table of points, with a row for each point."""
     rows = tuple(
         (family, g.setting, g.policy, f"{g.used} of {g.cells}")
         + ((None,) * 5 if g.point is None else _values(g.point))
@@ -129,9 +131,9 @@ def points_table(study: Study) -> Table:
 
 
 def figure(study: Study) -> Figure | None:
-    """The points with fitted and promised line, a panel for each family; None without a point.
+    """Draw the points with fitted and promised line, one panel a family; None without a point.
 
-    Colour is E, shape the N* that was merged (rounded), the wedge the slope's 95 % interval.
+    The colour is E, the shape is the merged N* (rounded), the wedge is the slope's 95 % interval.
     """
     grids = {
         name: points
@@ -168,12 +170,12 @@ def figure(study: Study) -> Figure | None:
 
 
 def _cycle(values: Iterable[int], looks: Sequence[str]) -> dict[int, str]:
-    """A look for each value, ascending."""
+    """Return a colour or marker for each value, in ascending order of values."""
     return {v: looks[i % len(looks)] for i, v in enumerate(sorted(set(values)))}
 
 
 def _draw_lines(axes: Axes, points: Sequence[Point], slope: Slope) -> None:
-    """The fitted line with its wedge and the promised one, through the points' middle."""
+    """Draw the fitted line with its wedge and the promised line through the points' centre."""
     xs = np.log([p.product for p in points])
     middle = float(np.mean(np.log([p.proxy for p in points])))
     ends = np.linspace(xs.min() - 0.1, xs.max() + 0.1, LINE_POINTS)

@@ -1,7 +1,7 @@
 """The report of a suite: `report.md`, its tables as CSV and its plots as PNG, in one folder.
 
-Invariants: everything is made from the study alone, so the same cells give the same bytes; what is
-missing is said first; every file that `report.md` names lies beside it.
+Invariants: everything is made from the study alone, so the same cells give the same bytes. Missing
+results are listed first. Every file that `report.md` names lies in the same folder.
 """
 
 import re
@@ -20,14 +20,14 @@ from cos2p_experiments.table import Column, Table, as_csv, markdown
 
 REPORT_FILE = "report.md"
 OUTDATED_MOST = 0.15
-"""A horizon should not stand on a version outdated for more than this share of its time."""
+"""The report flags a horizon whose version was outdated for more than this share of its time."""
 SHOWN_LEAST = 4
-"""So many policies are in the plot of memory where the suite has them."""
+"""The memory plot shows at least this many policies if the suite has them."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot, and what it shows in a sentence."""
+    """A plot, with one sentence on what it shows."""
 
     name: str
     caption: str
@@ -36,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the report with what is under it."""
+    """One heading of the report, with its text, tables and pictures."""
 
     title: str
     text: str = ""
@@ -44,12 +44,12 @@ class Section:
 
 
 def write_report(study: Study, folder: Path, *, with_plots: bool = True) -> list[Path]:
-    """Write the report and all that it names; the files, `report.md` first.
+    """Write the report and the files that it names. Return all paths, `report.md` first.
 
     Args:
-        study: what it is of.
-        folder: made where it is not there.
-        with_plots: or only tables, which is a matter of seconds.
+        study: the study that the report is about.
+        folder: the report's folder; it is created if missing.
+        with_plots: whether to draw plots; tables alone take seconds.
 
     Raises:
         StorageError: the folder can't be written.
@@ -79,12 +79,12 @@ def write_report(study: Study, folder: Path, *, with_plots: bool = True) -> list
 
 
 def slug(name: str) -> str:
-    """A name as a file's: letters, digits, dots, hyphens."""
+    """Return a name as a file name: only letters, digits, dots and hyphens."""
     return re.sub(r"[^a-zA-Z0-9.]+", "-", name).strip("-").lower()
 
 
 def head(study: Study) -> str:
-    """What was run, by what, at which cost."""
+    """Describe what was run, on which machine and at which cost."""
     cells = study.cells
     asked = len(cells) + len(study.missing)
     lines = [
@@ -112,7 +112,7 @@ def head(study: Study) -> str:
 
 
 def sections(study: Study, *, with_plots: bool = True) -> Iterator[Section]:
-    """The report's parts in their order."""
+    """Yield the report's sections in their order."""
     gaps = incomplete(study)
     if gaps is not None:
         yield Section(gaps.title, "Figures below stand on what is there.", (gaps,))
@@ -131,7 +131,7 @@ def sections(study: Study, *, with_plots: bool = True) -> Iterator[Section]:
 
 
 def incomplete(study: Study) -> Table | None:
-    """Cells that are not there, that ended before their time, or that were judged too seldom."""
+    """Return the cells that are missing, that ended early, or that were judged too seldom."""
     ended = [
         Missing(
             c.identity.setting,
@@ -162,7 +162,7 @@ def incomplete(study: Study) -> Table | None:
 
 
 def _judged_late(study: Study, cell: CellResult) -> str:
-    """Which horizons stand on a version that had long been followed by others; "" for none."""
+    """Name the horizons whose version had long been outdated; "" if there are none."""
     moments = study.horizons_of(cell.identity.setting)
     names = [
         name
@@ -175,7 +175,7 @@ def _judged_late(study: Study, cell: CellResult) -> str:
 
 
 def describe(study: Study, setting: str) -> str:
-    """Task, fleet and split of a setting, in a few sentences."""
+    """Describe a setting's task, fleet and split in a few sentences."""
     cell = next(c for c in study.cells if c.identity.setting == setting)
     fleet = roles.devices(study, setting)
     classes = Counter(d.device_class for d in fleet.values())
@@ -193,7 +193,7 @@ def describe(study: Study, setting: str) -> str:
 
 
 def shown_policies(study: Study, setting: str) -> list[str]:
-    """The policies that a plot with room for few should have."""
+    """Return the policies to show in a plot that has room for only a few."""
     baselines = roles.synchronous_baselines(study, setting)
     wanted = [
         study.ours,
@@ -254,7 +254,7 @@ def _device_plots(study: Study, setting: str) -> Iterator[Picture]:
 
 
 def _opponents(study: Study, setting: str) -> list[str]:
-    """Whom every policy is compared with, those that have a cell."""
+    """Return the policies that every other policy is compared with, if they have a cell."""
     baselines = roles.synchronous_baselines(study, setting)
     wanted = (study.reference, study.opponent, *baselines[-1:])
     there = study.present(setting)
@@ -264,7 +264,7 @@ def _opponents(study: Study, setting: str) -> list[str]:
 
 
 def _side_by_side(study: Study, setting: str, shown: Sequence[str]) -> list[CellResult]:
-    """A cell of ours and one of the best synchronous baseline, of the first common seed."""
+    """Return our cell and the best synchronous baseline's, of the first common seed."""
     baselines = roles.synchronous_baselines(study, setting)
     pair = [shown[0], *(baselines[-1:] or shown[1:2])]
     found = [study.of(setting, p) for p in dict.fromkeys(pair)]
@@ -279,7 +279,7 @@ def _pictures(setting: str, *drawn: tuple[str, str, Figure | None]) -> Iterator[
 
 
 def _among(values: Iterator[str]) -> str:
-    """One value, or how often each occurs: cells of several commits should be seen as such."""
+    """Return the one value, or each value with its count, so that mixed commits are visible."""
     counts = Counter(values)
     if len(counts) == 1:
         return next(iter(counts))
@@ -287,7 +287,7 @@ def _among(values: Iterator[str]) -> str:
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    """``0-4`` where they follow each other, else ``0, 2, 5``."""
+    """Write numbers as ``0-4`` where they are consecutive, else as ``0, 2, 5``."""
     run = list(range(numbers[0], numbers[0] + len(numbers))) if numbers else []
     if len(numbers) > 2 and list(numbers) == run:
         return f"{numbers[0]}-{numbers[-1]}"

@@ -1,7 +1,7 @@
-"""What one cell of an experiment found: the file `result.json` beside its run file.
+"""The result of one cell of an experiment: the file `result.json` next to its run file.
 
-Invariants: times are virtual seconds since the run was asked for (but for `Effort`), bytes are
-payload bytes; the file is written whole or not at all, so its presence says that the cell is done.
+Invariants: times are virtual seconds since the run's request, except in `Effort`. Bytes are payload
+bytes. The file is written whole or not at all, so its presence means that the cell is done.
 """
 
 import os
@@ -25,20 +25,22 @@ RUN_FILE = "run.sqlite"
 
 @dataclass(frozen=True)
 class Identity:
-    """Which cell this is, and what made it.
+    """The cell of a result, and the sources and machine that computed it.
 
     Attributes:
-        suite: name of the suite.
-        task: short name or module:attribute.
-        setting: label of the setting (split and fleet), as the suite names it.
-        policy: label of the policy, as the suite names it.
-        base_policy: the registered policy that it is a form of.
-        seed: of split, weights, devices and plans.
-        fleet: name of the fleet.
-        evaluated_on: which data the accuracies are of.
-        config_digest: of everything that determines the cell; the same digest, the same bytes.
-        commit: of the program's sources; "unknown" outside a checkout, "+" where it was changed.
-        machine: what computed it.
+        suite: the suite's name.
+        task: the task's short name or module:attribute.
+        setting: the suite's label of the setting (split and fleet).
+        policy: the suite's label of the policy.
+        base_policy: the registered policy that this policy is a form of.
+        seed: the seed of split, weights, devices and plans.
+        fleet: the fleet's name.
+        evaluated_on: the data on which the accuracies were measured.
+        config_digest: the digest of everything that determines the cell. The same digest gives the
+            same bytes.
+        commit: the commit of the program's sources; "unknown" outside a checkout, with "+" where
+            files were changed.
+        machine: the machine that computed the cell.
     """
 
     suite: str
@@ -56,7 +58,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Effort:
-    """What the cell cost the machine that computed it: real seconds of this process."""
+    """The cost of computing the cell, in real seconds of the process that computed it."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -66,13 +68,13 @@ class Effort:
 
 @dataclass(frozen=True)
 class CurvePoint(Verdict):
-    """The verdict on one version, and what had been spent when it was published.
+    """The verdict on one version, with the time and bytes spent until it was published.
 
     Attributes:
-        virtual_s: when it was published.
-        bytes_up: of updates that had been sent.
-        bytes_down: of submodels that had been fetched.
-        device_s: seconds that devices had been busy, summed over them, of plans that had ended.
+        virtual_s: when the version was published.
+        bytes_up: the bytes of updates sent until then.
+        bytes_down: the bytes of submodels fetched until then.
+        device_s: the busy seconds of all devices, of plans that had ended by then.
     """
 
     virtual_s: float = 0.0
@@ -83,11 +85,11 @@ class CurvePoint(Verdict):
 
 @dataclass
 class CellDevice(DeviceRow):
-    """One device over the whole run; idle_s is the rest: busy_s + idle_s is the run's length.
+    """One device over the whole run. busy_s + idle_s is the run's length.
 
     Attributes:
-        budget: r, the fraction of the prunable cost that it may hold.
-        lost_s: seconds of plans that came to nothing, part of busy_s.
+        budget: r, the fraction of the prunable cost that the device may hold.
+        lost_s: the seconds of plans that were never reported. They are part of busy_s.
     """
 
     budget: float = 0.0
@@ -95,7 +97,7 @@ class CellDevice(DeviceRow):
 
     @property
     def busy_s(self) -> float:
-        """Fetching, training and sending; plans that came to nothing are in it."""
+        """Seconds of fetching, training and sending, including plans that were never reported."""
         return self.fetch_s + self.train_s + self.upload_s + self.lost_s
 
 
@@ -104,10 +106,10 @@ class CoverageMap:
     """Merged updates of each unit over the run, in bins of equal virtual time.
 
     Attributes:
-        units: names, in the model's order.
-        prunable: which of them can be left out of a submodel.
-        edges_s: of the bins, one more than there are bins.
-        counts: one row per unit, one column per bin.
+        units: the units' names, in the model's order.
+        prunable: whether each unit can be left out of a submodel.
+        edges_s: the edges of the bins, one more than there are bins.
+        counts: the merged updates, one row per unit, one column per bin.
     """
 
     units: tuple[str, ...]
@@ -117,24 +119,25 @@ class CoverageMap:
 
 
 def _round_fields(plain: Any) -> Any:
-    """The fields of a version's row; the archive's results name its time otherwise."""
+    """Return the fields of a version's row. Archived results name its time `virtual_s`."""
     return row_fields({"closed_s": plain.get("virtual_s"), **plain})
 
 
 def _device_fields(plain: Any) -> Any:
-    """The fields of a device; the archive's results name some of them otherwise."""
+    """Return the fields of a device. Archived results have other names for some of them."""
     if "predicted_peak" not in plain:
         return plain
     row = dict(plain)
     row["peak_predicted_bytes"] = row.pop("predicted_peak")
     row["peak_measured_bytes"] = row.pop("measured_peak")
     row["labels"] = [{"offset": 0, "counts": row.pop("label_counts", None)}]
+    # Archived busy seconds include those of plans that were never reported.
     row["lost_s"] = row.pop("busy_s") - (row["fetch_s"] + row["train_s"] + row["upload_s"])
     return row
 
 
 def _span_fields(plain: Any) -> Any:
-    """The fields of a span; likewise."""
+    """Return the fields of a span. Archived results name its activity `kind`."""
     return {"activity": plain.get("kind"), **plain}
 
 
@@ -145,20 +148,23 @@ Segment = Annotated[Span, BeforeValidator(_span_fields)]
 
 @dataclass(frozen=True)
 class CellResult:
-    """All that a report needs of a cell.
+    """All data of a cell that a report needs.
 
     Attributes:
-        config: the run's settings, as RunConfig gives them.
-        horizon_s: virtual seconds after which the run was to end; None where versions ended it.
-        ended_s: when it did end.
+        identity: the cell, and what computed it.
+        config: the run's settings, as RunConfig dumps them.
+        horizon_s: virtual seconds after which the run had to end; None where versions ended it.
+        ended_s: when the run ended.
         end_reason: target, stopped, stalled or failed.
-        end_detail: what was missing, where it stalled or failed.
-        versions: the last one.
-        parameters: of the whole model.
-        curve: evaluated versions, ascending.
-        rounds: closed versions, ascending.
-        devices: by worker id.
-        segments: by device and time.
+        end_detail: what was missing, if the run stalled or failed.
+        versions: the number of the last version.
+        parameters: the number of parameters of the whole model.
+        curve: the evaluated versions, ascending.
+        rounds: the closed versions, ascending.
+        devices: the devices, sorted by worker id.
+        segments: the spans of work, sorted by device and time.
+        coverage: the merged updates of each unit over time.
+        effort: the cost of computing the cell.
     """
 
     identity: Identity
@@ -182,17 +188,17 @@ class CellResult:
         return self.curve[-1] if self.curve else None
 
     def at(self, virtual_s: float) -> CurvePoint | None:
-        """The newest version that had been evaluated by then; None before the first."""
+        """Return the newest evaluated version that was published by then; None before the first."""
         return next((p for p in reversed(self.curve) if p.virtual_s <= virtual_s), None)
 
     def time_to(self, accuracy: float) -> float | None:
-        """When the published model first was at least so accurate; None where it never was."""
+        """Return when the published model first had this accuracy; None where it never did."""
         hit = (p for p in self.curve if p.accuracy is not None and p.accuracy >= accuracy)
         return next((p.virtual_s for p in hit), None)
 
     @property
     def busy_share(self) -> float:
-        """Share of all devices' time in which they worked, in [0, 1]."""
+        """The share of all devices' time in which they worked, in [0, 1]."""
         busy = sum(d.busy_s for d in self.devices)
         whole = busy + sum(d.idle_s for d in self.devices)
         return busy / whole if whole else 0.0
@@ -202,7 +208,7 @@ _ADAPTER: TypeAdapter[CellResult] = TypeAdapter(CellResult)
 
 
 def write_result(result: CellResult, folder: Path) -> Path:
-    """Write `result.json` into a cell's folder, in one step; its path."""
+    """Write `result.json` into a cell's folder in one step, and return its path."""
     path = folder / RESULT_FILE
     unfinished = folder / f".{RESULT_FILE}.{os.getpid()}"
     unfinished.write_bytes(_ADAPTER.dump_json(result, indent=1))
@@ -211,10 +217,10 @@ def write_result(result: CellResult, folder: Path) -> Path:
 
 
 def read_result(path: Path) -> CellResult:
-    """A cell's result, from its file or from the folder that holds it.
+    """Read a cell's result from its file or from the folder that holds it.
 
     Raises:
-        SettingsError: there is none, or it was written by another version of the program.
+        SettingsError: the file is missing, or another version of the program wrote it.
     """
     file = path / RESULT_FILE if path.is_dir() else path
     try:

@@ -1,8 +1,8 @@
 """The log of a cell in memory, with the retention that the suite asks for.
 
-Invariants: small records are kept for ever; a blob goes only when nobody will read it in this run,
-and, but with `log`, only if a replay can start behind it: a whole version, and every update that
-was admitted after it, stay.
+Invariants: small records are kept for ever. A blob is removed only when no role will read it in
+this run. Except with `log`, a replay must still be able to start after the removed blobs. A whole
+version and every update admitted after it therefore stay.
 """
 
 from collections import defaultdict
@@ -18,9 +18,13 @@ from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES
 
 Keep = Literal["all", "tail", "log"]
-"""Blobs kept in the run file: all, so that it replays from version 0; those of the last few
-versions; or none."""
+"""Blobs kept in the run file.
+
+"all" keeps all, so the run replays from version 0. "tail" keeps those of the last few versions.
+"log" keeps none.
+"""
 TAIL_VERSIONS = 2
+"""The oldest whole version kept lies at least this many versions behind the newest."""
 
 Place = tuple[int, int]
 """Partition and first offset of a blob."""
@@ -38,13 +42,13 @@ class KeptLog(MemoryBus):
         self._submodels, self._updates, self._checkpoints = self._blobs
         self._decisions, self._models = DECISIONS.full_name(prefix), MODELS.full_name(prefix)
         self.version = 0
-        """The newest closed."""
+        """The newest closed version."""
         self._ended: set[str] = set()
         self._admitted: dict[int, list[str]] = defaultdict(list)
         self._published: dict[int, list[str]] = defaultdict(list)
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
-        """Append, and let go of what is not needed any more."""
+        """Append the records and remove blobs that are no longer needed."""
         offsets = await super().append(topic, partition, records)
         if topic in self._blobs:
             self._note_blobs(topic, partition, records, offsets)
@@ -54,14 +58,14 @@ class KeptLog(MemoryBus):
         return offsets
 
     def end(self) -> None:
-        """The run is over: nobody will fetch weights any more; with `log`, let go of all blobs."""
+        """Remove submodels at the run's end, unless all is kept. With `log`, remove all blobs."""
         gone = {"all": (), "tail": (self._submodels,), "log": tuple(self._blobs)}
         for topic in gone[self._keep]:
             self._blobs[topic].clear()
             self._expire(topic)
 
     def everything(self, topic: str) -> Iterator[Record]:
-        """All records that a topic still holds."""
+        """Yield all records that a topic still holds."""
         for partition in range(self._specs[topic].partitions):
             yield from self._log(topic, partition)
 
@@ -70,6 +74,7 @@ class KeptLog(MemoryBus):
     ) -> None:
         for record, offset in zip(records, offsets, strict=True):
             blob_id = record.headers[BLOB_HEADER].decode()
+            # A blob that is written after its plan has ended is never read.
             if _plan_of(blob_id) not in self._ended:
                 self._blobs[topic].setdefault(blob_id, (partition, offset))
 
@@ -79,7 +84,7 @@ class KeptLog(MemoryBus):
                 self._admitted[self.version + 1].append(message.blob.blob_id)
                 self._end_plan(message.plan_id, admitted=True)
             case m.UpdateRefused(outcome=m.Outcome.DUPLICATE):
-                pass
+                pass  # its plan has ended before, and a merged update must stay
             case m.UpdateRefused() | m.PlanCancelled():
                 self._end_plan(message.plan_id, admitted=False)
             case m.RoundClosed():
@@ -99,7 +104,7 @@ class KeptLog(MemoryBus):
                 del self._blobs[topic][blob_id]
 
     def _prune(self) -> None:
-        """Keep the newest whole version that lies TAIL_VERSIONS back, and what came after it."""
+        """Keep the newest whole version at least TAIL_VERSIONS back, and what came after it."""
         start = max((v for v in self._published if v <= self.version - TAIL_VERSIONS), default=0)
         if not start or self._keep == "all":
             return
@@ -113,7 +118,7 @@ class KeptLog(MemoryBus):
             self._expire(topic)
 
     def _expire(self, topic: str) -> None:
-        """Forget what lies before the first blob that is needed."""
+        """Remove the records before the first blob that is needed."""
         for partition in range(self._specs[topic].partitions):
             needed = [first for part, first in self._blobs[topic].values() if part == partition]
             end = self._first[topic, partition] + len(self._log(topic, partition))
@@ -121,5 +126,5 @@ class KeptLog(MemoryBus):
 
 
 def _plan_of(blob_id: str) -> str:
-    """The plan that a submodel's or an update's blob is of."""
+    """Return the id of the plan of a submodel's or an update's blob."""
     return blob_id.partition(".")[0]

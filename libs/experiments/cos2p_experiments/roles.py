@@ -1,7 +1,7 @@
-"""Who is who in a setting: the baselines to beat, the ceiling, which devices are limited.
+"""The roles of policies and devices in a setting: baselines, the ceiling, limited devices.
 
-Invariant: best and weakest are chosen by the accuracy that the table shows (the late horizon, mean
-over seeds), on the data that is shown: the choice favours the baseline.
+Invariant: best and weakest baseline are chosen by the accuracy that the table shows: at the late
+horizon, as mean over seeds, on the same data. This choice favours the baseline.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,34 +13,37 @@ from cos2p_experiments.result import CellDevice, CellResult
 from cos2p_experiments.study import Study
 
 CEILING = "fedavg-ideal"
-"""The full model on every device, whatever it can hold."""
+"""The policy that trains the full model on every device, even over the device's memory."""
 SKEWED = 0.2
-"""Mean total variation between a device's label mix and the fleet's: Dirichlet 0.3 over ten labels
-lies at 0.5 or more, an even split of 1,000 samples a device under 0.1."""
+"""A split counts as skewed above this mean total variation between device's and fleet's label mix.
+
+Dirichlet 0.3 over ten labels lies at 0.5 or more. An even split of 1,000 samples a device lies
+under 0.1.
+"""
 
 
 def values(
     study: Study, setting: str, policy: str, measure: Callable[[CellResult], float | None]
 ) -> dict[int, float]:
-    """A measure by seed, of the cells that have it."""
+    """Return a measure by seed, for the cells that have it."""
     found = {seed: measure(cell) for seed, cell in study.of(setting, policy).items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
 def accuracies(study: Study, setting: str, policy: str, at_s: float) -> dict[int, float]:
-    """Accuracy of the published model at a moment, by seed."""
+    """Return the accuracy of the published model at a moment, by seed."""
     return values(study, setting, policy, lambda cell: measures.accuracy_at(cell, at_s))
 
 
 def final_accuracies(study: Study, setting: str, policy: str) -> dict[int, float]:
-    """Accuracy of the published model at the late horizon, by seed."""
+    """Return the accuracy of the published model at the late horizon, by seed."""
     return accuracies(study, setting, policy, study.horizons_of(setting)[-1])
 
 
 def synchronous_baselines(study: Study, setting: str) -> tuple[str, ...]:
-    """Methods that cut submodels and wait for everybody, ours aside; weakest first.
+    """Return the methods other than ours that cut submodels behind a barrier, weakest first.
 
-    Only those with the most seeds, so that a half-run suite compares like with like.
+    Only those with the most seeds are returned, so that a half-run suite compares like with like.
     """
     found = {
         p: final_accuracies(study, setting, p)
@@ -53,14 +56,14 @@ def synchronous_baselines(study: Study, setting: str) -> tuple[str, ...]:
 
 
 def is_synchronous_baseline(cell: CellResult) -> bool:
-    """Whether it is of a published submodel method under its own synchronous barrier."""
+    """Whether a cell is of a published submodel method under its own synchronous barrier."""
     base = cell.identity.base_policy
     whole = base.startswith("fedavg") or base == "co-s2p"
     return not whole and cell.config.get("rounds", {}).get("closing") == "synchronous"
 
 
 def ceiling(study: Study, setting: str) -> str | None:
-    """The policy that trains the full model everywhere, where the suite has it."""
+    """Return the policy that trains the full model everywhere; None if the setting has none."""
     return next(
         (
             p
@@ -72,7 +75,7 @@ def ceiling(study: Study, setting: str) -> str | None:
 
 
 def devices(study: Study, setting: str) -> Mapping[str, CellDevice]:
-    """The fleet by worker id; memory and share as they are where a policy ignores memory."""
+    """Return the fleet by worker id. Each device is taken from a cell with its lowest budget."""
     fleet: dict[str, CellDevice] = {}
     for cell in study.cells:
         if cell.identity.setting == setting:
@@ -84,17 +87,18 @@ def devices(study: Study, setting: str) -> Mapping[str, CellDevice]:
 
 
 def limited(study: Study, setting: str) -> Mapping[str, CellDevice]:
-    """The devices that can't hold the full model."""
+    """Return the devices that can't hold the full model."""
     return {w: d for w, d in devices(study, setting).items() if d.budget < 1}
 
 
 def is_skewed(study: Study, setting: str) -> bool:
-    """Whether devices' label mixes differ from each other by much."""
+    """Whether the devices' label mixes differ much from the fleet's."""
     cells = (c for c in study.cells if c.identity.setting == setting)
     distances = [d for c in cells if (d := measures.label_distance(c)) is not None]
     return bool(distances) and float(np.mean(distances)) > SKEWED
 
 
 def coverage_bound(study: Study, setting: str) -> int:
-    """floor(sum r_i): the most that N* can be when each device has one update in the window."""
+    """Return floor(sum r_i), the highest N* if each device has one update in the window."""
+    # The small term keeps a sum that is whole but for rounding errors from falling by one.
     return int(sum(d.budget for d in devices(study, setting).values()) + 1e-9)

@@ -1,8 +1,8 @@
-"""Runs cells in processes of their own, some at a time; what is done stays done.
+"""Runs each cell in its own process, several at a time, and keeps finished results.
 
-Invariants: a cell's folder holds `result.json` only when the cell is done, so a suite that was
-killed goes on where it was, as long as its methods are what they were; a cell that fails says why
-in its folder and stops no other; no process outlives the runner.
+Invariants: a cell's folder holds `result.json` only when the cell is done. A killed suite therefore
+continues where it stopped, as long as its methods are unchanged. A cell that fails writes the
+reason into its folder and stops no other cell. No process outlives the runner.
 """
 
 import multiprocessing
@@ -28,11 +28,11 @@ from cos2p_experiments.result import RESULT_FILE, CellResult, read_result
 from cos2p_experiments.spec import CellSpec, settings_of
 
 ERROR_FILE = "error.txt"
-"""Why a cell failed: a line for people, then the traceback where the cause was not foreseen."""
+"""The file with the reason of a failure: one line, then a traceback if the error is unexpected."""
 LOG_FILE = "cell.log"
 POLL_S = 0.5
 PRELOAD = ("torch._dynamo", "cos2p_experiments.cell")
-"""Imported once by the fork server: torch takes seconds."""
+"""Modules that the fork server imports once, because torch takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,12 @@ class Started:
 
 @dataclass(frozen=True)
 class Advanced:
-    """A cell is so far (0 to 1)."""
+    """A cell has made progress.
+
+    Attributes:
+        spec: the cell.
+        share: the progress, 0 to 1.
+    """
 
     spec: CellSpec
     share: float
@@ -60,7 +65,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A cell came to nothing; why, in a line."""
+    """A cell has failed, with the reason in one line."""
 
     spec: CellSpec
     reason: str
@@ -70,14 +75,14 @@ Event = Started | Advanced | Finished | Failed
 
 
 def cells_folder(out: Path, suite: str) -> Path:
-    """Where a suite's cells lie."""
+    """Return the folder of a suite's cells."""
     return out / suite / "cells"
 
 
 def split_done(specs: Sequence[CellSpec], folder: Path) -> tuple[list[CellResult], list[CellSpec]]:
-    """What earlier runs of the suite left: the results that are there, and the cells to do.
+    """Split a suite into the results of earlier runs and the cells that still have to run.
 
-    A cell whose policy has other settings by now is to do again.
+    A cell whose policy has other settings by now has to run again.
 
     Raises:
         SettingsError: a result was written by another version of the program.
@@ -94,7 +99,7 @@ def split_done(specs: Sequence[CellSpec], folder: Path) -> tuple[list[CellResult
 
 
 def _same(ran_with: Mapping[str, Any], settings: RunConfig) -> bool:
-    """Whether a cell ran with these settings; what was no setting then has its default."""
+    """Whether a cell ran with these settings. A setting that is newer has its default."""
     try:
         return RunConfig.model_validate(ran_with) == settings
     except ValidationError:
@@ -107,18 +112,19 @@ def run_cells(
     """Run cells, `jobs` at a time.
 
     Args:
-        specs: in which order.
-        folder: of the cells' folders.
-        jobs: processes, one thread each.
-        tell: what happens, as it happens; called in this thread.
+        specs: the cells in the order in which they start.
+        folder: the folder of the cells' folders.
+        jobs: the number of processes, one thread each.
+        tell: called with each event as it happens, in this thread.
 
     Raises:
         StorageError: the folder can't be written.
         SettingsError: jobs is below 1.
-        KeyboardInterrupt: the user's; all processes are gone.
+        KeyboardInterrupt: the user interrupted. All processes have been killed.
     """
     if jobs < 1:
         raise SettingsError(f"--jobs must be at least 1, not {jobs}")
+    # Reversed, because `pop` takes the next cell from the end.
     waiting, running = list(reversed(specs)), list[_Running]()
     with _fork_server() as forks:
         try:
@@ -163,7 +169,7 @@ class _Running:
         self.process.start()
 
     def event(self) -> Event:
-        """How it goes, or how it ended."""
+        """Return the cell's progress, or how it ended."""
         code = self.process.exitcode
         if code is None:
             return Advanced(self.spec, self._share.value)
@@ -177,18 +183,19 @@ class _Running:
 
 
 def failure(folder: Path) -> str | None:
-    """Why the cell in this folder failed; None where it did not."""
+    """Return why the cell in this folder failed; None where it did not."""
     file = folder / ERROR_FILE
     return file.read_text().splitlines()[0] if file.exists() else None
 
 
 def _compute(spec: CellSpec, folder: Path, share: c_double) -> None:
-    """The whole life of a cell's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides
+    """Run a cell as the main function of its process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides and kills its cells
     _say_into(folder / LOG_FILE)
     parent = multiprocessing.parent_process()
     if parent is not None:
         tie_to(parent.sentinel)
+    # Imported here, so that only the cells' processes and their fork server load torch.
     from cos2p_experiments.cell import run_cell
 
     def tell(done: float) -> None:
@@ -199,14 +206,14 @@ def _compute(spec: CellSpec, folder: Path, share: c_double) -> None:
     except Cos2pError as error:
         (folder / ERROR_FILE).write_text(" ".join(str(error).split()) + "\n")
         sys.exit(int(error.exit_code))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's end alone
+    except Exception as error:  # noqa: BLE001 - any error ends this cell alone
         line = " ".join(f"{type(error).__name__}: {error}".split())
         (folder / ERROR_FILE).write_text(f"{line}\n\n{traceback.format_exc()}")
         sys.exit(int(ExitCode.BUG))
 
 
 def _say_into(file: Path) -> None:
-    """What libraries print belongs to the cell, not on the runner's screen."""
+    """Redirect standard output and error to a file, so libraries don't print on the screen."""
     handle = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(handle, stream)

@@ -1,7 +1,7 @@
-"""What determines a cell, and what its names stand for.
+"""The specification of a cell, and the objects that its names stand for.
 
-Invariant: two cells of one seed and setting differ in what their policies say, and in nothing else:
-same split, same initial weights, same devices.
+Invariant: two cells of one seed and setting differ only in their policies' settings. They have the
+same split, the same initial weights and the same devices.
 """
 
 import hashlib
@@ -22,32 +22,33 @@ LASTING: Mapping[str, Any] = {
     "rounds": {"versions": 1_000_000},
     "liveness": {"stall_after_s": 3600.0},
 }
-"""What a run with a horizon needs: time ends it, not its versions, and slow rounds are no stall."""
+"""Settings of a run with a horizon: time ends it, not its versions. Slow rounds don't stall it."""
 
 
 @dataclass(frozen=True)
 class CellSpec:
-    """What determines a cell, and where its run file may lie.
+    """Everything that determines a cell, plus what to keep and where the data lies.
 
     Attributes:
-        suite: its name.
-        task: short name or module:attribute.
-        setting: label.
-        policy: label.
-        base_policy: registered policy.
-        seed: of split, weights, devices, plans.
-        fleet: name.
-        alpha: of the split of labels; None is the task's own, infinity even.
-        run: settings of suite and setting: over the task's, under the policy's preset.
-        changes: settings of this form of the policy: over its preset.
-        horizon_s: virtual seconds; None where the run's versions end it.
-        evaluate_every_s: virtual seconds between evaluations, of the newest version then; 0 judges
+        suite: the suite's name.
+        task: the task's short name or module:attribute.
+        setting: the setting's label.
+        policy: the policy's label.
+        base_policy: the name of the registered policy.
+        seed: the seed of split, weights, devices and plans.
+        fleet: the fleet's name.
+        alpha: Dirichlet alpha of the split of labels; None is the task's own, infinity is even.
+        run: settings of suite and setting. They override the task's; the policy's preset
+            overrides them.
+        changes: settings of this form of the policy. They override its preset.
+        horizon_s: virtual seconds of the run; None where its versions end it.
+        evaluate_every_s: virtual seconds between evaluations of the newest version; 0 evaluates
             every checkpoint.
-        evaluate_on: which data.
-        evaluate_count: samples of them, at even distances; None for all.
-        scale: to virtual seconds.
-        keep: blobs in the run file (no part of what determines the cell).
-        data_dir: the task's data (likewise).
+        evaluate_on: the part of the data to evaluate on.
+        evaluate_count: the number of samples to evaluate on, at even distances; None for all.
+        scale: the scale from relative figures to virtual seconds.
+        keep: which blobs stay in the run file. It does not determine the cell.
+        data_dir: the folder of the task's data. It does not determine the cell.
     """
 
     suite: str
@@ -70,14 +71,14 @@ class CellSpec:
 
     @property
     def digest(self) -> str:
-        """Of everything that determines the cell, labels included."""
+        """The digest of everything that determines the cell, labels included."""
         body = asdict(self)
         del body["keep"], body["data_dir"]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def key(self) -> str:
-        """The cell's folder: readable, and another one for any other spec."""
+        """The name of the cell's folder. It is readable and unique to this spec."""
         return f"{self.setting}--{self.policy}--s{self.seed}--{self.digest[:8]}"
 
 
@@ -86,9 +87,10 @@ class Ready:
     """A spec with everything that its names stand for.
 
     Attributes:
-        task: with the model that the settings ask for.
+        task: the task, with the model that the settings ask for.
         config: the run's settings.
-        fleet: scaled by the task's own settings with the suite's, so the same for every policy.
+        fleet: the devices, scaled by the task's and the suite's settings. They are the same for
+            every policy.
     """
 
     task: Task
@@ -97,7 +99,7 @@ class Ready:
 
 
 def prepare(spec: CellSpec) -> Ready:
-    """Load the task, lay the settings over each other, scale the fleet.
+    """Load the task, merge the settings and scale the fleet.
 
     Raises:
         SettingsError: a name or value of the spec that is wrong.
@@ -120,7 +122,7 @@ def prepare(spec: CellSpec) -> Ready:
 
 
 def settings_of(spec: CellSpec) -> RunConfig:
-    """The run's settings as they are today: a policy's own are no part of the spec's digest.
+    """Return the run's settings by today's presets, which the spec's digest does not cover.
 
     Raises:
         SettingsError: a name or value of the spec that is wrong.
@@ -130,14 +132,14 @@ def settings_of(spec: CellSpec) -> RunConfig:
 
 
 def _base(spec: CellSpec, loaded: Task) -> RunConfig:
-    """The task's settings under the suite's, the same for every policy."""
+    """Return the task's settings, overridden by the suite's. They are the same for every policy."""
     count = len(fleet_named(spec.fleet).boards)
     own: dict[str, Any] = {
         "seed": spec.seed,
         "liveness": {"min_workers": count},
         "partitions": count,
     }
-    if spec.evaluate_every_s:  # or policies with few, long rounds would be judged by old versions
+    if spec.evaluate_every_s:  # else policies with few, long rounds would be judged by old versions
         own["merge"] = {"checkpoint_every": 1}
     if spec.horizon_s is not None:
         own = merged(merged(LASTING, own), {"rounds": {"horizon_s": spec.horizon_s}})

@@ -1,8 +1,8 @@
-"""What the reports say of several seeds: means, paired differences, Holm's correction, curves.
+"""Statistics over several seeds: means, paired differences, Holm's correction, curves.
 
-Invariants: pure functions on plain numbers; a figure that the data can't give is None, never 0
-or a guess (one seed has no spread, an accuracy never reached has no time); no cell is dropped in
-silence: every result says how many seeds it stands on.
+Invariants: all are pure functions on plain numbers. A figure that the data can't give is None,
+never 0 or a guess: one seed has no spread, an accuracy never reached has no time. No cell is
+dropped silently: every result holds its number of seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """Some values: how many, their mean, their sample standard deviation (None under two)."""
+    """The count, mean and sample standard deviation of some values (None under two values)."""
 
     count: int
     mean: float
@@ -28,10 +28,10 @@ class Difference:
     """A paired difference over the seeds that both sides have.
 
     Attributes:
-        count: pairs.
-        mean: of the differences.
-        half_width: of the 95 % t interval; None with one pair.
-        p: two-sided, of Student's paired t test; None with one pair.
+        count: the number of pairs.
+        mean: the mean of the differences.
+        half_width: half of the 95 % t interval; None with one pair.
+        p: the two-sided p of Student's paired t test; None with one pair.
     """
 
     count: int
@@ -45,9 +45,9 @@ class Censored:
     """Values of which some are only known to lie above a bound.
 
     Attributes:
-        count: all of them.
-        reached: those that are known.
-        median: with the unknown ones counted as larger than all; None where it is not known.
+        count: the number of all values.
+        reached: the number of known values.
+        median: the median, with unknown values counted as larger than all; None if unknown.
     """
 
     count: int
@@ -56,7 +56,7 @@ class Censored:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and sample standard deviation; None of nothing."""
+    """Return mean and sample standard deviation; None for no values."""
     if not len(values):
         return None
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -64,13 +64,13 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    """`ours` - `theirs` over the seeds that both have; None where they share none.
+    """Return `ours` - `theirs` over the seeds that both have; None where they share none.
 
-    With no variance at all p is 1 for a mean of 0, else 0: the limits of the t test.
+    With no variance at all, p is 1 for a mean of 0, else 0. These are the limits of the t test.
 
     Args:
-        ours: value by seed.
-        theirs: value by seed.
+        ours: our values by seed.
+        theirs: their values by seed.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     given = spread([ours[s] - theirs[s] for s in seeds])
@@ -86,10 +86,10 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction of one family (Holm 1979); None stays None and counts for none.
+    """Apply Holm's step-down correction to one family (Holm 1979). None stays None, uncounted.
 
-    The smallest p is multiplied by the family's size m, the next by m - 1, ...; none may fall
-    below the one before it nor rise over 1.
+    The smallest p is multiplied by the family's size m, the next by m - 1, and so on. No p may
+    fall below the one before it, or rise over 1.
     """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
@@ -101,18 +101,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def value_at(xs: Sequence[float], ys: Sequence[float], x: float) -> float | None:
-    """What was known at `x`: the newest y whose x is not later; None before the first.
+    """Return the newest y whose x is not later than `x`; None before the first.
 
-    Not interpolated: at that moment the server held that version and no later one.
+    The value is not interpolated: at that moment the server held that version and no later one.
     """
     index = int(np.searchsorted(xs, x, side="right")) - 1
     return float(ys[index]) if index >= 0 else None
 
 
 def first_reach(xs: Sequence[float], ys: Sequence[float], target: float) -> float | None:
-    """Where the curve first comes to `target`, linear between points; None where it never does.
+    """Return where the curve first reaches `target`, linear between points; None if never.
 
-    A curve that starts at or over the target is there at its first point.
+    A curve that starts at or over the target reaches it at its first point.
     """
     above = np.flatnonzero(np.asarray(ys) >= target)
     if not above.size:
@@ -125,7 +125,7 @@ def first_reach(xs: Sequence[float], ys: Sequence[float], target: float) -> floa
 
 
 def censored(values: Sequence[float | None]) -> Censored:
-    """The median of values of which some, None, are only known to be larger than any other."""
+    """Return the median of values. None stands for a value larger than all known ones."""
     known = sorted(v for v in values if v is not None)
     low, high = (len(values) - 1) // 2, len(values) // 2
     median = (known[low] + known[high]) / 2 if values and high < len(known) else None
@@ -133,10 +133,10 @@ def censored(values: Sequence[float | None]) -> Censored:
 
 
 def mean_height(xs: Sequence[float], ys: Sequence[float], end: float) -> float | None:
-    """Area under the curve from 0 to `end`, over `end`: the mean of what was held all the while.
+    """Return the area under the curve from 0 to `end`, divided by `end`: the mean over time.
 
-    The curve is a staircase (see `value_at`), 0 before its first point; None without points or
-    where nothing lies before `end`.
+    The curve is a staircase (see `value_at`) and is 0 before its first point. None where no point
+    lies before `end`.
     """
     inside = [(x, y) for x, y in zip(xs, ys, strict=True) if x < end]
     if not inside or end <= 0:

@@ -1,7 +1,7 @@
-"""What a report is made of: a suite's cells as far as they are there, and what is missing.
+"""The input of a report: a suite's finished cells, and a list of the missing ones.
 
-Invariants: nothing is measured here; a cell that the suite asks for is either among `cells` or
-among `missing`, with the reason where one is known.
+Invariants: nothing is measured here. Each cell that the suite asks for is either in `cells` or in
+`missing`, with the reason where one is known.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from cos2p_experiments.result import CellResult
 
 Kind = Literal["comparison", "ablation", "rate"]
 HORIZONS = ("early", "middle", "late")
-"""Near convergence is the last: where the suite ends."""
+"""The three horizons. The last is near convergence, where the suite ends."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,24 @@ class Missing:
 
 @dataclass(frozen=True)
 class Study:
-    """A suite as far as it was run.
+    """A suite with the results of the cells that were run.
 
     Attributes:
-        name: of the suite.
-        kind: what its tables are.
-        settings: labels, in the suite's order.
-        policies: labels, in the suite's order.
-        seeds: as asked for.
-        cells: those that are there, in the suite's order.
-        missing: those that are not.
-        surplus: results that lie in the folder and are not asked for.
+        name: the suite's name.
+        kind: which tables the report has.
+        settings: the settings' labels, in the suite's order.
+        policies: the policies' labels, in the suite's order.
+        seeds: the seeds that the suite asks for.
+        cells: the results that exist, in the suite's order.
+        missing: the cells that have no result.
+        surplus: the number of results in the folder that the suite does not ask for.
         ours: the policy whose goals are checked.
         opponent: the policy that every other one is compared with.
-        reference: of an ablation, the form from which each other differs in one thing.
-        horizons: of a setting, three virtual times in seconds, ascending; where a setting has none
-            they are the thirds of its cells' horizon.
+        reference: of an ablation, the form from which each other form differs in one setting.
+        horizons: three ascending virtual times in seconds, by setting. A setting without them
+            uses the thirds of its cells' horizon.
         tuning: how settings were chosen, in words.
-        suite_text: the suite's file as it is.
+        suite_text: the text of the suite's file, unchanged.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Study:
     suite_text: str = ""
 
     def of(self, setting: str, policy: str) -> dict[int, CellResult]:
-        """A policy's cells in a setting, by seed."""
+        """Return a policy's cells in a setting, by seed."""
         return {
             c.identity.seed: c
             for c in self.cells
@@ -71,12 +71,12 @@ class Study:
         }
 
     def present(self, setting: str) -> tuple[str, ...]:
-        """The policies that have a cell in a setting, in the suite's order."""
+        """Return the policies that have a cell in a setting, in the suite's order."""
         there = {c.identity.policy for c in self.cells if c.identity.setting == setting}
         return tuple(p for p in self.policies if p in there)
 
     def horizons_of(self, setting: str) -> tuple[float, ...]:
-        """Early, middle and late, in virtual seconds; nothing where no cell is there."""
+        """Return early, middle and late in virtual seconds; empty without horizons or cells."""
         if setting in self.horizons:
             return self.horizons[setting]
         ends = [

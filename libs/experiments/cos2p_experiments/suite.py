@@ -1,7 +1,7 @@
 """A suite of cells: a small TOML file, and the cells that it asks for.
 
-Invariants: the cells are a function of the file alone; they come seed by seed, so that a suite that
-was cut short compares all policies on the seeds that it has.
+Invariants: the cells are a function of the file alone. They come seed by seed, so an interrupted
+suite compares all policies on the seeds that it has.
 """
 
 import itertools
@@ -21,9 +21,9 @@ from cos2p_planner.presets import merged
 from cos2p_worker.task import Part
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+,-]{0,100}$")]
-"""What a table calls a setting or a policy; part of a cell's folder."""
+"""The name of a setting or a policy in tables. It is part of the cell's folder name."""
 Sections = dict[str, Any]
-"""Settings of a run, as sections of a run file."""
+"""Settings of a run, in sections as in a run file."""
 
 
 class _Part(BaseModel):
@@ -31,17 +31,17 @@ class _Part(BaseModel):
 
 
 class SettingPart(_Part):
-    """What the policies are compared in."""
+    """A setting in which the policies are compared."""
 
     task: str | None = None
-    """None is the suite's."""
+    """The task; None is the suite's."""
     fleet: str = "jetson16"
     alpha: float | None = Field(None, gt=0)
-    """Of the Dirichlet split of labels; inf is even, None the task's own."""
+    """Dirichlet alpha of the split of labels; inf is even, None is the task's own."""
     horizon_s: float | None = Field(None, gt=0)
-    """None is the suite's."""
+    """Virtual seconds of a cell; None is the suite's."""
     horizons: tuple[float, ...] = ()
-    """Early, middle and late, in virtual seconds, for the report."""
+    """Early, middle and late horizon for the report, in virtual seconds."""
     run: Sections = {}
 
 
@@ -49,17 +49,17 @@ class PolicyPart(_Part):
     """A form of a registered policy."""
 
     policy: str | None = None
-    """Its registered name; None is the label."""
+    """The registered name of the policy; None is the label."""
     run: Sections = {}
-    """Over the policy's preset."""
+    """Settings that override the policy's preset."""
     settings: dict[Label, Sections] = {}
-    """Over that, by setting: what was tuned there."""
+    """Settings that override `run`, by setting: the values tuned for that setting."""
     grid: dict[str, tuple[Any, ...]] = {}
-    """Dotted settings and their values: one form for each combination."""
+    """Dotted names of settings with their values. Each combination makes one form."""
 
 
 class QuickPart(_Part):
-    """What `--quick` takes instead; None leaves the suite's."""
+    """Replacements that `--quick` uses; None keeps the suite's value."""
 
     seeds: tuple[int, ...] | None = None
     settings: tuple[Label, ...] | None = None
@@ -81,38 +81,38 @@ class Suite(_Part):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")]
     kind: Literal["comparison", "ablation", "rate"] = "comparison"
-    """What its report shows."""
+    """The kind of report."""
     task: str = "digits"
     settings: dict[Label, SettingPart]
     policies: dict[Label, PolicyPart]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     horizon_s: float | None = Field(None, gt=0)
-    """Virtual seconds of a cell; None runs all versions that the settings name."""
+    """Virtual seconds of a cell; None runs until the settings' number of versions."""
     evaluate_every_s: float = Field(0.0, ge=0)
-    """Virtual seconds between evaluations; 0 judges every checkpoint."""
+    """Virtual seconds between evaluations; 0 evaluates every checkpoint."""
     evaluate_on: Part = "test"
-    """The validation part for every choice, the test part for results."""
+    """The data to evaluate on: the validation part for every choice, the test part for results."""
     evaluate_count: int | None = Field(None, ge=1)
-    """Samples that are judged on, at even distances; None for all."""
+    """The number of samples to evaluate on, at even distances; None for all."""
     keep: Keep = "tail"
     scale: ScalePart = ScalePart()
     run: Sections = {}
-    """Settings of all cells: over the task's, under the policies' presets."""
+    """Settings of all cells. They override the task's; the policies' presets override them."""
     ours: str = "co-s2p"
-    """The label whose goals the report checks."""
+    """The label of the policy whose goals the report checks."""
     opponent: str | None = None
-    """The label that every other is compared with."""
+    """The label of the policy that every other one is compared with."""
     reference: str | None = None
-    """Of an ablation: the form from which each other differs in one thing."""
+    """Of an ablation: the form from which each other form differs in one setting."""
     tuning: str = ""
     """How settings were chosen, in words."""
     quick: QuickPart | None = None
 
     def quickened(self) -> "Suite":
-        """The reduced suite that `--quick` runs, under a name of its own.
+        """Return the reduced suite that `--quick` runs, under its own name.
 
         Raises:
-            SettingsError: the suite has none, or it names what is not there.
+            SettingsError: the suite has no quick part, or that part names an unknown label.
         """
         quick = self.quick
         if quick is None:
@@ -125,6 +125,7 @@ class Suite(_Part):
         changes = {n: getattr(quick, n) for n in simple if getattr(quick, n) is not None}
         chosen = {s: self.settings[s] for s in settings}
         if quick.horizon_s is not None:
+            # Else a setting's own horizons would override the quick one.
             unset = {"horizon_s": None, "horizons": ()}
             chosen = {s: part.model_copy(update=unset) for s, part in chosen.items()}
         return self.model_copy(
@@ -137,7 +138,7 @@ class Suite(_Part):
         )
 
     def forms(self) -> dict[str, PolicyPart]:
-        """The policies by label, grids unfolded."""
+        """Return the policies by label, with grids expanded."""
         found: dict[str, PolicyPart] = {}
         for label, part in self.policies.items():
             for tail, sections in _grid(part.grid):
@@ -147,7 +148,7 @@ class Suite(_Part):
         return found
 
     def cells(self, data_dir: Path | None = None) -> tuple[CellSpec, ...]:
-        """All cells, seed by seed."""
+        """Return all cells, seed by seed."""
         return tuple(
             self._cell(setting, policy, form, seed, data_dir)
             for seed in self.seeds
@@ -184,7 +185,7 @@ def load_suite(path: Path) -> Suite:
     """Read a suite file.
 
     Raises:
-        SettingsError: it is missing, no TOML, or holds a key or value that is not allowed.
+        SettingsError: the file is missing, not TOML, or holds a key or value that is not allowed.
     """
     try:
         body = tomllib.loads(path.read_text())
@@ -204,10 +205,10 @@ def load_suite(path: Path) -> Suite:
 
 
 def check(specs: tuple[CellSpec, ...]) -> None:
-    """Refuse a suite of which a cell could not begin; one seed of each stands for all.
+    """Refuse a suite in which a cell could not begin. Only the first seed is checked.
 
     Raises:
-        SettingsError: names the cell and what is wrong with it.
+        SettingsError: a cell could not begin. The text names the cell and the reason.
     """
     for spec in specs:
         if spec.seed != specs[0].seed:
@@ -220,7 +221,7 @@ def check(specs: tuple[CellSpec, ...]) -> None:
 
 
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[str, Sections]]:
-    """Each combination: what a label gets behind it, and the sections."""
+    """Yield each combination as the suffix of its label and its sections."""
     for values in itertools.product(*axes.values()):
         sections: Sections = {}
         tail = ""

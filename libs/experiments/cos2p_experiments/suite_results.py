@@ -1,7 +1,7 @@
-"""A suite's folder as a study: the cells that are done, and why each other one is not there.
+"""Reads a suite's folder as a study: the finished cells, and the reason for each missing one.
 
-Invariant: only cells that the suite's file asks for are read; results of an earlier form of the
-file are counted, so that nobody wonders where they are.
+Invariant: only cells that the suite's file asks for are read. Results of an earlier form of the
+file are counted, so that the report can mention them.
 """
 
 from pathlib import Path
@@ -14,14 +14,14 @@ from cos2p_experiments.study import HORIZONS, Missing, Study
 from cos2p_experiments.suite import Suite, load_suite
 
 SUITE_FILE = "suite.toml"
-"""The copy of the suite's file that `cos2p experiment run` leaves beside the cells."""
+"""The copy of the suite's file that `cos2p experiment run` writes into the suite's folder."""
 
 
 def read_study(folder: Path) -> Study:
-    """Read what `cos2p experiment run` left in a suite's folder, however much that is.
+    """Read a suite's folder, even if only a part of the suite was run.
 
     Raises:
-        SettingsError: it is no suite's folder, or the suite's file is wrong.
+        SettingsError: the folder is not a suite's folder, or the suite's file is wrong.
     """
     folder = folder.resolve()
     file = folder / SUITE_FILE
@@ -31,6 +31,7 @@ def read_study(folder: Path) -> Study:
             "(`cos2p experiment run SUITE.toml --out DIR` makes DIR/NAME)"
         )
     suite = load_suite(file)
+    # A quick suite's folder holds the file of the full suite.
     if folder.name == f"{suite.name}-quick":
         suite = suite.quickened()
     specs = suite.cells()
@@ -60,7 +61,7 @@ def read_study(folder: Path) -> Study:
 
 
 def look(spec: CellSpec, place: Path) -> CellResult | str:
-    """A cell's result, or why there is none."""
+    """Return a cell's result, or the reason why there is none."""
     if (place / RESULT_FILE).exists():
         try:
             return read_result(place)
@@ -73,10 +74,10 @@ def look(spec: CellSpec, place: Path) -> CellResult | str:
 
 
 def horizons_of(suite: Suite) -> dict[str, tuple[float, ...]]:
-    """The horizons that the suite names, by setting.
+    """Return the horizons that the suite names, by setting.
 
     Raises:
-        SettingsError: they are not three times, ascending.
+        SettingsError: a setting's horizons are not three ascending times.
     """
     named = {label: part.horizons for label, part in suite.settings.items() if part.horizons}
     for label, times in named.items():

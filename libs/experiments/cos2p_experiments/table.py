@@ -1,7 +1,8 @@
 """A table of a report, as Markdown for people and as CSV for programs.
 
-Invariants: Markdown is padded, so that it reads in an editor too; CSV holds the numbers in full
-(shares in [0, 1], bytes, seconds), one column for each part of a value, nothing where unknown.
+Invariants: Markdown is padded, so it is readable in an editor too. CSV holds the numbers in full
+(shares in [0, 1], bytes, seconds). Each part of a value has its own column. Unknown values are
+empty.
 """
 
 import csv
@@ -19,10 +20,11 @@ class Column:
     """One column.
 
     Attributes:
-        name: in the CSV file.
-        head: in Markdown.
-        show: a value that is not None, as Markdown; None for a column of the CSV file only.
-        parts: fields of the value, where it is a dataclass: each is a column of the CSV file.
+        name: the column's name in the CSV file.
+        head: the column's heading in Markdown.
+        show: writes a value as Markdown, if it is not None. A column without it is only in the CSV
+            file.
+        parts: the fields of the value, if it is a dataclass. Each is a column of the CSV file.
     """
 
     name: str
@@ -31,11 +33,11 @@ class Column:
     parts: tuple[str, ...] = ()
 
     def flat_names(self) -> list[str]:
-        """Names of its columns in the CSV file."""
+        """Return the names of its columns in the CSV file."""
         return [f"{self.name}_{p}" for p in self.parts] or [self.name]
 
     def flat(self, value: Any) -> list[Any]:
-        """A value's parts for the CSV file."""
+        """Return a value's parts for the CSV file."""
         if not self.parts:
             return ["" if value is None else value]
         given = {} if value is None else dataclasses.asdict(value)
@@ -47,10 +49,11 @@ class Table:
     """Rows of values under columns.
 
     Attributes:
-        name: of its file.
-        title: above it in the report.
-        rows: one value per column; None where it is not known.
-        notes: below it, each a sentence.
+        name: the name of the table's file, without suffix.
+        title: the title above the table in the report.
+        columns: the columns in their order.
+        rows: the rows, with one value per column; None where it is not known.
+        notes: the paragraphs below the table.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-    """The table with its notes; texts to the left, numbers to the right."""
+    """Return the table as Markdown with its notes. Text is left-aligned, numbers right-aligned."""
     columns, lefts = [], []
     for i, column in enumerate(table.columns):
         if column.show is not None:
@@ -88,7 +91,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], lefts: Sequence[bool]) ->
 
 
 def as_csv(table: Table) -> str:
-    """The table's numbers in full."""
+    """Return the table as CSV, with its numbers in full."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([name for c in table.columns for name in c.flat_names()])

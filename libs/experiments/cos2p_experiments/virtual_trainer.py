@@ -1,8 +1,8 @@
-"""Real training on a device that it is not: the deltas are torch's, the seconds are the device's.
+"""Real training for a simulated device: torch computes the deltas, the device sets the seconds.
 
-Invariants: the virtual seconds of a plan follow from plan, device and the device's own count of
-plans, never from the speed of this machine; they pass step by step, so that heartbeats and a stop
-come when they would; memory over the device's is refused as on the device.
+Invariants: the virtual seconds of a plan follow from plan, device and the device's count of plans.
+They never depend on the speed of this machine. They pass step by step, so heartbeats and a stop
+come when they would on the device. A plan over the device's memory is refused as on the device.
 """
 
 import time
@@ -23,9 +23,9 @@ from cos2p_worker.torch_trainer import Power, TorchTrainer
 from cos2p_worker.trainer import TrainingStoppedError, TrainResult, Watch
 
 JITTER = 0.1
-"""Standard deviation of the log of a plan's seconds: boards throttle, and other work comes by."""
+"""Standard deviation of the log of a plan's seconds: boards throttle and do other work."""
 SLICES_MAX = 20
-"""A plan's time passes in so many parts at most."""
+"""A plan's time passes in at most this many parts."""
 
 
 class VirtualTrainer:
@@ -33,11 +33,11 @@ class VirtualTrainer:
 
     Args:
         task: the model and its loss.
-        data: the device's shard.
+        data: the device's shard of the data.
         config: the run's settings.
         member: the device.
-        clock: what training takes passes on it.
-        seed: of the jitter.
+        clock: the clock on which training time passes.
+        seed: the seed of the jitter.
     """
 
     def __init__(
@@ -61,15 +61,16 @@ class VirtualTrainer:
         self.units_digest = self._inner.units_digest
 
     async def measure_flops_per_s(self) -> float:
-        """The speed that the device was given."""
+        """Return the speed of the simulated device."""
         return self._member.flops_per_s
 
     async def train(
         self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: Watch
     ) -> TrainResult:
-        """See `Trainer.train`: all is computed at once, then the device's time passes."""
+        """See `Trainer.train`. The result is computed at once, then the device's time passes."""
         begun_s = time.thread_time()
         try:
+            # A watch of its own: steps and stops count only while the device's time passes.
             result = await self._inner.train(plan, base, Watch())
         finally:
             self.cpu_s += time.thread_time() - begun_s
@@ -78,7 +79,7 @@ class VirtualTrainer:
         return replace(result, train_s=plan.local_steps * step_s, throttle_s=0.0)
 
     def step_s(self, plan: Plan) -> float:
-        """Seconds of one of the plan's steps on this device, without jitter."""
+        """Return the seconds of one step of the plan on this device, without jitter."""
         work = Workload(
             flops=self._cost.training_flops(plan.trained, plan.frozen),
             batch_size=plan.batch_size,
@@ -90,7 +91,7 @@ class VirtualTrainer:
         return work.train_s(profile.flops_per_s)
 
     def _jitter(self) -> float:
-        """By seed, device and the device's own count of plans: alike for all policies."""
+        """Draw a factor by seed, device and the device's count of plans: alike for all policies."""
         drawn = np.random.default_rng([self._seed, 8, self._member.index, self._plan_count])
         self._plan_count += 1
         return float(np.exp(JITTER * drawn.standard_normal()))

@@ -1,6 +1,6 @@
-"""A device's link: blobs take virtual time, small records take none.
+"""A bus with a device's link: blobs take virtual time, small records take none.
 
-Invariant: what is written and read is the log's own; only when it is done differs.
+Invariant: the records are those of the shared log. Only the time of writing and reading differs.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ class WireBus(PassingBus):
     """See `cos2p.log.bus.Bus`.
 
     Args:
-        log: the bus that all share.
-        clock: what a transfer takes passes on it.
-        prefix: of the topics.
-        bytes_per_s: of the link, either way.
+        log: the bus that all roles share.
+        clock: the clock on which transfer time passes.
+        prefix: the prefix of the topics' names.
+        bytes_per_s: the speed of the link, in each direction.
     """
 
     def __init__(self, log: Bus, clock: Clock, prefix: str, bytes_per_s: float) -> None:
@@ -27,7 +27,7 @@ class WireBus(PassingBus):
         self._down, self._up = SUBMODELS.full_name(prefix), UPDATES.full_name(prefix)
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
-        """See `Bus.append`; a delta is there once its last byte is."""
+        """See `Bus.append`. A delta is written only after its last byte has been sent."""
         if topic == self._up:
             await self._pass(sum(len(r.value) for r in records))
         return await super().append(topic, partition, records)
@@ -41,14 +41,14 @@ class WireBus(PassingBus):
         bytes_max: int = 4 << 20,
         wait_s: float = 0,
     ) -> list[Record]:
-        """See `Bus.read`; weights are there once their last byte is."""
+        """See `Bus.read`. Weights are returned only after their last byte has arrived."""
         found = await super().read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
         if topic == self._down:
             await self._pass(sum(len(r.value) for r in found))
         return found
 
     async def close(self) -> None:
-        """See `Bus.close`; the log stays for others."""
+        """See `Bus.close`. The shared log stays open for the other roles."""
 
     async def _pass(self, byte_count: int) -> None:
         await self._clock.sleep(byte_count / self._bytes_per_s)

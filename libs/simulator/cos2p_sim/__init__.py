@@ -1,1 +1,1 @@
-"""The simulator: production roles on virtual time, with faults from a seed."""
+"""The simulator runs the production roles on virtual time, with faults drawn from a seed."""

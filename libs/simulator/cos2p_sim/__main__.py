@@ -1,6 +1,6 @@
-"""`python -m cos2p_sim --seed N`: run one simulated case and say what happened.
+"""`python -m cos2p_sim --seed N` runs one simulated case and prints what happened.
 
-Invariant: it runs what the tests run, so that a seed that failed there fails here.
+Invariant: it runs the same case as the tests, so a seed that fails there fails here too.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from cos2p_sim.trial import run_case, summary
 
 
 def spoken_log() -> Log:
-    """A logger on standard error with virtual times."""
+    """Return a logger that writes to standard error with virtual times."""
 
     def stamp(
         logger: object, name: str, event: structlog.typing.EventDict
@@ -39,7 +39,7 @@ def spoken_log() -> Log:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the process's exit code."""
+    """Run the command and return the process's exit code."""
     parser = argparse.ArgumentParser(
         "cos2p_sim", description="Run one seeded case of a scenario with all checks on."
     )

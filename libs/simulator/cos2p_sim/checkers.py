@@ -1,7 +1,7 @@
-"""The invariants of a run, one function each, judged at every record before it counts.
+"""The invariants of a run, one function each, checked at every record before it is folded.
 
-Each takes the history so far and the next record and yields what is wrong with it. `Checker` runs
-them all; the first fault found is an error that names the invariant.
+Each function takes the history so far and the next record. It yields each fault of that record.
+`Checker` runs all functions. It raises the first fault as an error that names the invariant.
 """
 
 import math
@@ -19,14 +19,14 @@ Faults = Iterator[str]
 
 
 class InvariantError(Exception):
-    """The run has broken a rule; the text names rule and record."""
+    """The run has broken a rule. The text names the rule and the record."""
 
 
 # ---------------------------------------------------------------- fleet
 
 
 def workers_report_their_own_plans(h: History, offset: int, x: m.Message) -> Faults:
-    """A worker reports plans that were made for it, in the life that they were made for."""
+    """A worker reports only plans that were made for it and for this incarnation of it."""
     if isinstance(x, m.Report):
         plan = h.plans.get(x.plan_id)
         if plan is None:
@@ -36,7 +36,7 @@ def workers_report_their_own_plans(h: History, offset: int, x: m.Message) -> Fau
 
 
 def done_plans_have_all_their_steps(h: History, offset: int, x: m.Message) -> Faults:
-    """A delta is that of as many steps as were planned."""
+    """A report of a finished plan covers as many steps as were planned."""
     if isinstance(x, m.Report) and x.status == "done" and x.plan_id in h.plans:
         planned = h.plans[x.plan_id].local_steps
         if x.steps_done != planned:
@@ -47,7 +47,7 @@ def done_plans_have_all_their_steps(h: History, offset: int, x: m.Message) -> Fa
 
 
 def order_of_the_run(h: History, offset: int, d: m.Decision) -> Faults:
-    """A run starts once, and after its end nothing is decided (epochs apart)."""
+    """A run starts once. After its end come only new epochs and answers to late reports."""
     if isinstance(d, m.EpochStarted):
         return
     if isinstance(d, m.RunStarted):
@@ -64,7 +64,7 @@ def _answers_late_report(d: m.Decision) -> bool:
 
 
 def versions_rise_by_one(h: History, offset: int, d: m.Decision) -> Faults:
-    """Versions rise by one, and a version counts what was admitted to it."""
+    """Versions rise by one, and a version counts the updates that were admitted to it."""
     if isinstance(d, m.RoundClosed):
         if d.version != h.version + 1:
             yield f"version {d.version} follows {h.version}"
@@ -98,9 +98,9 @@ def plans_are_sound(h: History, offset: int, d: m.Decision) -> Faults:
 
 
 def barriers_wait_for_all(h: History, offset: int, d: m.Decision) -> Faults:
-    """Behind a barrier a version closes with no plan open, and asks a device once.
+    """With a barrier, a version closes with no plan open and asks each device once.
 
-    It asks again only where all that were asked have failed.
+    The planner asks a device again only if all devices that it asked have failed.
     """
     if h.started is None or h.started.config.rounds.closing != "synchronous":
         return
@@ -117,7 +117,7 @@ def _bound(h: History) -> bool:
 
 
 def one_outcome_per_plan(h: History, offset: int, d: m.Decision) -> Faults:
-    """Each plan ends in exactly one outcome; a DUPLICATE speaks of one that has ended."""
+    """Each plan ends in exactly one outcome. A DUPLICATE concerns a plan that has ended before."""
     if isinstance(d, m.UpdateAdmitted | m.UpdateRefused | m.PlanCancelled):
         repeat = isinstance(d, m.UpdateRefused) and d.outcome is Outcome.DUPLICATE
         plan = h.plans.get(d.plan_id)
@@ -134,14 +134,14 @@ def one_outcome_per_plan(h: History, offset: int, d: m.Decision) -> Faults:
 
 
 def one_answer_per_report(h: History, offset: int, d: m.Decision) -> Faults:
-    """A report is answered once, by whichever planner: a restart does not call it a repeat."""
+    """A report is answered once over all planners. A restarted planner does not answer it again."""
     again = (getattr(d, "plan_id", ""), d.fleet_offset - 1) in h.answered
     if again and isinstance(d, m.UpdateAdmitted | m.UpdateRefused):
         yield f"the report of {d.plan_id} at fleet record {d.fleet_offset - 1} is answered twice"
 
 
 def admitted_updates_count_right(h: History, offset: int, d: m.Decision) -> Faults:
-    """What is merged was reported for its plan, is fresh enough, weighs something, counts once."""
+    """A merged update was reported for its plan, is fresh enough, has weight and counts once."""
     if not isinstance(d, m.UpdateAdmitted) or d.plan_id not in h.plans:
         return
     assert h.started is not None
@@ -165,7 +165,7 @@ def admitted_updates_count_right(h: History, offset: int, d: m.Decision) -> Faul
 
 
 def fleet_is_followed(h: History, offset: int, d: m.Decision) -> Faults:
-    """Each decision names how far it has read `fleet`: never less far, never beyond its end."""
+    """Each decision names how far it has read `fleet`: never backwards, never beyond the end."""
     if isinstance(d, m.EpochStarted):
         return
     if d.fleet_offset < h.fleet_offset:
@@ -178,10 +178,11 @@ def fleet_is_followed(h: History, offset: int, d: m.Decision) -> Faults:
 
 
 def the_run_opens_once(h: History, offset: int, x: m.Message) -> Faults:
-    """RunOpened comes first and once, RunFinished last, after the planner's word."""
+    """RunOpened comes first and once. RunFinished comes last and once, after the RunEnded."""
     if isinstance(x, m.RunOpened):
         if h.opened:
             yield "the run is opened twice"
+    # Other shards may write before the one that opens the run.
     elif not h.opened and h.shards == 1:
         yield "a record before the run is opened"
     if isinstance(x, m.RunFinished):
@@ -192,7 +193,7 @@ def the_run_opens_once(h: History, offset: int, x: m.Message) -> Faults:
 
 
 def dispatches_match_plans(h: History, offset: int, x: m.Message) -> Faults:
-    """What is dispatched was planned, word for word, and once by each shard."""
+    """A dispatched plan equals the issued one. Each shard dispatches it once."""
     if not isinstance(x, m.Dispatched):
         return
     if h.plans.get(x.plan.plan_id) != x.plan:
@@ -204,7 +205,7 @@ def dispatches_match_plans(h: History, offset: int, x: m.Message) -> Faults:
 
 
 def versions_are_published_in_order(h: History, offset: int, x: m.Message) -> Faults:
-    """Each shard publishes each version, in order; again only with the same digests."""
+    """Each shard publishes each version in order. A repeated version has the same digests."""
     if not isinstance(x, m.VersionPublished):
         return
     if x.version not in h.closed_at:
@@ -228,7 +229,7 @@ def versions_are_published_in_order(h: History, offset: int, x: m.Message) -> Fa
 
 
 def untrained_units_keep_their_bytes(h: History, offset: int, x: m.Message) -> Faults:
-    """A unit that no merged update trained keeps its digest (where no average moves on)."""
+    """A unit that no merged update trained keeps its digest, if there is no moving average."""
     if not isinstance(x, m.VersionPublished) or h.started is None:
         return
     before = h.published.get((x.shard, x.version - 1))
@@ -271,10 +272,10 @@ MODEL_RULES: tuple[MessageRule, ...] = (
 
 
 class Checker:
-    """Judges records in the order in which they come.
+    """Checks records in the order in which they come.
 
     Raises:
-        InvariantError: from each method, at the first fault.
+        InvariantError: each method raises it at the first fault.
     """
 
     def __init__(self) -> None:
@@ -284,14 +285,14 @@ class Checker:
         self._fence = EpochFence()
 
     def fleet(self, offset: int, message: m.Message) -> None:
-        """The next record of `fleet`."""
+        """Check and fold the next record of `fleet`."""
         self.record_count += 1
         for rule in FLEET_RULES:
             _judge(rule.__name__, f"fleet@{offset}", message, rule(self.history, offset, message))
         self.history.take_fleet(offset, message)
 
     def decision(self, offset: int, decision: m.Decision) -> None:
-        """The next record of `decisions`; one that the fence holds back does not count."""
+        """Check and fold the next record of `decisions`, unless the fence holds it back."""
         self.record_count += 1
         if not self._fence.admits(decision):
             self.fenced_count += 1
@@ -303,18 +304,18 @@ class Checker:
         self.history.take_decision(offset, decision)
 
     def model(self, offset: int, message: m.Message) -> None:
-        """The next record of `models`."""
+        """Check and fold the next record of `models`."""
         self.record_count += 1
         for rule in MODEL_RULES:
             _judge(rule.__name__, f"models@{offset}", message, rule(self.history, offset, message))
         self.history.take_model(message)
 
     def end(self, acknowledged: Iterable[m.Message], *, ends: str) -> None:
-        """The run is over: what must have come by now.
+        """Check that everything that a finished run needs is there.
 
         Args:
-            acknowledged: fleet messages whose append returned to their worker.
-            ends: the reason with which the run shall have ended.
+            acknowledged: the fleet messages whose append returned to their worker.
+            ends: the reason with which the run must have ended.
         """
         _judge("the_run_ends", "end", None, self._missing(ends))
         _judge("acknowledged_reports_are_answered", "end", None, self._unanswered(acknowledged))

@@ -1,8 +1,8 @@
 """A whole run in one process: the production shells on one log, killed and restarted by a seed.
 
-Invariants: a run is a function of its case alone; a killed process does nothing more, and what it
-had in memory is gone; errors that a supervisor would answer with a restart are answered so, any
-other is the simulation's own end.
+Invariants: a run is a function of its case alone. A killed process does nothing more and loses its
+memory. An error that a supervisor would answer with a restart leads to a restart. Any other error
+ends the simulation.
 """
 
 import asyncio
@@ -43,15 +43,16 @@ Body = Callable[[Bus, asyncio.Event], Awaitable[None]]
 
 @dataclass
 class Process:
-    """One process of the run and its fate.
+    """One process of the run, with its kills and stops.
 
     Attributes:
-        name: for instance worker-3.
-        body: one life of it.
-        kills: virtual times at which it is killed.
-        stops: virtual times at which it is asked to stop.
-        starts_at_s: when its first life begins.
-        returns: whether it is restarted after a kill.
+        name: the name of the process, for instance worker-3.
+        body: runs one life of the process.
+        kills: the virtual times at which the process is killed.
+        stops: the virtual times at which the process is asked to stop.
+        starts_at_s: the virtual time at which its first life begins.
+        returns: whether the process is restarted after a kill.
+        lives: how many lives have begun.
     """
 
     name: str
@@ -64,24 +65,24 @@ class Process:
 
     @property
     def role(self) -> Role:
-        """What it is one of."""
+        """The role of the process, taken from its name."""
         return cast(Role, self.name.rpartition("-")[0])
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What is left of a simulated run.
+    """The result of a simulated run.
 
     Attributes:
-        case: what was run.
+        case: the case that was run.
         log: every record, and the checker's history.
         table: the model's units.
-        faults: what the bus did.
-        kill_count: processes killed.
-        restart_count: lives begun after a kill, a stop or a lost bus.
-        fenced: planners that left because a newer one had taken over.
-        seconds: virtual time from first to last.
-        snapshot_count: snapshots of planners that equal the fold of the log.
+        faults: the faults that the bus injected.
+        kill_count: the number of kills.
+        restart_count: the number of lives begun after a kill, a stop or a lost bus.
+        fenced: the planners that left because a newer one had taken over.
+        seconds: the virtual time that the run took.
+        snapshot_count: the number of planner snapshots that equal the fold of the log.
     """
 
     case: Case
@@ -95,7 +96,7 @@ class Ended:
     snapshot_count: int
 
     def fingerprint(self) -> str:
-        """Digest of every record of the run (but for the planner's own random name)."""
+        """Return a digest of every record of the run, except for the planner's random name."""
         hasher = blake3()
         for record, message in self.log.everything():
             value = record.value
@@ -122,11 +123,12 @@ class Cluster:
         self._start_s = 0.0
 
     async def run(self) -> Ended:
-        """Run to the end and judge it.
+        """Run to the end and check the run.
+
+        Any error of a role that no restart fixes is raised too.
 
         Raises:
-            InvariantError: a rule is broken.
-            What a role raises that no restart mends.
+            InvariantError: the run breaks a rule.
         """
         self._start_s = self._clock.now()
         chance = np.random.default_rng([self._case.seed, 4])
@@ -155,7 +157,7 @@ class Cluster:
             sum(c.compared for c in compared),
         )
 
-    # ------------------------------------------------------------ who runs
+    # ------------------------------------------------------------ processes
 
     def _processes(self) -> list[Process]:
         config, fates = self._case.config, self._case.scenario.crashes
@@ -221,7 +223,7 @@ class Cluster:
 
         return life
 
-    # ------------------------------------------------------------ life and death
+    # ------------------------------------------------------------ lives of processes
 
     async def _supervise(self, process: Process) -> None:
         await self._clock.sleep(process.starts_at_s)
@@ -235,11 +237,12 @@ class Cluster:
             await self._clock.sleep(float(chance.uniform(low, high)))
 
     def _chance(self, process: Process) -> np.random.Generator:
+        # Not `hash`, which differs between Python processes.
         name = crc32(process.name.encode())
         return np.random.default_rng([self._case.seed, 6, name, process.lives])
 
     async def _live(self, process: Process, chance: np.random.Generator) -> bool:
-        """One life; True where another shall follow."""
+        """Run one life of a process; True if another one must follow."""
         process.lives += 1
         fleet = FLEET.full_name(PREFIX) if process.name.startswith("worker") else None
         shared = RoleBus(self._bus, process.role, PREFIX)
@@ -282,12 +285,14 @@ class Cluster:
         loop = asyncio.get_running_loop()
 
         def kill() -> None:
+            # The bus dies first, so that the cancelled task can't write while it unwinds.
             bus.dead = True
             self._kill_count += 1
             task.cancel()
 
         now_s = self._clock.now() - self._start_s
         timers = []
+        # Times that have passed belong to an earlier life and are skipped.
         for at_s, deed in [
             *((t, kill) for t in process.kills),
             *((t, stop.set) for t in process.stops),
@@ -298,6 +303,6 @@ class Cluster:
 
 
 def silent_log() -> Log:
-    """A logger that says nothing."""
+    """Return a logger that writes nothing."""
     quiet = structlog.make_filtering_bound_logger(50)
     return cast(Log, structlog.wrap_logger(structlog.PrintLogger(), wrapper_class=quiet))

@@ -1,9 +1,10 @@
-"""A bus that treats one process badly: delay, loss, repeats, lost acks, and death in mid-append.
+"""A bus that injects faults for one process: delay, loss, repeats, lost acks, death in mid-append.
 
-Wraps the log that all processes share; one instance per life of a process. Invariants: an append
-that returned has written all of its records, once (a worker's perhaps twice, as by a client that
-tries again); one that raised has written them, or the first of them, or none; what a dead process
-had not written yet is never written.
+It wraps the log that all processes share. Each life of a process has its own instance.
+
+Invariants: an append that returned has written all of its records once. A worker's records may be
+written twice, as by a client that tries again. An append that raised has written all of its
+records, the first of them, or none. A dead process writes nothing more.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from cos2p_sim.scenario import FaultPart
 
 @dataclass
 class FaultCount:
-    """What was done to all processes together."""
+    """Faults injected so far, over all processes."""
 
     delayed: int = 0
     lost: int = 0
@@ -33,13 +34,13 @@ class FaultyBus(PassingBus):
     """See `cos2p.log.bus.Bus`.
 
     Args:
-        log: the bus that all share.
-        clock: for delays.
-        faults: how often what happens.
-        chance: seeded for this life of this process.
-        count: where faults are counted.
-        fleet_topic: the topic on which a worker's records may be lost or repeated; None for other
-            roles (their producers are idempotent, and the bus keeps what it acknowledged).
+        log: the bus that all processes share.
+        clock: the clock on which delays pass.
+        faults: how often each fault happens.
+        chance: the random generator of this life of this process.
+        count: the counter of faults, shared by all processes.
+        fleet_topic: the topic on which a worker's records may be lost or repeated. None for other
+            roles: their producers are idempotent, and the bus keeps what it acknowledged.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class FaultyBus(PassingBus):
             raise BusUnreachableError("the simulator lost this append")
         if self._happens(faults.lost_ack_share):
             self._count.unacknowledged += 1
+            # The connection may break in mid-append: the first records are written, the rest not.
             kept = int(self._chance.integers(1, len(records) + 1)) if records else 0
             await self._inner.append(topic, partition, records[:kept])
             raise BusUnreachableError("the simulator lost the ack of this append")
@@ -87,5 +89,6 @@ class FaultyBus(PassingBus):
         if self._faults.delay_s > 0:
             self._count.delayed += 1
             await self._clock.sleep(float(self._chance.exponential(self._faults.delay_s)))
+        # The process may have been killed during the delay.
         if self.dead:
             raise asyncio.CancelledError

@@ -1,6 +1,6 @@
 """Small models and unequal devices to simulate, drawn from a seed.
 
-Invariant: every device that is drawn can hold the smallest submodel (what it says of itself).
+Invariant: the claimed memory of every device holds the smallest submodel.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ BLOCKS = 3
 FRACTIONS = (0.15, 0.25, 0.4, 0.6)
 """Budgets of the four device classes, as shares of the prunable cost."""
 SPEEDS = (1.0, 2.0, 4.0, 8.0)
+"""Speeds of devices, as multiples of the slowest."""
 PLAN_S = 16.0
-"""Seconds that a whole model's plan takes the slowest class."""
+"""Seconds that the slowest devices need for a plan of the whole model."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class StandIn:
     """A simulated device.
 
     Attributes:
-        worker_id: its name.
-        claimed_bytes: the memory that it says it has.
-        temper: how it really is.
+        worker_id: the id of the device's worker.
+        device_class: the name of the device's class.
+        claimed_bytes: the memory that the device reports.
+        temper: how the device really behaves.
     """
 
     worker_id: str
@@ -37,7 +39,7 @@ class StandIn:
 
 
 def small_table(seed: int) -> UnitTable:
-    """A stem and three blocks of a core, two heads and two neuron groups, 4 to 16 floats each."""
+    """Return a stem and three blocks: a core, two heads, two neuron groups, 4 to 16 floats each."""
     chance = np.random.default_rng([seed, 2])
 
     def unit(name: str, kind: Kind, block: int) -> Unit:
@@ -53,7 +55,7 @@ def small_table(seed: int) -> UnitTable:
 
 
 def draw_fleet(case: Case, table: UnitTable) -> tuple[StandIn, ...]:
-    """The devices of a case: all classes, speeds independent of budgets."""
+    """Draw the devices of a case. All classes take turns; speeds are independent of budgets."""
     chance = np.random.default_rng([case.seed, 3])
     cost = CostModel.of(table, case.config)
     local = case.config.local

@@ -1,6 +1,7 @@
-"""What a run's log says so far, folded for the checkers apart from the production code's folds.
+"""The state of a run, folded from its log for the checkers.
 
-Invariant: it holds what was told, right or wrong; judging is the checkers' part.
+This fold is separate from the production code's folds.
+Invariant: it holds every record's content, right or wrong. The checkers judge it.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from cos2p.model.units import UnitTable
 
 @dataclass(frozen=True)
 class Ending:
-    """How a plan ended, and where the log says so."""
+    """How a plan ended, and the offset of the decision that ended it."""
 
     outcome: Outcome
     offset: int
@@ -20,21 +21,23 @@ class Ending:
 
 @dataclass
 class History:
-    """The run as its records tell it.
+    """The state of a run according to its records.
 
     Attributes:
-        hellos: newest Hello of each (worker, incarnation).
-        reports: of each plan.
-        fleet_next: offset after the last fleet record.
-        plans: issued, by id.
-        endings: of plans.
-        answered: (plan, fleet offset) of each report that was admitted or refused.
-        version: the newest closed.
-        closed_at: offset of the decision that made each version.
-        merged: updates admitted to each version, the open one (`version` + 1) included.
-        published: of each (shard, version), the first record.
-        dispatched: (plan, shard) pairs.
-        asked_for: of each plan, its worker and its base version.
+        hellos: the newest Hello of each (worker, incarnation).
+        reports: the reports of each plan, by plan id.
+        fleet_next: the offset after the last fleet record.
+        plans: the issued plans, by plan id.
+        endings: how each ended plan ended, by plan id.
+        answered: (plan id, fleet offset) of each report that was admitted or refused.
+        version: the newest closed version.
+        fleet_offset: how far the newest decision has read `fleet`.
+        closed_at: the offset of the decision that made each version.
+        merged: the updates admitted to each version, including the open one (`version` + 1).
+        published: the first VersionPublished of each (shard, version).
+        whole: the (shard, version) pairs that have a checkpoint.
+        dispatched: the (plan id, shard) pairs of all dispatches.
+        asked_for: the (worker id, base version) pairs of all plans.
     """
 
     hellos: dict[tuple[str, int], m.Hello] = field(default_factory=dict)
@@ -59,7 +62,7 @@ class History:
 
     @property
     def table(self) -> UnitTable:
-        """The model's units, once the run has started."""
+        """The model's unit table. The run must have started."""
         assert self.started is not None
         if self._table is None:
             self._table = self.started.units.table()
@@ -67,23 +70,23 @@ class History:
 
     @property
     def shards(self) -> int:
-        """Aggregator shards of the run."""
+        """The number of aggregator shards of the run; 0 before the run has started."""
         return self.started.config.merge.shards if self.started else 0
 
     @property
     def open_plans(self) -> set[str]:
-        """Plans that have not ended."""
+        """The ids of the plans that have not ended."""
         return set(self.plans) - set(self.endings)
 
     def open_plan_of(self, worker_id: str) -> str | None:
-        """The plan that a worker has and that has not ended."""
+        """Return the id of a worker's open plan; None where it has none."""
         for plan_id, plan in self.plans.items():
             if plan.worker_id == worker_id and plan_id not in self.endings:
                 return plan_id
         return None
 
     def take_fleet(self, offset: int, message: m.Message) -> None:
-        """The next record of `fleet`."""
+        """Fold the next record of `fleet`."""
         self.fleet_next = offset + 1
         if isinstance(message, m.Hello):
             self.hellos[message.worker_id, message.incarnation] = message
@@ -91,9 +94,10 @@ class History:
             self.reports.setdefault(message.plan_id, []).append(message)
 
     def take_decision(self, offset: int, decision: m.Decision) -> None:
-        """The next decision that the fence admits."""
+        """Fold the next decision that the fence admits."""
         self.fleet_offset = decision.fleet_offset
         if isinstance(decision, m.UpdateAdmitted | m.UpdateRefused):
+            # `fleet_offset` is the next record to read, so the answered report is one before it.
             self.answered.add((decision.plan_id, decision.fleet_offset - 1))
         match decision:
             case m.RunStarted():
@@ -117,7 +121,7 @@ class History:
                 pass
 
     def take_model(self, message: m.Message) -> None:
-        """The next record of `models`."""
+        """Fold the next record of `models`."""
         match message:
             case m.RunOpened():
                 self.opened = True

@@ -1,7 +1,7 @@
-"""A stand-in for training: no model, no data, but time, seeds and deltas as a device would give.
+"""A stand-in for training. It has no model and no data, but it takes time and returns deltas.
 
-Invariant: the delta is a function of plan and base values alone, so a repeated plan repeats its
-bytes; how long it takes is a function of the plan and the device's speed.
+Invariants: the delta is a function of plan and base values alone, so a repeated plan repeats its
+bytes. The time that it takes is a function of the plan and the device's speed.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from cos2p_worker.trainer import (
 )
 
 SLICES = 3
-"""How often a plan's training looks up: to count steps, and to see whether it shall stop."""
+"""How many times a plan's training counts its steps and checks whether it must stop."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Temper:
     """How a stand-in device behaves.
 
     Attributes:
-        flops_per_s: its speed.
-        memory_bytes: what it can really hold; a plan over it runs out of memory.
-        failing_share: share of plans that fail, drawn from the plan's seed.
-        spoilt_share: share of plans whose delta is not finite, drawn likewise.
-        sample_count: samples it holds.
-        label_counts: of each label.
+        flops_per_s: the device's speed.
+        memory_bytes: the device's real memory. A plan that needs more runs out of memory.
+        failing_share: the share of plans that fail, drawn from the plan's seed.
+        spoilt_share: the share of plans whose delta is not finite, drawn from the plan's seed.
+        sample_count: the number of samples on the device.
+        label_counts: the number of samples of each label.
     """
 
     flops_per_s: float
@@ -57,21 +57,21 @@ class StandInTrainer:
 
     @property
     def sample_count(self) -> int:
-        """Samples on this device."""
+        """The number of samples on this device."""
         return self._temper.sample_count
 
     @property
     def label_counts(self) -> tuple[int, ...] | None:
-        """Samples per label."""
+        """The number of samples of each label."""
         return self._temper.label_counts
 
     @property
     def units_digest(self) -> bytes:
-        """Digest of the unit table."""
+        """The digest of the unit table."""
         return self._table.digest
 
     async def measure_flops_per_s(self) -> float:
-        """The speed that the device was given."""
+        """Return the speed that the device has by its `Temper`."""
         return self._temper.flops_per_s
 
     async def train(
@@ -94,6 +94,7 @@ class StandInTrainer:
         if mood < self._temper.failing_share:
             raise TrainingFailedError("the stand-in device failed")
         deltas = stand_in_deltas(plan, base)
+        # The other end of the same draw, so that failures take nothing from this share.
         if mood > 1 - self._temper.spoilt_share:
             deltas[plan.trained[0]][0] = np.nan
         return TrainResult(
@@ -123,7 +124,7 @@ class StandInTrainer:
 def stand_in_deltas(
     plan: Plan, base: Mapping[int, NDArray[np.float32]]
 ) -> dict[int, NDArray[np.float32]]:
-    """A pull towards zero with noise: one flat float32 array per trained unit."""
+    """Return a pull towards zero with noise, as one flat float32 array per trained unit."""
     noise = np.random.default_rng([plan.seed, 0]).standard_normal(
         sum(base[unit].size for unit in plan.trained), np.float32
     )

@@ -1,9 +1,9 @@
-"""An asyncio event loop on virtual time: waiting costs nothing, and repeats to the same order.
+"""An asyncio event loop on virtual time. Waiting costs no real time, and a run repeats exactly.
 
-Invariants: the clock moves only when nothing is ready, and then to the next timer; nothing is read
-from sockets, threads or signals; work for a thread is done at once, at no virtual time; a program
-that waits for what can never come, or that goes round without letting time pass, is an error and
-not a hang.
+Invariants: the clock moves only when nothing is ready, and then to the next timer. Nothing is read
+from sockets, threads or signals. Work for a thread is done at once and takes no virtual time.
+A program that waits for an event that can never come raises an error instead of hanging. So does a
+program that keeps running without letting time pass.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 START_S = 1_000_000.0
-"""Not zero, so that clocks cut to whole numbers differ from "never"."""
+"""The time at which the clock starts. It is not zero, so that no rounded time equals "never"."""
 IDLE_ROUNDS_MAX = 200_000
-"""Turns of the loop without a step in time that count as going round in circles."""
+"""The loop reports a hang after more than this many turns without a step in time."""
 
 
 class SimulationHangsError(Exception):
-    """Nothing can ever happen again, or time has ceased to pass."""
+    """Nothing can happen any more, or time no longer passes."""
 
 
 class _VirtualSelector(selectors.SelectSelector):
-    """Moves the clock instead of waiting."""
+    """A selector that moves the clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _VirtualSelector(selectors.SelectSelector):
         self._idle_rounds = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Let `timeout` pass at once; nothing is ever ready."""
+        """Move the clock by `timeout` at once. No file is ever ready."""
         if timeout is None:
             raise SimulationHangsError("every task waits, and no timer is set")
         if timeout > 0:
@@ -49,22 +49,22 @@ class _VirtualSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """The event loop whose `time()` is virtual."""
+    """An event loop whose `time()` is virtual."""
 
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
         self.thread_cpu_s = 0.0
-        """Real seconds of the work that was for threads."""
+        """Real seconds of the work that was meant for threads."""
         super().__init__(self._virtual)
 
     def time(self) -> float:
-        """Virtual seconds."""
+        """Return the virtual time in seconds."""
         return self._virtual.now_s
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """Do the work at once: its real time is not this loop's."""
+        """Do the work at once. Its real time does not move this loop's clock."""
         done: asyncio.Future[T] = self.create_future()
         begun_s = time.thread_time()
         try:
@@ -79,7 +79,7 @@ def run_virtual(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on virtual time.
 
     Raises:
-        SimulationHangsError: it never would end.
+        SimulationHangsError: the coroutine would never end.
     """
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)

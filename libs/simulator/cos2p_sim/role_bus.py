@@ -1,7 +1,8 @@
-"""The shared log as one role may use it: what the catalogue does not grant breaks a rule.
+"""A bus that limits one role to the rights that the catalogue of topics grants it.
 
-So the rights that `cos2p topics acls` prints are enough for a run, and a role that begins to use
-another topic is found in the simulator, not by an operator's authorizer.
+A role that uses any other right breaks a rule. The rights that `cos2p topics acls` prints are
+therefore enough for a run. A role that begins to use another topic fails in the simulator, not
+first at an operator's authorizer.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ class RoleBus(PassingBus):
     """See `cos2p.log.bus.Bus`.
 
     Args:
-        log: the bus that all share.
-        role: who uses it.
-        prefix: of the topics' names.
+        log: the bus that all processes share.
+        role: the role that uses this bus.
+        prefix: the prefix of the topics' names.
     """
 
     def __init__(self, log: Bus, role: Role, prefix: str) -> None:
@@ -53,13 +54,13 @@ class RoleBus(PassingBus):
         return await super().read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
 
     async def end_offsets(self, topic: str) -> dict[int, Offsets]:
-        """See `Bus.end_offsets`: whoever may read or write may ask."""
+        """See `Bus.end_offsets`: a role that may read or write a topic may ask for its end."""
         if topic not in self._rights:
             self._refuse("Describe", topic)
         return await super().end_offsets(topic)
 
     async def close(self) -> None:
-        """See `Bus.close`; the log stays for others."""
+        """See `Bus.close`. The shared log stays open for the other roles."""
 
     def _check(self, operation: Operation, topic: str) -> None:
         if operation not in self._rights.get(topic, ()):

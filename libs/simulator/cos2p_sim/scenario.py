@@ -1,4 +1,4 @@
-"""What a simulated run goes through: a small TOML file, and the seeded draw of one case from it.
+"""Scenarios of simulated runs: small TOML files, and the seeded draw of one case from each.
 
 Invariant: a case is a function of scenario and seed alone.
 """
@@ -25,7 +25,7 @@ from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.presets import merged, with_changes
 
 Span = tuple[int, int]
-"""Least and most, both included."""
+"""Least and most value, both included."""
 Share = float
 
 
@@ -34,59 +34,59 @@ class _Part(BaseModel):
 
 
 class FleetPart(_Part):
-    """Which devices there are."""
+    """The devices of a run."""
 
     devices: Span = (4, 8)
     failing_share: Share = 0.0
-    """Plans whose training fails."""
+    """Share of plans whose training fails."""
     spoilt_share: Share = 0.0
-    """Plans whose delta is not finite."""
+    """Share of plans whose delta is not finite."""
     boasting_share: Share = 0.0
-    """Devices that claim more memory than they have."""
+    """Share of devices that claim more memory than they have."""
 
 
 class RunPart(_Part):
-    """What is run."""
+    """The run itself."""
 
     versions: Span = (4, 8)
     shards: Span = (1, 3)
     stall_after_s: float = 120.0
     ours: bool = False
-    """Whether the run has what Co-S2P has by default; off, plans hold any blocks at any time."""
+    """Whether the run has Co-S2P's own defaults. Without them, a plan may hold any blocks."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Sections of a run file, over what the seed draws."""
+    """Sections of a run file. They override the settings that the seed draws."""
 
 
 class FaultPart(_Part):
-    """What goes wrong on the bus; shares are of appends."""
+    """The faults of the bus. Each share is a share of appends."""
 
     delay_s: float = 0.0
     """Mean of the exponential delay before a record is written, and again before its ack."""
     loss_share: Share = 0.0
-    """A worker's record is not written and its append fails."""
+    """A worker's record is not written, and its append fails."""
     duplicate_share: Share = 0.0
     """A worker's record is written twice."""
     lost_ack_share: Share = 0.0
-    """Records (or the first of them) are written and the append fails all the same."""
+    """The records, or the first of them, are written, but the append fails."""
 
 
 class CrashPart(_Part):
-    """What happens to processes."""
+    """The kills and stops of processes."""
 
     share: Share = 0.0
-    """Chance of each process to be killed, drawn `chances` times."""
+    """Chance that a process is killed. It is drawn `chances` times for each process."""
     chances: int = Field(0, ge=0)
     within_s: float = 25.0
-    """Kills fall into this first part of the run."""
+    """Kills happen within this many virtual seconds from the start."""
     restart_s: tuple[float, float] = (0.2, 5.0)
     rival_share: Share = 0.0
-    """Runs in which a second planner is started beside the first."""
+    """Share of runs in which a second planner starts while the first runs."""
     leaving_share: Share = 0.0
-    """Workers that are asked to stop (as by SIGTERM) once, and come back."""
+    """Share of workers that are asked to stop once (as by SIGTERM) and come back."""
     dying_share: Share = 0.0
-    """Workers that are killed for good at some time, the first one never."""
+    """Share of workers that are killed once and never restarted. worker-0 is never one of them."""
     workers_die_at_s: float | None = None
-    """All workers are killed then, for good."""
+    """The time at which all workers are killed. They are not restarted."""
     lost_shard: int | None = None
     """This aggregator shard never starts."""
 
@@ -101,26 +101,26 @@ class Scenario(_Part):
     crashes: CrashPart = CrashPart()
     ends: Literal["target", "stalled"] = "target"
     limit_s: float = 1500.0
-    """Virtual seconds after which the run counts as hanging."""
+    """Virtual seconds after which the run counts as hung."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one seed makes of a scenario."""
+    """One draw of a scenario under a seed."""
 
     seed: int
     scenario: Scenario
     config: RunConfig
     device_count: int
     snapshot_records: int
-    """Records that a planner folds between two snapshots: with 1 each step is followed by one."""
+    """Records that a planner folds between two snapshots. With 1, a snapshot follows each step."""
 
 
 def load_scenario(name: str) -> Scenario:
-    """A scenario of those beside this file.
+    """Load a scenario from the `scenarios` folder of this package.
 
     Raises:
-        SettingsError: there is none of this name, or its file is wrong.
+        SettingsError: no scenario has this name, or its file is wrong.
     """
     folder = resources.files("cos2p_sim") / "scenarios"
     known = sorted(f.name.removesuffix(".toml") for f in folder.iterdir())
@@ -134,7 +134,7 @@ def load_scenario(name: str) -> Scenario:
 
 
 def draw_case(scenario: Scenario, seed: int) -> Case:
-    """The run's settings under a seed."""
+    """Draw the run's settings under a seed."""
     chance = np.random.default_rng([seed, 1])
 
     def within(span: Span) -> int:
@@ -164,5 +164,6 @@ def draw_case(scenario: Scenario, seed: int) -> Case:
     )
     usual = {} if scenario.run.ours else OURS_OFF
     config = with_changes(config, merged(usual, scenario.run.settings))
+    # A stream of its own, so that this draw leaves all other draws of the seed unchanged.
     records = int(np.random.default_rng([seed, 7]).choice([1, 10, 40]))
     return Case(seed, scenario, config, within(scenario.fleet.devices), records)

@@ -1,6 +1,6 @@
-"""One case from its start to its replay: what the tests and the command line run.
+"""One case from its start to its replay. The tests and the command line both run this.
 
-Invariant: a case that returns has kept every rule, and its log replays to the digests it published.
+Invariant: a case that returns has kept every rule. Its log replays to the digests it published.
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ async def run_case(case: Case, log: Log | None = None) -> tuple[Ended, ReplayRes
     """Run a case to its end and replay it.
 
     Raises:
-        InvariantError: a rule is broken.
-        DivergedError: the replay's digests are not those published.
+        InvariantError: the run breaks a rule.
+        DivergedError: the replay's digests differ from the published ones.
     """
     ended = await Cluster(case, log).run()
     found = await replay(ended.log, PREFIX)
@@ -25,7 +25,7 @@ async def run_case(case: Case, log: Log | None = None) -> tuple[Ended, ReplayRes
 
 
 def summary(ended: Ended, found: ReplayResult) -> dict[str, object]:
-    """What happened, as plain values."""
+    """Return what happened as plain values."""
     history = ended.log.checker.history
     assert history.ended is not None
     return {

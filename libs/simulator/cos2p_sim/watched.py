@@ -1,7 +1,7 @@
-"""The log that all simulated processes share, with the checkers beside it.
+"""The log that all simulated processes share. It passes each new record to the checkers.
 
-Invariant: every record of `fleet`, `decisions` and `models` is judged once, in its topic's order,
-before the append that wrote it returns; causes are judged before what they cause.
+Invariants: every record of `fleet`, `decisions` and `models` is judged once, in its topic's order.
+It is judged before the append that wrote it returns. Causes are judged before their effects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,10 @@ class WatchedLog(MemoryBus):
         self._parts: list[NewRecord] = []
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
-        """Append and judge.
+        """Append the records and judge them.
 
         Raises:
-            InvariantError: what was appended breaks a rule.
+            InvariantError: an appended record breaks a rule.
         """
         offsets = await super().append(topic, partition, records)
         if topic in self._told:
@@ -44,7 +44,7 @@ class WatchedLog(MemoryBus):
 
     @property
     def snapshots(self) -> list[Snapshot]:
-        """Every snapshot that was written whole, also those that compaction has removed."""
+        """Every snapshot that was written whole, including those that compaction has removed."""
         parts: dict[tuple[int, bytes], dict[int, SnapshotPart]] = {}
         for i, new in enumerate(self._parts):
             record = Record("", 0, i, 0.0, new.key, bytes(new.value), new.headers)
@@ -55,7 +55,7 @@ class WatchedLog(MemoryBus):
         return [snapshot for snapshot in whole if snapshot is not None]
 
     def acknowledge(self, places: Sequence[tuple[str, int, int]]) -> None:
-        """Tell which records' appends returned: (topic, partition, offset)."""
+        """Note the records whose appends returned, as (topic, partition, offset)."""
         fleet = FLEET.full_name(self._prefix)
         self._acknowledged += [(t, offset) for t, _, offset in places if t == fleet]
 
@@ -67,7 +67,7 @@ class WatchedLog(MemoryBus):
             raise InvariantError(f"a record could not be read: {codec.decode(dead[0])}")
 
     def everything(self) -> Iterator[tuple[Record, Message | None]]:
-        """All records of all topics, with their message where they have one."""
+        """Yield all records of all topics, each with its message if it was judged."""
         for topic in CATALOGUE:
             name = topic.full_name(self._prefix)
             for partition in range(self._specs[name].partitions):
@@ -75,7 +75,8 @@ class WatchedLog(MemoryBus):
                     yield record, self._messages.get((name, record.offset))
 
     def _judge(self) -> None:
-        """Judge what is new: first `fleet`, then `decisions`, then `models`."""
+        """Judge the new records: first `fleet`, then `decisions`, then `models`."""
+        # The topics are in causal order: a report leads to a decision, a decision to a version.
         for name, topic in self._told.items():
             log = self._log(name, 0)
             while self._judged[name] < len(log):

@@ -1,7 +1,8 @@
-"""What differs between the containers that are wanted and those that are there. Pure.
+"""The differences between the wanted and the existing containers. Pure.
 
-Invariants: a container that is as wanted is left alone; worker classes that were not named keep
-their number; a worker that stays keeps its part of the data, and no two have the same.
+Invariants: a container that equals its wanted description is left alone. Worker classes that the
+user did not name keep their number. A worker that stays keeps its part of the data. No two workers
+have the same part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ Verb = Literal["kept", "started", "replaced", "created", "removed"]
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done with one container."""
+    """The action for one container."""
 
     verb: Verb
     name: str
@@ -29,12 +30,12 @@ class Change:
 def compare(
     wanted: Sequence[ContainerSpec], found: Sequence[Found], images: Mapping[str, str]
 ) -> list[Change]:
-    """What makes the containers that are there those that are wanted.
+    """Return the changes that turn the existing containers into the wanted ones.
 
     Args:
-        wanted: all that should be there.
-        found: all that are.
-        images: ids of the images, by name: a container of an image that was built anew is replaced.
+        wanted: the descriptions of all wanted containers.
+        found: all existing containers.
+        images: the ids of the images, by name. A container of an older image is replaced.
     """
     there = {f.name: f for f in found}
     names = {spec.name for spec in wanted}
@@ -54,10 +55,10 @@ def _change(spec: ContainerSpec, found: Found | None, images: Mapping[str, str])
 def fleet(
     site: Site, asked: Sequence[Asked], found: Sequence[Found], cpus_max: float
 ) -> list[ContainerSpec]:
-    """The workers that should be there: the classes asked for, and all others as they are.
+    """Return the wanted workers: the classes asked for, and all other classes unchanged.
 
     Raises:
-        SettingsError: an unknown class, or more workers than parts of the data.
+        SettingsError: a class is unknown, or there are more workers than parts of the data.
     """
     workers = [f for f in found if f.role == "worker"]
     counts = {f.labels[specs.CLASS]: 0 for f in workers}
@@ -85,7 +86,7 @@ def fleet(
 def _parts(
     site: Site, places: Sequence[tuple[str, int]], workers: Sequence[Found]
 ) -> dict[tuple[str, int], int]:
-    """Who has which part: whoever is there keeps it, the others get the lowest free ones."""
+    """Assign parts of the data: existing workers keep theirs, others get the lowest free ones."""
     had = {f.name: int(f.labels[specs.PART]) for f in workers}
     parts = {
         place: had[name]

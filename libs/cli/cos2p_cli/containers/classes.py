@@ -1,7 +1,7 @@
-"""Device classes of an emulated fleet, as people write them: `orin=2,tiny=1:600m:0.5`.
+"""Device classes of an emulated fleet, written as `orin=2,tiny=1:600m:0.5`.
 
-Invariants: a class is what its containers may use, memory and processors, nothing else; a class
-that is not built in must bring its limits, or be known from workers that are there.
+Invariants: a class consists of two limits of its containers: memory and processors. A class that
+is not built in needs limits in the text, or existing workers that have them.
 """
 
 import re
@@ -14,20 +14,20 @@ from cos2p_cli import figures
 GIB = 1 << 30
 COUNT_MAX = 64
 MEMORY_MIN = 64 << 20
-"""Not even Python and numpy run in less: a unit was forgotten."""
+"""The least memory of a class. Python and numpy need more, so the unit was forgotten."""
 CPUS_MIN = 0.05
-"""Docker's own is 0.01; with so little a worker takes minutes to start."""
+"""The least processors of a class. Docker allows 0.01, but a start then takes minutes."""
 FORM = "write CLASS=COUNT or CLASS=COUNT:MEMORY:CPUS, for instance orin=2,tiny=1:800m:0.5"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one device of a class may use.
+    """The limits of one device of a class.
 
     Attributes:
-        memory_bytes: of the whole container, PyTorch's own share included.
-        cpus: processors, also parts of one.
+        memory_bytes: the memory of the whole container, PyTorch's own share included.
+        cpus: the number of processors, also a fraction.
     """
 
     memory_bytes: int
@@ -39,13 +39,13 @@ BUILT_IN: Mapping[str, Limits] = {
     "orin": Limits(2 * GIB, 2.0),
     "nano": Limits(1 * GIB, 1.0),
 }
-"""Small ones of their kind, in the proportion of an x86 box, a Jetson Orin Nano and a Nano."""
+"""Small limits in the proportion of an x86 box, a Jetson Orin Nano and a Nano."""
 DEFAULT_FLEET = "orin=2,nano=2"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How many devices of a class, and their limits where they were given."""
+    """The number of devices asked for of a class, and their limits if given."""
 
     device_class: str
     count: int
@@ -53,10 +53,10 @@ class Asked:
 
 
 def parse_fleet(text: str) -> tuple[Asked, ...]:
-    """The classes of a text such as `orin=2,tiny=1:600m:0.5`.
+    """Parse the classes in a text such as `orin=2,tiny=1:600m:0.5`.
 
     Raises:
-        SettingsError: a name, number or size that is none; the text shows how to write it.
+        SettingsError: a name, number or size is not valid. The text shows how to write it.
     """
     asked = tuple(_parse(part.strip()) for part in text.split(",") if part.strip())
     names = [a.device_class for a in asked]
@@ -69,14 +69,14 @@ def parse_fleet(text: str) -> tuple[Asked, ...]:
 
 
 def limits_of(asked: Asked, known: Mapping[str, Limits]) -> Limits:
-    """The limits of a class: those given, else those of its workers, else the built-in ones.
+    """Return a class's limits: those given, else those of its workers, else the built-in ones.
 
     Args:
         asked: the class.
-        known: limits of the classes whose workers are there.
+        known: the limits of the classes that have workers.
 
     Raises:
-        SettingsError: nobody knows that class.
+        SettingsError: the class is unknown.
     """
     limits = asked.limits or known.get(asked.device_class) or BUILT_IN.get(asked.device_class)
     if limits is None:
@@ -119,5 +119,5 @@ def _limits(name: str, words: Sequence[str]) -> Limits:
 
 
 def _as_docker_writes(text: str) -> str:
-    """Docker's units: 600m is 600 MiB, 2g is 2 GiB."""
+    """Rewrite a size in Docker's units, where 600m is 600 MiB and 2g is 2 GiB."""
     return f"{text}ib" if re.fullmatch(r"[\d.]+[kmgKMG]", text) else text

@@ -1,6 +1,6 @@
 """`cos2p up` and `cos2p down`: their options, and how they end.
 
-Invariant: what a command needs is imported when it runs.
+Invariant: a command imports the modules that it needs when it runs.
 """
 
 import re
@@ -81,7 +81,7 @@ FollowOption = Annotated[
     bool, typer.Option("--follow/--detach", help="Show the run until it has finished.")
 ]
 KAFKA_PATIENCE_S = 3.0
-"""How long one look at a broker may take; `up` looks again until its own deadline."""
+"""How long one attempt to reach a broker may take. `up` retries until its own deadline."""
 
 
 def up(
@@ -169,10 +169,10 @@ def down(
 
 
 def _name(text: str) -> str:
-    """A name that Docker, DNS and the topics all take.
+    """Return a name if Docker, DNS and the topics all accept it.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: the text is not such a name.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", text):
         raise SettingsError(

@@ -1,7 +1,7 @@
-"""`cos2p down`: ends one machine's ring, workers first, and leaves nothing but its log.
+"""`cos2p down`: stops one machine's ring, workers first, and leaves nothing but its log.
 
-Invariants: everybody is asked before anybody is killed, and has its own deadline for leaving;
-Kafka goes last; the volume with the log stays unless it is told to go.
+Invariants: every container is asked to stop before it is killed, and has its own deadline. Kafka
+stops last. The volume with the log stays unless the user asks to remove it.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from cos2p_cli.containers.readiness import few
 from cos2p_cli.containers.tell import Tell
 
 TURNS = (("worker", "evaluator", "init"), ("planner",), ("aggregator",), ("kafka",))
-"""Who leaves together: whoever is told of something outlives whoever says it."""
+"""Roles that stop together, in order: a message's receiver stops after its sender."""
 
 
 @dataclass(frozen=True)
 class DownOptions:
-    """What the user chose.
+    """The options of `cos2p down`.
 
     Attributes:
-        name: of the ring.
-        volumes: the log goes too.
-        patience_s: how long each may take to leave; None: what its role needs.
+        name: the ring's name.
+        volumes: whether to remove the log too.
+        patience_s: how long each container may take to stop; None is its role's own deadline.
     """
 
     name: str = "co-s2p"
@@ -37,22 +37,22 @@ class DownOptions:
 
 @dataclass(frozen=True)
 class DownResult:
-    """What is gone."""
+    """The removed containers, and what happened to network and volume."""
 
     removed: tuple[str, ...]
     network: bool
     volume: Literal["kept", "removed", "absent"]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Return the result as JSON-able values."""
         return {"containers": list(self.removed), "network": self.network, "volume": self.volume}
 
 
 async def take_down(chosen: DownOptions, engine: Engine, tell: Tell) -> DownResult:
-    """All of it.
+    """Stop and remove the ring's containers and its network, and the volume if asked.
 
     Raises:
-        SettingsError: the network or the volume of that name is somebody else's.
+        SettingsError: the network or the volume of that name does not belong to this ring.
         EngineError: the engine refuses.
     """
     found = await asyncio.to_thread(engine.containers, chosen.name)

@@ -1,7 +1,8 @@
-"""The engine: what a ring asks of it, and Docker's answer. The only module that imports its SDK.
+"""The container engine as a ring needs it, and Docker's implementation.
 
-Invariants: whatever Docker refuses is one line that says what to do; nothing is touched that does
-not carry the ring's label; a call ends within its deadline, for a stop the container's own.
+This is the only module that imports Docker's SDK. Invariants: an error of Docker becomes one line
+that names what to do. Only things with the ring's label are touched. A call ends within its
+deadline; for a stop that is the container's own.
 """
 
 import os
@@ -20,24 +21,24 @@ Kind = Literal["container", "network", "volume"]
 
 
 class EngineError(Cos2pError):
-    """The container engine can't be reached, or refuses; the text says why."""
+    """The container engine can't be reached, or refuses. The text gives the reason."""
 
     exit_code = ExitCode.ENGINE
 
 
 @dataclass(frozen=True)
 class Found:
-    """A container that is there.
+    """An existing container.
 
     Attributes:
-        name: its name.
-        labels: all of them.
-        image_id: what it was made of.
-        status: Docker's word: created, running, paused, restarting, exited, dead.
-        exit_code: of its last end.
-        out_of_memory: whether that end was its memory limit's doing.
-        restarts: how often it was started again after a failure.
-        started_s: when it last started, seconds since the epoch; 0 if never.
+        name: the container's name.
+        labels: all labels of the container.
+        image_id: the id of the container's image.
+        status: Docker's status: created, running, paused, restarting, exited or dead.
+        exit_code: the exit code of its last end.
+        out_of_memory: whether its memory limit caused that end.
+        restarts: how often Docker restarted it after a failure.
+        started_s: when it last started, in seconds since the epoch; 0 if never.
     """
 
     name: str
@@ -51,53 +52,53 @@ class Found:
 
     @property
     def role(self) -> str:
-        """What it is in the ring."""
+        """The container's role in the ring."""
         return self.labels.get(ROLE, "")
 
     @property
     def digest(self) -> str:
-        """Of the description that it was made from."""
+        """The digest of the description from which the container was created."""
         return self.labels.get(SPEC, "")
 
     @property
     def memory_bytes(self) -> int:
-        """A worker's limit; 0 for other roles."""
+        """The memory limit of a worker; 0 for other roles."""
         return int(self.labels.get(MEMORY, 0))
 
 
 class Engine(Protocol):
-    """What `up` and `down` need of a container engine; each call may raise `EngineError`."""
+    """The calls that `up` and `down` need. Each call may raise `EngineError`."""
 
     def processors(self) -> int:
-        """Of the machine that the containers run on."""
+        """Return the number of processors of the machine that the containers run on."""
         ...
 
     def free_port(self, wanted: int | None) -> int:
-        """A port on 127.0.0.1 that nobody has: the wanted one, or any.
+        """Return a free port on 127.0.0.1: the wanted one, or any if None is wanted.
 
         Raises:
-            SettingsError: the wanted one is taken.
+            SettingsError: the wanted port is in use.
         """
         ...
 
     def image_id(self, image: str) -> str | None:
-        """Of an image that is here; None if it is not."""
+        """Return the id of an image on this machine; None if it is not here."""
         ...
 
     def containers(self, site: str) -> list[Found]:
-        """All of a ring's, running or not."""
+        """Return all containers of a ring, running or not."""
         ...
 
     def labels_of(self, kind: Kind, name: str) -> Mapping[str, str] | None:
-        """Labels of whatever has this name; None if nothing has."""
+        """Return the labels of the thing with this name; None if there is none."""
         ...
 
     def make(self, kind: Literal["network", "volume"], name: str, labels: dict[str, str]) -> None:
-        """Make a network or volume."""
+        """Create a network or volume."""
         ...
 
     def create(self, spec: ContainerSpec, network: str) -> None:
-        """Make a container; it does not run yet."""
+        """Create a container. It does not run yet."""
         ...
 
     def start(self, name: str) -> None:
@@ -105,31 +106,31 @@ class Engine(Protocol):
         ...
 
     def stop(self, name: str, patience_s: int | None) -> None:
-        """Ask a container to end (SIGTERM), and kill it after `patience_s`; None: its own."""
+        """Ask a container to stop (SIGTERM) and kill it after `patience_s`; None is its own."""
         ...
 
     def remove(self, kind: Kind, name: str) -> None:
-        """Remove it, a container with the volumes that are only its own."""
+        """Remove a thing. A container's own unnamed volumes are removed with it."""
         ...
 
     def log_of(self, name: str) -> str:
-        """The newest lines of a container."""
+        """Return the newest log lines of a container."""
         ...
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Close the connection to the engine."""
         ...
 
 
 class DockerEngine:
-    """A Docker engine, found as Docker's own command finds it (DOCKER_HOST, or its socket)."""
+    """A Docker engine, found as by Docker's own command: through DOCKER_HOST or its socket."""
 
     def __init__(self) -> None:
         """Connect.
 
         Raises:
             SettingsError: Docker's SDK is not installed.
-            EngineError: nobody answers.
+            EngineError: no engine answers.
         """
         try:
             import docker
@@ -171,6 +172,7 @@ class DockerEngine:
     def containers(self, site: str) -> list[Found]:
         """See `Engine`."""
         with _plain():
+            # A container may vanish between the list and its inspection: it is then left out.
             listed = self._client.containers.list(
                 all=True, filters={"label": f"{NAME}={site}"}, ignore_removed=True
             )
@@ -232,7 +234,7 @@ class DockerEngine:
             network_mode=network,
             port_bindings={inner: ("127.0.0.1", outer) for inner, outer in spec.ports.items()},
             mem_limit=spec.memory_bytes,
-            memswap_limit=spec.memory_bytes,
+            memswap_limit=spec.memory_bytes,  # memory and swap together: no swap at all
             nano_cpus=round(spec.cpus * 1e9) if spec.cpus else None,
             read_only=spec.read_only,
             cap_drop=["ALL"],
@@ -300,7 +302,7 @@ def _found(attrs: Mapping[str, Any]) -> Found:
 
 
 def _seconds(stamp: str) -> float:
-    """Of a time as Docker writes it, with nanoseconds; 0 for its year 1."""
+    """Return the seconds of a time that Docker wrote, with nanoseconds; 0 for its year 1."""
     whole, _, rest = stamp.removesuffix("Z").partition(".")
     moment = datetime.fromisoformat(f"{whole}+00:00")
     return 0.0 if moment.year < 1970 else moment.timestamp() + float(f"0.{rest or 0}")
@@ -308,7 +310,7 @@ def _seconds(stamp: str) -> float:
 
 @contextmanager
 def _plain() -> Iterator[None]:
-    """Raise what Docker refuses as one line."""
+    """Raise Docker's errors as one line each."""
     from docker.errors import APIError, DockerException
 
     try:

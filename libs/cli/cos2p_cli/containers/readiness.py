@@ -1,6 +1,6 @@
-"""Whether a ring has come up: who has not said a word yet, and who keeps dying, and why. Pure.
+"""Whether a ring is ready: which containers are silent, which keep failing, and why. Pure.
 
-Invariant: what was said before a container's last start does not count.
+Invariant: messages from before a container's last start do not count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ from cos2p_cli.containers.engine import Found
 from cos2p_cli.containers.specs import CLASS
 
 DEATHS_MAX = 3
-"""So many in a row are no accident."""
+"""This many restarts count as a permanent failure."""
 CLOCKS_S = 1.0
-"""What the engine's clock and the records' may differ by."""
+"""How much the engine's clock and the records' clock may differ."""
 _ERRORS: Mapping[int, type[Cos2pError]] = {
     ExitCode.USAGE: SettingsError,
     ExitCode.BUS: BusError,
@@ -31,7 +31,7 @@ _ERRORS: Mapping[int, type[Cos2pError]] = {
 
 
 def awaited(run: RunHistory, found: Sequence[Found]) -> list[str]:
-    """Names of the containers that are not ready yet."""
+    """Return the names of the containers that are not ready yet."""
     return [f.name for f in found if f.role != "init" and not _is_ready(run, f)]
 
 
@@ -43,7 +43,7 @@ def _is_ready(run: RunHistory, found: Found) -> bool:
         case "planner":
             return (run.state.planner_s or 0.0) >= since_s
         case "aggregator":
-            # One that took a run up again has nothing to say until the next version.
+            # An aggregator that resumed a run publishes nothing until the next version.
             return run.state.aggregator_s is not None
         case "worker":
             device = run.devices.get(found.name)
@@ -53,7 +53,7 @@ def _is_ready(run: RunHistory, found: Found) -> bool:
 
 
 def dying(found: Sequence[Found], restarts_before: Mapping[str, int]) -> Found | None:
-    """A container that has ended badly for good, or again and again."""
+    """Return a container that has failed for good, or again and again; None without one."""
     for f in found:
         again = f.restarts - restarts_before.get(f.name, 0) >= DEATHS_MAX
         over = f.status in ("exited", "dead") and f.exit_code != 0
@@ -63,7 +63,7 @@ def dying(found: Sequence[Found], restarts_before: Mapping[str, int]) -> Found |
 
 
 def why_dead(found: Found, log: str) -> Cos2pError:
-    """What to tell of a container that died: its own last words, or what killed it."""
+    """Return the error for a failed container: its own last message, or what killed it."""
     kind = found.labels.get(CLASS)
     if found.out_of_memory:
         asked = f": give the class {kind} more, {kind}=N:MEMORY:CPUS in --workers" if kind else ""
@@ -77,15 +77,16 @@ def why_dead(found: Found, log: str) -> Cos2pError:
 
 
 def last_words(log: str) -> str:
-    """The line in which a process says why it ended; else the last one it wrote."""
+    """Return the line in which a process reports why it ended, else its last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return next(
+        # The services' log lines are JSON; the final error is a plain line.
         (line for line in reversed(lines) if not line.startswith("{")),
         lines[-1] if lines else "it said nothing",
     )
 
 
 def few(names: Sequence[str]) -> str:
-    """Some names, and how many more."""
+    """Write the first four names and the number of the others."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more

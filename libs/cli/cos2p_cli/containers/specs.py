@@ -1,8 +1,8 @@
-"""The containers of a ring as plain descriptions: what the chart's templates are on a cluster.
+"""The containers of a ring as plain descriptions. On a cluster, the chart's templates do this.
 
-Invariants: pure; the same images, commands, variables and rights as the chart's pods; only Kafka
-has a port outside the private network, and only on the loopback address; two equal descriptions
-have one digest, by which a container that is there is known to be as wanted.
+Invariants: all functions are pure. Images, commands, variables and rights equal those of the
+chart's pods. Only Kafka has a port outside the private network, and only on the loopback address.
+Equal descriptions have equal digests. By its digest `up` sees that a container is unchanged.
 """
 
 import hashlib
@@ -21,24 +21,27 @@ RUN, PORT, PARTS = "co-s2p.run", "co-s2p.port", "co-s2p.parts"
 CLASS, PART, MEMORY, CPUS = "co-s2p.class", "co-s2p.part", "co-s2p.memory", "co-s2p.cpus"
 
 KAFKA_IMAGE = "apache/kafka:4.3.1"
-"""The chart's."""
+"""The chart's image of the broker."""
 CLUSTER_ID = "Y28tczJwLWJ1bmRsZWQtMA"
-"""The chart's: kept for the life of the volume."""
+"""The chart's cluster id. It must stay the same for the life of the volume."""
 INSIDE, OUTSIDE = 9092, 9094
-"""Kafka's ports in its container: for the ring, and for this machine."""
+"""Kafka's ports in its container: one for the ring, one for this machine."""
 MIB = 1 << 20
 SERVICE_USER, KAFKA_USER = "10001:10001", "1000:1000"
 SCRATCH = "/var/tmp"
-"""A volume on disk, since a tmpfs would count as the device's memory; every base image has this
-folder, and anybody may write there. It lives as long as its container, through all restarts."""
+"""The scratch folder, a volume on disk. A tmpfs would count as the device's memory.
+
+Every base image has this folder, and every user may write there. The volume lives as long as its
+container, through all restarts.
+"""
 RESTARTS_MAX = 10
 GRACE_S = 10
-"""Between a service's own deadline for a stop and the engine's patience."""
+"""How much longer the engine waits for a stop than the service's own deadline."""
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A volume by name, a folder of the machine (absolute), or a volume of its own (empty)."""
+    """A mount. Its source is a volume's name, an absolute folder, or empty: an unnamed volume."""
 
     source: str
     target: str
@@ -50,22 +53,22 @@ class ContainerSpec:
     """One container.
 
     Attributes:
-        name: its name, and its host name on the network.
-        role: what it is in the ring.
-        site: whose it is.
-        image: name and tag.
-        command: None takes the image's own.
-        environment: variables.
-        memory_bytes: its limit; there is no swap beside it.
-        cpus: processors; None for no limit.
-        user: uid and gid.
-        read_only: whether its root file system is.
-        mounts: volumes and folders.
-        tmpfs: folders in memory, with options.
-        ports: host port on the loopback address, by port of the container.
-        restarts_max: how often it is started again after a failure.
+        name: the container's name, also its host name on the network.
+        role: the container's role in the ring.
+        site: the name of its ring.
+        image: the image's name and tag.
+        command: the command; None takes the image's own.
+        environment: the environment variables.
+        memory_bytes: the memory limit; there is no swap in addition.
+        cpus: the number of processors; None for no limit.
+        user: the uid and gid.
+        read_only: whether the root file system is read-only.
+        mounts: the volumes and folders.
+        tmpfs: the folders in memory, with their options.
+        ports: the host ports on the loopback address, by port of the container.
+        restarts_max: how often the container is restarted after a failure.
         stop_s: how long a stop waits before it kills.
-        facts: labels beside those that every container has.
+        facts: the labels in addition to those that every container has.
     """
 
     name: str
@@ -87,29 +90,29 @@ class ContainerSpec:
 
     @property
     def digest(self) -> str:
-        """The same for equal descriptions."""
+        """The digest of the description. Equal descriptions have equal digests."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def labels(self) -> dict[str, str]:
-        """By which it is found again."""
+        """The labels by which the container is found again."""
         return {NAME: self.site, ROLE: self.role, SPEC: self.digest, **self.facts}
 
 
 @dataclass(frozen=True)
 class Site:
-    """What all containers of one ring have in common.
+    """The values that all containers of one ring share.
 
     Attributes:
-        name: of the ring; names of containers, network and volume begin with it.
+        name: the ring's name. Names of containers, network and volume begin with it.
         run_id: the run's name and the prefix of its topics.
-        port: Kafka's on 127.0.0.1.
-        core_image: of planner and aggregator.
-        worker_image: of whatever needs PyTorch.
-        kafka_image: of the broker.
-        parts: into how many the training data is cut.
-        data_dir: the task's data files on this machine.
+        port: Kafka's port on 127.0.0.1.
+        core_image: the image of planner and aggregator.
+        worker_image: the image of the roles that need PyTorch.
+        kafka_image: the image of the broker.
+        parts: the number of parts into which the training data is cut.
+        data_dir: the folder of the task's data files on this machine.
     """
 
     name: str
@@ -123,27 +126,27 @@ class Site:
 
     @property
     def network(self) -> str:
-        """The private network."""
+        """The name of the private network."""
         return self.name
 
     @property
     def volume(self) -> str:
-        """Where Kafka keeps the log."""
+        """The name of the volume where Kafka keeps the log."""
         return volume_of(self.name)
 
     @property
     def bus(self) -> str:
-        """How this machine reaches the log."""
+        """The bus address by which this machine reaches the log."""
         return f"kafka://127.0.0.1:{self.port}"
 
 
 def volume_of(name: str) -> str:
-    """The volume with the log of the ring of this name."""
+    """Return the name of the volume with the log of a ring."""
     return f"{name}-kafka"
 
 
 def kafka(site: Site) -> ContainerSpec:
-    """One broker that is its own controller, with one listener inside and one for this machine."""
+    """Describe one broker that is its own controller, with one listener inside and one outside."""
     host = f"{site.name}-kafka"
     return ContainerSpec(
         name=host,
@@ -184,9 +187,9 @@ def kafka(site: Site) -> ContainerSpec:
 
 
 def init(site: Site, task: str, run_file: str) -> ContainerSpec:
-    """Writes version 0 and asks for the run, once.
+    """Describe the job that writes version 0 and requests the run, once.
 
-    The run file travels as a variable: a folder of this machine may be none of the engine's.
+    The run file is passed as a variable, because the engine may not see this machine's folders.
     """
     script = (
         'printf %s "$RUN_FILE" >/tmp/run.toml && '
@@ -207,7 +210,7 @@ def init(site: Site, task: str, run_file: str) -> ContainerSpec:
 
 
 def planner(site: Site) -> ContainerSpec:
-    """The one that decides."""
+    """Describe the planner."""
     return ContainerSpec(
         name=f"{site.name}-planner",
         role="planner",
@@ -223,7 +226,7 @@ def planner(site: Site) -> ContainerSpec:
 
 
 def aggregator(site: Site, shard: int) -> ContainerSpec:
-    """A shard of the model."""
+    """Describe the aggregator of one shard of the model."""
     return ContainerSpec(
         name=f"{site.name}-aggregator-{shard}",
         role="aggregator",
@@ -238,7 +241,7 @@ def aggregator(site: Site, shard: int) -> ContainerSpec:
 
 
 def evaluator(site: Site) -> ContainerSpec:
-    """The one that judges versions."""
+    """Describe the evaluator, which measures versions."""
     return ContainerSpec(
         name=f"{site.name}-evaluator",
         role="evaluator",
@@ -260,15 +263,15 @@ def evaluator(site: Site) -> ContainerSpec:
 def worker(
     site: Site, device_class: str, ordinal: int, limits: Limits, part: int, cpus_max: float
 ) -> ContainerSpec:
-    """One device.
+    """Describe the worker of one device.
 
     Args:
         site: the ring.
-        device_class: its class.
-        ordinal: which of its class.
-        limits: what it may use.
-        part: which part of the training data is its own.
-        cpus_max: processors of the machine: Docker refuses more.
+        device_class: the device's class.
+        ordinal: the device's number within its class.
+        limits: the device's limits.
+        part: the number of its part of the training data.
+        cpus_max: the number of processors of the machine. Docker refuses more.
     """
     name = worker_name(site.name, device_class, ordinal)
     return ContainerSpec(
@@ -301,7 +304,7 @@ def worker(
 
 
 def worker_name(site: str, device_class: str, ordinal: int) -> str:
-    """A worker's name, as a StatefulSet would give it to a pod."""
+    """Return a worker's name, in the form that a StatefulSet gives to a pod."""
     return f"{site}-worker-{device_class}-{ordinal}"
 
 

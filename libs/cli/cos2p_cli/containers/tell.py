@@ -1,6 +1,6 @@
-"""What `up` and `down` say while they work: a line for each thing done, and what is waited for.
+"""The output of `up` and `down` while they work: a line for each action, and the current wait.
 
-Invariant: with --json there is silence until the one document.
+Invariant: with --json nothing is printed before the one document.
 """
 
 from types import TracebackType
@@ -11,7 +11,7 @@ from cos2p_cli.progress import form_of
 
 
 class Tell:
-    """A context manager around the work."""
+    """Prints progress. It is a context manager around the work."""
 
     def __init__(self, console: Console, *, as_json: bool, progress: bool = True) -> None:
         self._console = console
@@ -35,12 +35,12 @@ class Tell:
             self._status.stop()
 
     def did(self, text: str) -> None:
-        """Something is done."""
+        """Print that an action is done."""
         if not self._silent:
             self._console.print(text, soft_wrap=True, highlight=False)
 
     def waits(self, text: str) -> None:
-        """This is waited for now."""
+        """Show what the command waits for now."""
         if self._status is not None:
             self._status.update(text)
         elif text != self._waited:

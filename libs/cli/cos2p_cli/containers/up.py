@@ -1,7 +1,8 @@
-"""`cos2p up`: brings one machine's ring to what was asked, and waits until it works.
+"""`cos2p up`: brings one machine's ring to the wanted state and waits until it works.
 
-Invariants: asked again, only what differs is touched; nothing of anybody else's is; every wait has
-a deadline, and says at its end who was waited for; what was made stays for a look when it fails.
+Invariants: a second call touches only what differs, and never anything of another owner. Every wait
+has a deadline. At the deadline the error names the awaited container. After a failure, created
+containers stay for inspection.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ from cos2p_cli.containers.tell import Tell
 LOOK_S = 1.0
 DEFAULT_TASK = "digits"
 PARTS_MIN = 8
-"""Room to scale up without cutting the data anew."""
+"""The least number of parts, so that a ring can grow without cutting the data again."""
 BUILD = "docker build -f deploy/images/Dockerfile --target {target} -t {image} ."
 T = TypeVar("T")
 OpenLog = Callable[[str, str], Bus]
@@ -46,21 +47,21 @@ OpenLog = Callable[[str, str], Bus]
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What the user chose; None is what is there already, else the default.
+    """The options of `cos2p up`. None is the existing value, else the default.
 
     Attributes:
-        name: of the ring.
+        name: the ring's name.
         workers: classes and counts, see `parse_fleet`.
-        task: module:attribute or a short name.
+        task: the task's module:attribute or short name.
         config: a run file (TOML).
         run_id: the run's name and the prefix of its topics.
-        parts: into how many the training data is cut.
-        port: Kafka's on 127.0.0.1.
+        parts: the number of parts into which the training data is cut.
+        port: Kafka's port on 127.0.0.1.
         data_dir: the task's data folder.
-        image_tag: of the two images.
-        worker_image: another image for what needs PyTorch, with its tag.
-        kafka_image: the broker's.
-        timeout_s: deadline of all waiting together.
+        image_tag: the tag of the two images.
+        worker_image: another image, with its tag, for the roles that need PyTorch.
+        kafka_image: the broker's image.
+        timeout_s: the deadline of all waits together.
     """
 
     name: str = "co-s2p"
@@ -79,14 +80,14 @@ class UpOptions:
 
 @dataclass(frozen=True)
 class UpResult:
-    """How it stands in the end."""
+    """The state of the ring at the end."""
 
     site: Site
     run: RunHistory
     changes: tuple[Change, ...]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Return the result as JSON-able values."""
         return {
             "name": self.site.name,
             "run_id": self.site.run_id,
@@ -109,7 +110,7 @@ class UpResult:
         }
 
     def next_steps(self) -> list[str]:
-        """What people run next."""
+        """Return lines with the commands to run next."""
         run, where = self.run, f"--bus {self.site.bus} --prefix {self.site.run_id}"
         name = "" if self.site.name == UpOptions.name else f" --name {self.site.name}"
         if run.phase == "finished":
@@ -129,7 +130,7 @@ class UpResult:
 
 
 class Up:
-    """One `cos2p up`. Use `run`."""
+    """One call of `cos2p up`. Use `run`."""
 
     def __init__(
         self, chosen: UpOptions, engine: Engine, clock: Clock, open_log: OpenLog, tell: Tell
@@ -141,10 +142,10 @@ class Up:
         self._restarts: dict[str, int] | None = None
 
     async def run(self) -> UpResult:
-        """All of it.
+        """Bring up the ring and return its state.
 
         Raises:
-            Cos2pError: what is wrong, or who did not come up in time, and why.
+            Cos2pError: an option is wrong, or a container was not ready in time.
         """
         asked = parse_fleet(self._chosen.workers) if self._chosen.workers else ()
         run_file = _run_file(self._chosen.config)
@@ -175,7 +176,7 @@ class Up:
         finally:
             await bus.close()
 
-    # ------------------------------------------------------------ what is wanted
+    # ------------------------------------------------------------ the wanted state
 
     async def _site(self, found: Sequence[Found], asked: Sequence[Asked]) -> Site:
         chosen = self._chosen
@@ -203,7 +204,7 @@ class Up:
         )
 
     async def _parts(self, workers: int) -> int:
-        """Into how many the data is cut: said once, remembered with the log."""
+        """Return the number of data parts. It is set once, in a label of the log's volume."""
         volume = specs.volume_of(self._chosen.name)
         labels = await self._off(self._engine.labels_of, "volume", volume) or {}
         had, said = labels.get(specs.PARTS), self._chosen.parts
@@ -243,7 +244,7 @@ class Up:
                     "take another --name, or remove it"
                 )
 
-    # ------------------------------------------------------------ what is done
+    # ------------------------------------------------------------ the actions
 
     async def _lay(self, site: Site) -> None:
         labels = {specs.NAME: site.name}
@@ -279,7 +280,7 @@ class Up:
         await self._off(self._engine.remove, "container", name)
 
     async def _kafka_answers(self, site: Site, reader: HistoryReader) -> None:
-        """Wait for the broker; the reader then knows the run, if there is one."""
+        """Wait for the broker. The reader then knows the run, if there is one."""
         while True:
             self._tell.waits(f"waiting for Kafka at {site.bus}")
             try:
@@ -290,7 +291,7 @@ class Up:
                 await self._look(site, [f"{site.name}-kafka"], error)
 
     async def _begin(self, site: Site, reader: HistoryReader, run_file: str) -> None:
-        """Ask for the run, unless this prefix holds it."""
+        """Request the run, unless this prefix holds it already."""
         run = reader.history
         if run.run_id:
             if run.run_id != site.run_id:
@@ -330,7 +331,7 @@ class Up:
             await self._patience([name])
 
     async def _ready(self, site: Site, reader: HistoryReader) -> None:
-        """Wait until all have spoken, or the run has ended."""
+        """Wait until all containers are ready, or the run has ended."""
         while True:
             await reader.poll()
             if reader.history.phase == "finished":
@@ -343,7 +344,7 @@ class Up:
             await self._look(site, missing, None)
 
     async def _look(self, site: Site, missing: Sequence[str], cause: Cos2pError | None) -> None:
-        """Wait a little; raise if somebody keeps dying or the time is up."""
+        """Wait a little. Raise if a container keeps failing or the time is up."""
         found = await self._found()
         if self._restarts is None:
             self._restarts = {f.name: f.restarts for f in found}
@@ -368,15 +369,15 @@ class Up:
         return await self._off(self._engine.containers, self._chosen.name)
 
     async def _off(self, call: Callable[..., T], *arguments: Any) -> T:
-        """An engine's call, off the loop."""
+        """Make a call of the engine in a thread, off the event loop."""
         return await asyncio.to_thread(call, *arguments)
 
 
 def _run_file(config: Path | None) -> str:
-    """The text of a run file, checked.
+    """Return the text of a run file after checking it.
 
     Raises:
-        SettingsError: it can't be read, or holds something that no run has.
+        SettingsError: the file can't be read, or holds an unknown setting.
     """
     if config is None:
         return ""
@@ -385,6 +386,6 @@ def _run_file(config: Path | None) -> str:
 
 
 def _of_init(found: Found, log: str) -> Cos2pError:
-    """Init's own error, without what a reader needs not know of its container."""
+    """Return init's own error, without the details of its container."""
     error = why_dead(found, log)
     return type(error)(last_words(log).removeprefix("cos2p: "))
