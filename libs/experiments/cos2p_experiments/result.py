@@ -118,32 +118,7 @@ class CoverageMap:
     counts: tuple[tuple[int, ...], ...]
 
 
-def _round_fields(plain: Any) -> Any:
-    """Return the fields of a version's row. Archived results name its time `virtual_s`."""
-    return row_fields({"closed_s": plain.get("virtual_s"), **plain})
-
-
-def _device_fields(plain: Any) -> Any:
-    """Return the fields of a device. Archived results have other names for some of them."""
-    if "predicted_peak" not in plain:
-        return plain
-    row = dict(plain)
-    row["peak_predicted_bytes"] = row.pop("predicted_peak")
-    row["peak_measured_bytes"] = row.pop("measured_peak")
-    row["labels"] = [{"offset": 0, "counts": row.pop("label_counts", None)}]
-    # Archived busy seconds include those of plans that were never reported.
-    row["lost_s"] = row.pop("busy_s") - (row["fetch_s"] + row["train_s"] + row["upload_s"])
-    return row
-
-
-def _span_fields(plain: Any) -> Any:
-    """Return the fields of a span. Archived results name its activity `kind`."""
-    return {"activity": plain.get("kind"), **plain}
-
-
-Round = Annotated[VersionRow, BeforeValidator(_round_fields), PlainSerializer(VersionRow.to_json)]
-Device = Annotated[CellDevice, BeforeValidator(_device_fields)]
-Segment = Annotated[Span, BeforeValidator(_span_fields)]
+Round = Annotated[VersionRow, BeforeValidator(row_fields), PlainSerializer(VersionRow.to_json)]
 
 
 @dataclass(frozen=True)
@@ -177,8 +152,8 @@ class CellResult:
     parameters: int
     curve: tuple[CurvePoint, ...]
     rounds: tuple[Round, ...]
-    devices: tuple[Device, ...]
-    segments: tuple[Segment, ...]
+    devices: tuple[CellDevice, ...]
+    segments: tuple[Span, ...]
     coverage: CoverageMap
     effort: Effort = Effort()
 
