@@ -103,7 +103,8 @@ class Line:
 
 def blocks(page: Path) -> Iterator[Block]:
     """The fenced blocks of a page."""
-    start, language, text = 0, "", []
+    start, language = 0, ""
+    text: list[str] = []
     for number, line in enumerate(page.read_text().splitlines(), 1):
         if line.startswith("```"):
             if start:
