@@ -10,7 +10,7 @@ UV_PIP = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --c
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker test-cluster images image-tar kafka-image check-demo lint format bench bench-recovery docs clean
+.PHONY: help install install-core demo experiment test test-unit test-kafka test-processes test-slow test-docker test-cluster images image-tar kafka-image wheel check-demo lint format mutants bench bench-recovery docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -72,7 +72,7 @@ check-demo: install  ## run the demo and check its claims
 	@$(BIN)/python tests/check_demo.py $(ARGS)
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-# Whose torch the worker image holds: PyTorch's own CPU wheels where it is empty.
+# The index that the worker image's torch comes from; empty: the one that pip is configured with.
 TORCH_INDEX ?=
 DOCKER_BUILD = docker build --quiet $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) -f deploy/images/Dockerfile
 
@@ -89,6 +89,13 @@ image-tar: images  ## both images in one file, for sites without a registry (k3s
 kafka-image: install  ## apache/kafka for this machine's Docker engine, for tests where no registry answers
 	@$(BIN)/python tests/kafka_image.py
 
+# Where the wheel goes.
+DIST ?= dist
+
+wheel: | $(VENV)/bin/python  ## build the wheel: dist/cos2p-VERSION-py3-none-any.whl
+	@$(UV) build --quiet --wheel --out-dir $(DIST)
+	@ls $(DIST)/cos2p-$(VERSION)-*.whl
+
 lint: install  ## ruff, format, strict types (tests included)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -97,6 +104,9 @@ lint: install  ## ruff, format, strict types (tests included)
 format: install  ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+mutants: install  ## change a line of the cores at a time; list the changes that no test notices (about 10 minutes)
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 bench: install  ## the figures of docs/results.md, as a table with ratios (about 10 minutes)
 	@$(BIN)/python tests/bench/main.py $(ARGS)

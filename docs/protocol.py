@@ -7,23 +7,13 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from cos2p import messages, unit_wire
-from cos2p.run_config import (
-    AnchorConfig,
-    EvaluationConfig,
-    ExitConfig,
-    LivenessConfig,
-    LocalConfig,
-    MergeConfig,
-    PlanConfig,
-    RoundConfig,
-    RunConfig,
-)
-from cos2p.topics import CATALOGUE, CHUNK_BYTES_MAX, DAY_S, RECORD_BYTES_MAX, Topic
+from cos2p.log import messages
+from cos2p.log.topics import CATALOGUE, CHUNK_BYTES_MAX, DAY_S, RECORD_BYTES_MAX, Topic
+from cos2p.model import unit_wire
 
 HEAD = f"""# The protocol
 
-Generated from `libs/common/cos2p/topics.py` and `messages.py` by `make docs`; a test fails
+Generated from `libs/common/cos2p/log/topics.py` and `messages.py` by `make docs`; a test fails
 when it is out of date.
 
 A record's headers name the message (`cos2p-message`) and its version (`cos2p-version`); its value
@@ -70,8 +60,12 @@ def fields(kind: type[BaseModel]) -> Iterator[str]:
     for name, info in kind.model_fields.items():
         nested = isinstance(info.default, BaseModel)
         default = "" if info.is_required() or nested else f"`{info.default!r}`"
-        about = " ".join((info.description or "").split()).replace("|", "\\|")
-        yield f"| `{name}` | {type_name(info.annotation)} | {default} | {about} |"
+        yield f"| `{name}` | {type_name(info.annotation)} | {default} | {cell(info.description)} |"
+
+
+def cell(text: str | None) -> str:
+    """A field's docstring as a cell of a table."""
+    return " ".join((text or "").split()).replace("|", "\\|")
 
 
 def about(kind: type) -> str:
@@ -109,20 +103,8 @@ def page() -> Iterator[str]:
     ):
         yield f"\n### {value.__name__}\n\n{about(value)}\n"
         yield from fields(value)
-    yield "\n## Settings of a run\n\nWhat a run's TOML file may hold; they travel in RunStarted."
-    for section in (
-        RunConfig,
-        RoundConfig,
-        LocalConfig,
-        AnchorConfig,
-        ExitConfig,
-        PlanConfig,
-        MergeConfig,
-        EvaluationConfig,
-        LivenessConfig,
-    ):
-        yield f"\n### {section.__name__}\n\n{about(section)}\n"
-        yield from fields(section)
+    yield "\n## Settings of a run\n"
+    yield "They travel in RunStarted: see [settings.md](settings.md#settings-of-a-run)."
     yield "\n## Outcomes\n"
     yield ", ".join(f"`{o.value}`" for o in messages.Outcome)
 

@@ -26,7 +26,7 @@ Notation: u units, w_u the unit's raw weights; i the updates admitted to a versi
 in the merge, s_i the factor on the delta (normalisation by steps), tau_i their staleness; D the
 version's mean delta, `step_norm / server_lr` long; the window is `rounds.coverage_window` versions,
 this one the last. Sums over shards are taken before roots and ratios. Formulas:
-`libs/common/cos2p/bound.py`.
+`libs/common/cos2p/model/bound.py`.
 """
 NORMS = """Norms are float32 sums in the order of the linear algebra library: they may differ in the
 last place between machines, shards and replays, and no digest or decision rests on them.

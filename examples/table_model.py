@@ -12,8 +12,8 @@ from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cos2p.model.units import STEM
 from cos2p.run_config import LocalConfig, RoundConfig, RunConfig
-from cos2p.units import STEM
 from cos2p_worker.layout import Slice, UnitSpec, layout_of, whole
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.task import Dataset, Place, Task

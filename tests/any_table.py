@@ -2,15 +2,14 @@
 
 from hypothesis import strategies as st
 
-from cos2p.units import Unit, UnitTable
+from cos2p.model.units import Unit, UnitTable
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> UnitTable:
-    """Any model: blocks of unequal size, with one kind or two, and rows in the stem or none."""
+    """Any model: blocks of unequal size, with one kind or two."""
     size = st.integers(1, 5000)
     units = [Unit("stem", "core", -1, draw(size), 10, draw(size))]
-    units += [Unit(f"row{i}", "rows", -1, draw(size), 1, 0) for i in range(draw(st.integers(0, 3)))]
     for b in range(draw(st.integers(1, 5))):
         units.append(Unit(f"{b}.core", "core", b, draw(size), 10, draw(size)))
         if draw(st.booleans()):

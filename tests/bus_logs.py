@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cos2p.bus import Bus, TopicSpec
-from cos2p.buses.memory import MemoryBus
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
+from cos2p.log.bus import Bus, TopicSpec
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.settings import BusSettings
 
 RETENTION_S = 3600.0
@@ -115,7 +115,7 @@ def sqlite_log(path: Path, topic: str) -> BusLog:
 
 def kafka_log(bootstrap: str, topic: str) -> BusLog:
     """A log on a broker."""
-    from cos2p.buses.kafka import KafkaBus
+    from cos2p.log.buses.kafka import KafkaBus
 
     settings = BusSettings(bus=f"kafka://{bootstrap}")
     return BusLog("kafka", lambda: KafkaBus(bootstrap, settings), JumpingClock(), topic, bootstrap)

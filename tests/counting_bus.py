@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from cos2p.bus import Bus, Record
-from cos2p.buses.passing import PassingBus
+from cos2p.log.bus import Bus, Record
+from cos2p.log.buses.passing import PassingBus
 
 
 class CountingBus(PassingBus):

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from cos2p import messages as m
 from cos2p.history.run import RunHistory
-from cos2p.topics import CATALOGUE
+from cos2p.log import messages as m
+from cos2p.log.topics import CATALOGUE
 
 TOPIC_OF = {kind: topic for topic in CATALOGUE for kind in topic.messages}
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from fed import Fed, fed
 
-from cos2p import messages as m
-from cos2p.cost import CostModel
 from cos2p.history.version import VersionRow
+from cos2p.log import messages as m
+from cos2p.model.cost import CostModel
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import LivenessConfig, MergeConfig, RoundConfig, RunConfig
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import STEM, Unit, UnitTable
 
 TABLE = UnitTable(
     (

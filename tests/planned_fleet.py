@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p import messages as m
-from cos2p.cost import CostModel, Workload
-from cos2p.payload import expected_bytes
+from cos2p.log import messages as m
+from cos2p.log.topics import partition_of
+from cos2p.model.cost import CostModel, Workload
+from cos2p.model.payload import expected_bytes
+from cos2p.model.unit_wire import UnitColumns, UnitScores
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import partition_of
-from cos2p.unit_wire import UnitColumns, UnitScores
-from cos2p.units import UnitTable
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.core import PlannerCore
+from cos2p_planner.presets import merged
 
 JETSON16_WEAK = (
     *((0.2, 0.04),) * 4,
@@ -40,7 +42,7 @@ class PlannedRun:
     Args:
         table: the model's units.
         devices: budget fraction and speed of each.
-        config: settings, as sections of a run file.
+        config: settings, as sections of a run file; what is ours is off unless they turn it on.
         seed: of the jitter.
         scores: squared gate scores that every device reports, shape (units, classes).
     """
@@ -54,7 +56,8 @@ class PlannedRun:
         scores: NDArray[np.float64] | None = None,
     ) -> None:
         self.table, self._scores = table, scores
-        self.config = RunConfig.model_validate(config | {"liveness": {"min_workers": len(devices)}})
+        own = merged(OURS_OFF, config | {"liveness": {"min_workers": len(devices)}})
+        self.config = RunConfig.model_validate(own)
         self.costs = CostModel.of(table, self.config)
         self.core = PlannerCore("run-1", 1, updates_topic="t-updates")
         self.decisions: list[m.Decision] = []
@@ -132,8 +135,10 @@ class PlannedRun:
             weights = self.costs.weight_bytes(plan.trained)
             flops = self.costs.training_flops(plan.trained, plan.frozen)
             work = Workload(flops, plan.batch_size, plan.local_steps, weights, weights)
-            train_s = work.train_s(profile) * float(np.exp(JITTER * self._chance.normal()))
-            due_s = now + train_s + work.wire_s(profile)
+            train_s = work.train_s(profile.flops_per_s) * float(
+                np.exp(JITTER * self._chance.normal())
+            )
+            due_s = now + train_s + work.wire_s(profile.bytes_per_s)
             heapq.heappush(self._queue, (due_s, len(self.decisions), plan, train_s))
 
     def _report(self, plan: m.Plan, train_s: float) -> m.Report:

@@ -7,18 +7,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from cos2p import messages as m
-from cos2p.bus import Record
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock, SystemClock
 from cos2p.errors import SignatureError
 from cos2p.history.run import RunHistory
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox, Outbox
+from cos2p.log import messages as m
+from cos2p.log.bus import Record
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import Mailbox, Outbox
+from cos2p.log.run_request import NewRun, request_run
+from cos2p.log.snapshots import Snapshot, write_snapshot
+from cos2p.log.topics import DEAD_LETTERS, DECISIONS, FLEET
 from cos2p.monitoring.watch import Watch
-from cos2p.run_request import NewRun, request_run
-from cos2p.snapshots import Snapshot, write_snapshot
-from cos2p.topics import DEAD_LETTERS, DECISIONS, FLEET
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_planner.shell import run_planner
 
 Tables = Callable[..., Any]
@@ -100,13 +101,10 @@ class Ring:
 
     def plan(self, name: str = "planner") -> Awaitable[None]:
         return run_planner(
-            self.bus,
-            self.clock,
-            cast(Log, self.notes),
-            self.stop,
-            prefix="t",
+            RoleContext(
+                self.bus, self.clock, cast(Log, self.notes), "t", self.stop, watch=self.watch
+            ),
             planner_id=name,
-            watch=self.watch,
             checker=None if self.liar is None else lambda sequences: self.check,
             snapshot_records=self.snapshot_records,
         )

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from hand_run import CONFIG, REF, TABLE
 
-from cos2p import messages as m
-from cos2p.cost import CostModel
 from cos2p.history.run import RunHistory
+from cos2p.log import messages as m
+from cos2p.model.cost import CostModel
+from cos2p.model.unit_wire import UnitColumns
 from cos2p.run_config import RunConfig
-from cos2p.unit_wire import UnitColumns
 
 TOPICS = ("fleet", "decisions", "models")
 COSTS = CostModel.of(TABLE, CONFIG)

@@ -17,18 +17,27 @@ from typing import Any
 
 import numpy as np
 
-from cos2p import messages as m
-from cos2p.bus import Bus
 from cos2p.clock import SystemClock
-from cos2p.fence import EpochFence
-from cos2p.mailbox import Mailbox
-from cos2p.messages import Message
-from cos2p.open_bus import open_bus
-from cos2p.run_config import LivenessConfig, LocalConfig, MergeConfig, RoundConfig, RunConfig
-from cos2p.run_request import NewRun, request_run
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import Message
+from cos2p.log.run_request import NewRun, request_run
+from cos2p.log.topics import DECISIONS, FLEET, MODELS, Topic
+from cos2p.model.units import STEM, Unit, UnitTable
+from cos2p.run_config import (
+    AnchorConfig,
+    GrowthConfig,
+    LivenessConfig,
+    LocalConfig,
+    MergeConfig,
+    PlanConfig,
+    RoundConfig,
+    RunConfig,
+)
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
-from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
-from cos2p.units import STEM, Unit, UnitTable
 from cos2p_aggregator.replay import replay
 
 HERE = Path(__file__).resolve().parent
@@ -48,10 +57,11 @@ def table(block_count: int = 3, size: int = 500) -> UnitTable:
 def config(
     versions: int = 6, shards: int = 1, stall_after_s: float = 45.0, **rounds: float
 ) -> RunConfig:
-    """A short run that notices lost devices soon."""
+    """A short run of the whole model, plans of three steps, that notices lost devices soon."""
     return RunConfig(
         rounds=RoundConfig(versions=versions, **rounds),
-        local=LocalConfig(steps=3, batch_size=4),
+        local=LocalConfig(steps=3, batch_size=4, align_steps=False, anchor=AnchorConfig(share=0.0)),
+        plans=PlanConfig(nested_depth=0.0, block_width_min=0.5, growth=GrowthConfig(start=1.0)),
         merge=MergeConfig(checkpoint_every=2, shards=shards),
         liveness=LivenessConfig(heartbeat_s=0.3, lost_after_s=3.0, stall_after_s=stall_after_s),
         partitions=2,

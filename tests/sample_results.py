@@ -8,7 +8,7 @@ import numpy as np
 from cos2p.history.device import Announced
 from cos2p.history.state import Span
 from cos2p.history.version import VersionRow
-from cos2p.messages import Outcome
+from cos2p.log.messages import Outcome
 from cos2p_experiments.result import (
     CellDevice,
     CellResult,

@@ -3,17 +3,13 @@
 Its model is `ring.table()`; settings come from the environment as for any worker.
 """
 
-import asyncio
 import sys
 
 from ring import table
 
-from cos2p.bus import Bus
-from cos2p.clock import Clock
-from cos2p.logs import Log
-from cos2p.messages import RunOpened
-from cos2p.monitoring.watch import Watch
-from cos2p.service import run_service
+from cos2p.log.messages import RunOpened
+from cos2p.service.lifecycle import run_service
+from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
 from cos2p_sim.learner import StandInTrainer, Temper
 from cos2p_worker.shell import Device, Kit, run_worker
@@ -28,18 +24,13 @@ def main() -> int:
     settings = load_settings(WorkerSettings)
     temper = Temper(FLOPS_PER_S / settings.slowdown, settings.memory_bytes or MEMORY_BYTES)
 
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, _: Watch) -> None:
+    async def body(context: RoleContext) -> None:
         async def kit(opened: RunOpened) -> Kit:
             units = table()
-            return Kit(units, StandInTrainer(units, opened.config, temper, clock))
+            return Kit(units, StandInTrainer(units, opened.config, temper, context.clock))
 
         await run_worker(
-            bus,
-            clock,
-            log,
-            stop,
-            prefix=settings.prefix,
-            run_id=settings.run_id,
+            context,
             worker_id=settings.worker_id,
             device=Device(
                 device_class=settings.device_class,

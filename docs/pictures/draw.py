@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
 from cos2p.history.follow import HistoryReader
+from cos2p.log.buses.sqlite import SqliteBus
 from cos2p_cli.screen import render
 
 HERE = Path(__file__).parent

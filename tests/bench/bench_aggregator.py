@@ -22,18 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from rows import Row
 
-from cos2p import messages as m
-from cos2p.blobs import write_blob
-from cos2p.bus import Buffer, Bus, NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
-from cos2p.logs import configure_logs
-from cos2p.mailbox import Outbox
-from cos2p.payload import Header, parts
-from cos2p.run_config import MergeConfig, RunConfig
-from cos2p.topics import CHECKPOINTS, DECISIONS, UPDATES, partition_of, specs
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.log import messages as m
+from cos2p.log.blobs import write_blob
+from cos2p.log.bus import Buffer, Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.mailbox import Outbox
+from cos2p.log.topics import CHECKPOINTS, DECISIONS, UPDATES, partition_of, specs
+from cos2p.model.payload import Header, parts
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.run_config import RunConfig
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator import merge
 from cos2p_aggregator.memory import give_chunks_back
 from cos2p_aggregator.shell import run_aggregator
@@ -182,10 +183,11 @@ def payload(table: UnitTable, owner: str, units: Sequence[int], buffer: F32) -> 
 async def write_run(folder: Path, case: Case) -> int:
     """A log of one version; bytes that its aggregator can't do without."""
     table = synthetic_table(case.size)
-    config = RunConfig(merge=MergeConfig(update_norm_max=1e9))
+    config = RunConfig()
     bus = SqliteBus(folder / "run", SystemClock())
     await bus.create_topics(specs(PREFIX, config.partitions))
     buffer = np.random.default_rng(0).random(int(table.sizes.max()), np.float32)
+    buffer *= np.float32(1e-3)  # or the largest units' deltas would be over the norm bound
     every = range(len(table))
     base = await write_blob(
         bus, CHECKPOINTS.full_name(PREFIX), 0, "v0", payload(table, "v0", every, buffer)
@@ -325,7 +327,7 @@ async def obey(folder: Path) -> dict[str, float]:
     bus = CountingBus(SqliteBus(folder / "run", clock))
     await bus.end_offsets(DECISIONS.full_name(PREFIX))
     baseline, begin = status_bytes("VmRSS"), clock.now()
-    await run_aggregator(bus, clock, log, asyncio.Event(), prefix=PREFIX, shard=0)
+    await run_aggregator(RoleContext(bus, clock, log, PREFIX), shard=0)
     wall_s = clock.now() - begin
     await bus.close()
     return {

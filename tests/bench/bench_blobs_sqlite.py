@@ -12,11 +12,11 @@ from typing import TypeVar
 
 from rows import Row
 
-from cos2p.blobs import CHUNKS_PER_APPEND, read_blob, write_blob
-from cos2p.bus import NewRecord, TopicSpec
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
-from cos2p.topics import CHUNK_BYTES_MAX
+from cos2p.log.blobs import CHUNKS_PER_APPEND, read_blob, write_blob
+from cos2p.log.bus import NewRecord, TopicSpec
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.topics import CHUNK_BYTES_MAX
 
 T = TypeVar("T")
 BLOB_BYTES = 72 * CHUNK_BYTES_MAX

@@ -9,10 +9,10 @@ import uuid
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from rows import Row
 
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord, TopicSpec
-from cos2p.buses.kafka import KafkaBus
-from cos2p.messages import BlobRef
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord, TopicSpec
+from cos2p.log.buses.kafka import KafkaBus
+from cos2p.log.messages import BlobRef
 from cos2p.settings import BusSettings
 
 RECORD_BYTES = 1 << 20

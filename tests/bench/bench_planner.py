@@ -5,13 +5,15 @@ import time
 import numpy as np
 from rows import Row
 
-from cos2p import messages as m
-from cos2p.payload import expected_bytes
+from cos2p.log import messages as m
+from cos2p.log.topics import partition_of
+from cos2p.model.payload import expected_bytes
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import partition_of
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import Unit, UnitTable
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.core import PlannerCore
+from cos2p_planner.presets import merged
 
 DEVICES, BLOCKS, HEADS, GROUPS = 1000, 12, 12, 30
 FLOOR = 250
@@ -35,8 +37,8 @@ def table() -> UnitTable:
 def rows() -> list[Row]:
     """Milliseconds from a report to the admission and the device's next plan, units chosen anew."""
     model = table()
-    chosen = {"hold_plans": 1, "coverage_floor": FLOOR, "change_max": 0.5}
-    config = RunConfig.model_validate({"plans": chosen, "rounds": {"versions": 10**6}})
+    own = {"plans": {"hold_plans": 1, "coverage_floor": FLOOR}, "rounds": {"versions": 10**6}}
+    config = RunConfig.model_validate(merged(OURS_OFF, own))
     core = PlannerCore("run-1", 1, updates_topic="t-updates")
     _request(core, model, config)
     plans = {}

@@ -8,10 +8,10 @@ from pathlib import Path
 from ring import Ring, config, table
 from rows import Row
 
-from cos2p import messages as m
 from cos2p.clock import SystemClock
-from cos2p.mailbox import Mailbox
-from cos2p.topics import DECISIONS
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.topics import DECISIONS
 
 WORKERS = 4
 VERSIONS = 60

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.blobs import BLOB_HEADER, CHUNK_HEADER
-from cos2p.bus import Bus, NewRecord
-from cos2p.messages import BlobRef
-from cos2p.payload import header_of, parts
-from cos2p.run_config import RunConfig
-from cos2p.run_request import NewRun, request_run
-from cos2p.topics import (
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.blobs import BLOB_HEADER, CHUNK_HEADER
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.messages import BlobRef
+from cos2p.log.run_request import NewRun, request_run
+from cos2p.log.topics import (
     CHECKPOINTS,
     DECISIONS,
     FLEET,
@@ -33,11 +31,15 @@ from cos2p.topics import (
     UPDATES,
     Topic,
 )
-from cos2p.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.model.payload import header_of, parts
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.run_config import RunConfig
 from cos2p_aggregator.effects import Checkpoint
 from cos2p_aggregator.store import ModelStore
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold
+from cos2p_planner.presets import merged
 
 RUN = "long"
 DEVICES = 16
@@ -81,16 +83,15 @@ def table(blocks: int = 8, size: int = 24) -> UnitTable:
 
 def config(versions: int) -> RunConfig:
     """Four updates a version, a checkpoint every hundred versions."""
-    return RunConfig.model_validate(
-        {
-            "rounds": {"versions": versions, "update_count": 4, "staleness_max": 20},
-            "local": {"steps": 5, "batch_size": 4},
-            "merge": {"average_decay": 0.0, "checkpoint_every": CHECKPOINT_EVERY},
-            "liveness": {"min_workers": DEVICES, "stall_after_s": 3600.0},
-            "plans": {"hold_plans": 4},
-            "partitions": 1,
-        }
-    )
+    own = {
+        "rounds": {"versions": versions, "update_count": 4, "staleness_max": 20},
+        "local": {"steps": 5, "batch_size": 4},
+        "merge": {"average_decay": 0.0, "checkpoint_every": CHECKPOINT_EVERY},
+        "liveness": {"min_workers": DEVICES, "stall_after_s": 3600.0},
+        "plans": {"hold_plans": 4},
+        "partitions": 1,
+    }
+    return RunConfig.model_validate(merged(OURS_OFF, own))
 
 
 @dataclass(frozen=True)
@@ -181,13 +182,14 @@ class LongRun:
         self._decide(self._planner.handle(0, request, now))
         for i in range(DEVICES):
             self._say(self._hello(i))
-        ledger = self._planner.ledger
+        ledger, reports = self._planner.ledger, 0
         while ledger.version < versions:
             due_s, _, plan = heapq.heappop(self._queue)
             self._clock.set(due_s)
             self._planner.fleet.shift(1e3)  # all of them are alive
             self._say(self._report(plan))
-            if not ledger.accepted_count % 200:
+            reports += 1
+            if not reports % 200:
                 await self._flush()
                 if flushed is not None:
                     await flushed(ledger.version)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from long_log import RUN, LongRun, SetClock
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.snapshots import Position, Snapshot, write_snapshot
-from cos2p.state_codec import pack
-from cos2p.topics import Topic, specs
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.snapshots import Position, Snapshot, write_snapshot
+from cos2p.log.state_codec import pack
+from cos2p.log.topics import Topic, specs
 from cos2p_planner.fold import PlannerState
 from cos2p_planner.snapshotting import RECORDS_MIN
 

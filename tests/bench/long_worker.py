@@ -6,16 +6,13 @@ from collections.abc import Iterator
 
 from long_log import DEVICES, RUN, config, table
 
-from cos2p import messages as m
-from cos2p.bus import Bus
-from cos2p.clock import Clock
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox
-from cos2p.messages import RunOpened
-from cos2p.monitoring.watch import Watch
-from cos2p.service import run_service
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import RunOpened
+from cos2p.log.topics import FLEET
+from cos2p.service.lifecycle import run_service
+from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
-from cos2p.topics import FLEET
 from cos2p_sim.learner import StandInTrainer, Temper
 from cos2p_worker.core import Send, WorkerCore
 from cos2p_worker.shell import Device, Kit, run_worker
@@ -27,20 +24,16 @@ def main() -> int:
     """Join the run, say so on standard error, and work."""
     settings = load_settings(WorkerSettings, worker_id="worker-new")
 
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, _: Watch) -> None:
+    async def body(context: RoleContext) -> None:
         async def kit(opened: RunOpened) -> Kit:
             temper = Temper(1e9, MEMORY_BYTES)
-            return Kit(table(), StandInTrainer(table(), opened.config, temper, clock))
+            return Kit(table(), StandInTrainer(table(), opened.config, temper, context.clock))
 
-        fleet = Mailbox(bus, settings.prefix, FLEET, reader="bench", bury_from=None)
+        fleet = Mailbox(context.bus, context.prefix, FLEET, reader="bench", bury_from=None)
         fleet.offset = await fleet.end()
         work = asyncio.ensure_future(
             run_worker(
-                bus,
-                clock,
-                log,
-                stop,
-                prefix=settings.prefix,
+                context,
                 worker_id="worker-new",
                 device=Device(MEMORY_BYTES),
                 kit_factory=kit,
@@ -48,7 +41,7 @@ def main() -> int:
         )
         while not work.done() and not await fleet.poll(1.0):
             pass
-        log.info("said_hello")
+        context.log.info("said_hello")
         await work
 
     return run_service("worker", settings, body)

@@ -26,15 +26,15 @@ from main import broker, show
 from rich.console import Console
 from rows import Row
 
-from cos2p import messages as m
-from cos2p.bus import Bus
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
-from cos2p.mailbox import Outbox
-from cos2p.open_bus import open_bus
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.mailbox import Outbox
+from cos2p.log.snapshots import newest_snapshot
+from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, HEARTBEATS, SNAPSHOTS, specs
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
-from cos2p.snapshots import newest_snapshot
-from cos2p.topics import CATALOGUE, DECISIONS, FLEET, HEARTBEATS, SNAPSHOTS, specs
 
 HERE = Path(__file__).resolve().parent
 PREFIX = "long"
@@ -287,6 +287,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    sys.path.insert(0, str(HERE.parent))  # the broker of the tests
     if given.make:
         asyncio.run(_make(given.make, given.versions, given.beats))
         return 0

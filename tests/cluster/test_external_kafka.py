@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from kubernetes_node import HERE, NODE_ADDRESS, ROOT, Site, container, ready, wait_for
 
-from cos2p.rights import ROLES
+from cos2p.log.rights import ROLES
 from cos2p.signing.keys import SignerRole, new_key, register_line
 from cos2p_cli.acls import TOOL, commands, users_of
 

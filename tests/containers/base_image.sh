@@ -6,7 +6,7 @@ set -euo pipefail
 tag=${1:-python:3.11-slim-bookworm}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }')
-debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/root" "${mirror:-http://deb.debian.org/debian}" > "$work/log" 2>&1 \
+debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/root" ${mirror:+"$mirror"} > "$work/log" 2>&1 \
   || { tail -5 "$work/log" >&2; exit 1; }
 rm -rf "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/* "$work"/root/usr/share/{doc,man,locale}
 ln -sf python3 "$work/root/usr/bin/python"

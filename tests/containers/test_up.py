@@ -25,7 +25,7 @@ from check_demo import ACCURACY_MIN
 
 from cos2p.clock import SystemClock
 from cos2p.history.follow import HistoryReader
-from cos2p.open_bus import open_bus
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
 from cos2p_cli.containers.classes import BUILT_IN
 from cos2p_cli.containers.specs import KAFKA_IMAGE, NAME

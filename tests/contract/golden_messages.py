@@ -9,9 +9,9 @@ VERSION, a new example here, an upcast in the codec, and a new file; the old fil
 import sys
 from pathlib import Path
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.messages import (
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.messages import (
     BlobRef,
     DeviceProfile,
     LeftOut,
@@ -19,8 +19,8 @@ from cos2p.messages import (
     Outcome,
     Plan,
 )
+from cos2p.model.unit_wire import UnitColumns, UnitScores
 from cos2p.run_config import RoundConfig, RunConfig
-from cos2p.unit_wire import UnitColumns, UnitScores
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 TASK = "cos2p_worker.tasks.digits:task"
@@ -125,9 +125,6 @@ def _decisions() -> tuple[Message, ...]:
         m.RunStarted.model_validate({**DECISION, **BEGUN}),
         m.PlanIssued.model_validate({**DECISION, "plan": PLAN}),
         m.PlanCancelled.model_validate({**ENDED, "outcome": Outcome.EXPIRED, "reason": "silent"}),
-        m.PlanHurried.model_validate(
-            {**DECISION, "plan_id": "p000007", "worker_id": "worker-3", "reason": "6 versions old"}
-        ),
         m.UpdateAdmitted.model_validate(
             {
                 **ENDED,
@@ -169,7 +166,6 @@ def _models() -> tuple[Message, ...]:
         m.Dispatched.model_validate(
             {**MADE, "plan": PLAN, "shard": 1, "shard_count": 2, "blob": BLOB}
         ),
-        m.Hurried.model_validate({**MADE, "plan_id": "p000007", "worker_id": "worker-3"}),
         m.VersionPublished.model_validate(
             {
                 **{**MADE, "version": 13, "shard": 1, "shard_count": 2},

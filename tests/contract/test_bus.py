@@ -1,4 +1,4 @@
-"""What `cos2p.bus` promises, sentence by sentence, on every bus."""
+"""What `cos2p.log.bus` promises, sentence by sentence, on every bus."""
 
 import asyncio
 import time
@@ -6,8 +6,6 @@ import time
 import pytest
 from bus_logs import BusLog
 
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
 from cos2p.errors import (
     BusError,
     OffsetExpiredError,
@@ -15,6 +13,8 @@ from cos2p.errors import (
     TopicMismatchError,
     TopicMissingError,
 )
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
 
 PATIENCE_S = 20.0
 """Longer than any healthy bus takes."""

@@ -4,10 +4,10 @@ import msgpack
 import pytest
 from contract.golden_messages import EXAMPLES, FOLDER, golden
 
-from cos2p import codec
-from cos2p.bus import NewRecord, Record
-from cos2p.messages import Message
-from cos2p.topics import CATALOGUE, RECORD_BYTES_MAX
+from cos2p.log import codec
+from cos2p.log.bus import NewRecord, Record
+from cos2p.log.messages import Message
+from cos2p.log.topics import CATALOGUE, RECORD_BYTES_MAX
 
 ADVICE = "run tests/contract/golden_messages.py and commit what it writes"
 VERSIONS = [

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cos2p.archive import copy, extent_of
+from cos2p.log.archive import copy, extent_of
 from cos2p_sim.cluster import PREFIX, Ended
 from cos2p_sim.loop import run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from golden_logs.record import GOLDEN
 
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
 from cos2p.errors import DivergedError, SettingsError
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.snapshots import Position, Snapshot, write_snapshot
+from cos2p.log.state_codec import pack
 from cos2p.settings import BusSettings
-from cos2p.snapshots import Position, Snapshot, write_snapshot
-from cos2p.state_codec import pack
 from cos2p_cli import requests
 from cos2p_cli.replaying import ReplayOptions, run
-from cos2p_planner.compare import OTHER
 from cos2p_planner.fold import PlannerState
+from cos2p_planner.snapshot_check import OTHER
 from cos2p_sim.cluster import PREFIX
 
 KILLS = next(golden for golden in GOLDEN if golden.name == "kills").file

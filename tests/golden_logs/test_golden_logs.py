@@ -8,24 +8,24 @@ from typing import TypeVar
 import pytest
 from golden_logs.record import GOLDEN, Golden
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.bus import Bus, NewRecord
-from cos2p.buses.memory import MemoryBus
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
-from cos2p.fence import EpochFence
-from cos2p.mailbox import Mailbox
-from cos2p.messages import Message
-from cos2p.monitoring.watch import Watch
-from cos2p.snapshots import FOLDS, snapshots_of
-from cos2p.state_codec import pack
-from cos2p.topics import CATALOGUE, DECISIONS, FLEET, MODELS, SNAPSHOTS, Topic, specs
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import Message
+from cos2p.log.snapshots import FOLDS, snapshots_of
+from cos2p.log.state_codec import pack
+from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, MODELS, SNAPSHOTS, Topic, specs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.replay import replay
 from cos2p_aggregator.shell import run_aggregator
-from cos2p_planner.compare import OTHER, compare_snapshots
 from cos2p_planner.fold import PlannerState
-from cos2p_planner.take_over import Place, take_over
+from cos2p_planner.snapshot_check import OTHER, compare_snapshots
+from cos2p_planner.take_over import Intake, take_over
 from cos2p_sim.cluster import PREFIX, silent_log
 
 T = TypeVar("T")
@@ -112,10 +112,8 @@ def test_aggregators_resume_it_after_any_record_and_make_the_same_versions(golde
         for cut in cuts:
             log = await copied(bus, {MODELS: cut})
             for shard in range(shards):
-                stop = asyncio.Event()
-                await run_aggregator(
-                    log, SystemClock(), silent_log(), stop, prefix=PREFIX, shard=shard
-                )
+                context = RoleContext(log, SystemClock(), silent_log(), PREFIX)
+                await run_aggregator(context, shard=shard)
             assert digests(made) == digests(await messages(log, MODELS))
 
     on_the_log(golden, body)
@@ -124,8 +122,8 @@ def test_aggregators_resume_it_after_any_record_and_make_the_same_versions(golde
 @EACH
 def test_a_planner_resumes_it_at_any_version_with_and_without_its_snapshots(golden: Golden) -> None:
     async def known(log: Bus) -> bytes:
-        place = Place(log, SystemClock(), silent_log(), PREFIX, Watch())
-        taken = await take_over(place, "sim", "planner")
+        intake = Intake(RoleContext(log, SystemClock(), silent_log(), PREFIX))
+        taken = await take_over(intake, "sim", "planner")
         state = taken.core.known.state
         state.epoch = state.ledger.version  # the number of starts is not the log's
         return pack(PlannerState, state)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ring import Ring, config, table
 
-from cos2p import messages as m
-from cos2p.messages import Message
-from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
+from cos2p.log import messages as m
+from cos2p.log.messages import Message
+from cos2p.log.topics import DECISIONS, FLEET, MODELS, Topic
 
 pytestmark = pytest.mark.processes
 
@@ -44,12 +44,14 @@ async def run_with_a_crash(
     await ring.bus.close()
 
 
+LATER = pytest.mark.slow
+"""Points that `make test-slow` takes; a point is a whole run of five processes."""
 POINTS = [
     (DECISIONS, m.RunStarted, 1),
-    (DECISIONS, m.PlanIssued, 2),
+    pytest.param(DECISIONS, m.PlanIssued, 2, marks=LATER),
     (DECISIONS, m.UpdateAdmitted, 1),
-    (DECISIONS, m.RoundClosed, 3),
-    (MODELS, m.Dispatched, 5),
+    pytest.param(DECISIONS, m.RoundClosed, 3, marks=LATER),
+    pytest.param(MODELS, m.Dispatched, 5, marks=LATER),
     (MODELS, m.VersionPublished, 4),
 ]
 

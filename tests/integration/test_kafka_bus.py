@@ -8,13 +8,9 @@ from typing import Any
 
 import psutil
 import pytest
-from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition
 
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.kafka import KafkaBus
 from cos2p.errors import (
     BusUnreachableError,
     OffsetExpiredError,
@@ -22,6 +18,9 @@ from cos2p.errors import (
     TopicMismatchError,
     TopicMissingError,
 )
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.kafka import KafkaBus
 from cos2p.settings import BusSettings
 
 pytestmark = pytest.mark.kafka
@@ -287,15 +286,3 @@ def test_a_broker_that_is_not_there_is_waited_for_and_then_named(address: str, c
 
     assert address in str(caught.value)
     assert 0.5 < time.monotonic() - start < 5
-
-
-def test_the_client_still_has_the_knob_that_keeps_queued_records() -> None:
-    """The bus turns off the expiry of queued records, for which aiokafka has no setting."""
-
-    async def body() -> float:
-        producer = AIOKafkaProducer(bootstrap_servers="127.0.0.1:9", request_timeout_ms=7000)
-        ttl: float = producer._message_accumulator._batch_ttl
-        await producer.stop()
-        return ttl
-
-    assert 7.0 == asyncio.run(body())

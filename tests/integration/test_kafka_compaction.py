@@ -9,14 +9,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from kafka_broker import KafkaCluster
 
-from cos2p import archive
-from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.kafka import KafkaBus
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
 from cos2p.errors import BusError
+from cos2p.log import archive
+from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.kafka import KafkaBus
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.topics import CATALOGUE, HEARTBEATS, specs
 from cos2p.settings import BusSettings
-from cos2p.topics import CATALOGUE, HEARTBEATS, specs
 
 pytestmark = pytest.mark.kafka
 

@@ -10,9 +10,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from kafka_tools import leader_of
 
-from cos2p.bus import NewRecord, Record, TopicSpec
-from cos2p.buses.kafka import KafkaBus
 from cos2p.errors import BusUnreachableError, TopicMissingError
+from cos2p.log.bus import NewRecord, Record, TopicSpec
+from cos2p.log.buses.kafka import KafkaBus
 from cos2p.settings import BusSettings
 
 if TYPE_CHECKING:

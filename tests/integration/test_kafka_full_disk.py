@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from ring import Ring, config, table
 
-from cos2p import messages as m
 from cos2p.errors import ExitCode
-from cos2p.topics import DECISIONS
+from cos2p.log import messages as m
+from cos2p.log.topics import DECISIONS
 
 if TYPE_CHECKING:
     from kafka_broker import KafkaCluster

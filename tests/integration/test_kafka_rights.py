@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ring import Ring, config, table
 
-from cos2p.bus import NewRecord
-from cos2p.buses.kafka import KafkaBus
-from cos2p.rights import ROLES, rights
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.kafka import KafkaBus
+from cos2p.log.rights import ROLES, rights
+from cos2p.log.topics import CATALOGUE, Role, specs
 from cos2p.settings import BusSettings
-from cos2p.topics import CATALOGUE, Role, specs
 from cos2p_cli.acls import TOOL, commands, users_of
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ring import PATIENCE_S, Ring, config, table
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord, TopicSpec
-from cos2p.buses.kafka import KafkaBus
-from cos2p.mailbox import Outbox
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord, TopicSpec
+from cos2p.log.buses.kafka import KafkaBus
+from cos2p.log.mailbox import Outbox
+from cos2p.log.topics import DEAD_LETTERS, DECISIONS, FLEET, MODELS
 from cos2p.settings import BusSettings
 from cos2p.signing.keys import SignerRole, new_key, register_line
-from cos2p.topics import DEAD_LETTERS, DECISIONS, FLEET, MODELS
 from cos2p_cli.acls import TOOL, commands, users_of
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cos2p.bus import NewRecord, Record, TopicSpec
-from cos2p.buses.kafka import KafkaBus
 from cos2p.errors import BusError, SettingsError
+from cos2p.log.bus import NewRecord, Record, TopicSpec
+from cos2p.log.buses.kafka import KafkaBus
 from cos2p.settings import BusSettings
 
 if TYPE_CHECKING:

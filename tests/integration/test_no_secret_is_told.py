@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from programs import end_of, start
 from ring import Ring, config, table
 
-from cos2p import messages as m
+from cos2p.log import messages as m
+from cos2p.log.topics import DECISIONS
 from cos2p.signing.keys import new_key, private_key, register_line
-from cos2p.topics import DECISIONS
 
 if TYPE_CHECKING:
     from kafka_broker import KafkaCluster

@@ -9,8 +9,8 @@ import pytest
 from kafka_tools import leader_of
 from ring import Ring, config, table
 
-from cos2p import messages as m
-from cos2p.topics import DECISIONS
+from cos2p.log import messages as m
+from cos2p.log.topics import DECISIONS
 
 if TYPE_CHECKING:
     from kafka_broker import KafkaCluster

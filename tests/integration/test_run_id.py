@@ -8,9 +8,9 @@ import programs
 import pytest
 from ring import Ring, config, table
 
-from cos2p import messages as m
 from cos2p.errors import ExitCode
-from cos2p.topics import MODELS
+from cos2p.log import messages as m
+from cos2p.log.topics import MODELS
 
 pytestmark = pytest.mark.processes
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from ring import Ring, config, table
 
-from cos2p import messages as m
 from cos2p.clock import SystemClock
-from cos2p.mailbox import Outbox
-from cos2p.open_bus import open_bus
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Outbox
+from cos2p.log.topics import DEAD_LETTERS, DECISIONS, FLEET
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
 from cos2p.signing.keys import new_key, register_line
-from cos2p.topics import DEAD_LETTERS, DECISIONS, FLEET
 
 pytestmark = pytest.mark.processes
 

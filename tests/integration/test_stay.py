@@ -9,9 +9,9 @@ import pytest
 from probes import free_port, get, hindrance, up
 from ring import Ring, config, table
 
-from cos2p import messages as m
 from cos2p.errors import ExitCode
-from cos2p.topics import DECISIONS
+from cos2p.log import messages as m
+from cos2p.log.topics import DECISIONS
 
 pytestmark = pytest.mark.processes
 

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.units import STEM, Unit, UnitTable
 from cos2p_aggregator.store import Closing, ModelStore
-from cos2p_planner.arrivals import Arrivals
-from cos2p_planner.closings import OpenRound, closing_of
-from cos2p_planner.pace import Pace
-from cos2p_planner.policies import BASELINES
+from cos2p_planner.baselines.policies import BASELINES
 from cos2p_planner.presets import config_of
-from cos2p_planner.weights import Arrival, weigh
+from cos2p_planner.rules.closing import OpenRound, closing_of
+from cos2p_planner.rules.pace import Pace
+from cos2p_planner.rules.weights import Arrival, weigh
+from cos2p_planner.state.arrivals import Arrivals
 
 TABLE = UnitTable(
     (
         Unit("stem", "core", STEM, 1, 1, 1),
-        Unit("a", "rows", STEM, 1, 1, 1),
-        Unit("b", "rows", STEM, 1, 1, 1),
+        Unit("a", "neurons", 0, 1, 1, 1),
+        Unit("b", "neurons", 0, 1, 1, 1),
     )
 )
 START = (10.0, 20.0, 30.0)
@@ -67,7 +67,6 @@ def merge(config: RunConfig, store: ModelStore, *updates: Update, devices: int =
         open_count=0,
         able_count=devices,
         pace=PACE,
-        covered=lambda _: 1.0,
         arrivals=Arrivals(),
     )
     step = closing_of(config.rounds, config.local).step(state)

@@ -1,6 +1,6 @@
 """`cos2p topics acls`: the rights that a secured Kafka must grant, as commands or Strimzi's YAML.
 
-Invariants: nothing is connected to; what is printed is `cos2p.rights` and nothing else, so each
+Invariants: nothing is connected to; what is printed is `cos2p.log.rights` and nothing else, so each
 role can do its work and no more; several users of one role get the same rights.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from cos2p.buses.kafka import ENVELOPE_BYTES_MAX
-from cos2p.buses.kafka_topics import topic_settings
 from cos2p.errors import SettingsError
-from cos2p.rights import ROLES, Right, rights
-from cos2p.topics import Role, specs
+from cos2p.log.buses.kafka import ENVELOPE_BYTES_MAX
+from cos2p.log.buses.kafka_topics import topic_settings
+from cos2p.log.rights import ROLES, Right, rights
+from cos2p.log.topics import Role, specs
 from cos2p_cli.options import print_json
 
 AUTHENTICATIONS = ("scram-sha-512", "tls")

@@ -8,9 +8,9 @@ import asyncio
 from dataclasses import asdict
 from pathlib import Path
 
-from cos2p.archive import Copied, copy, extent_of
-from cos2p.cost import plain_bytes
 from cos2p.errors import RunExistsError, SettingsError
+from cos2p.log.archive import Copied, copy, extent_of
+from cos2p.model.cost import plain_bytes
 from cos2p.settings import BusSettings
 from cos2p_cli import options
 

@@ -6,13 +6,13 @@ the unit table, and what was really sent is the byte count of the dispatched blo
 
 from dataclasses import dataclass, field
 
-from cos2p import messages as m
-from cos2p.bus import Bus
-from cos2p.cost import CostModel
 from cos2p.history.follow import HistoryReader
 from cos2p.history.run import RunHistory
-from cos2p.mailbox import Letter
-from cos2p.payload import expected_bytes
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Letter
+from cos2p.model.cost import CostModel
+from cos2p.model.payload import expected_bytes
 
 
 @dataclass

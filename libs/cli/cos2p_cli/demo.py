@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
-from cos2p.cost import CostModel, plain_bytes
 from cos2p.errors import ExitCode, SettingsError
-from cos2p.messages import RunRequested
+from cos2p.log.bus import Bus
+from cos2p.log.messages import RunRequested
+from cos2p.model.cost import CostModel, plain_bytes
 from cos2p.settings import BusSettings
 from cos2p_cli import options, pool
 from cos2p_cli.audit import audit_budgets

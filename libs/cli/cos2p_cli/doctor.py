@@ -15,17 +15,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
-from cos2p.cost import plain_bytes
 from cos2p.errors import Cos2pError, ExitCode
 from cos2p.history.follow import HistoryReader, open_history
 from cos2p.history.read import letters
-from cos2p.open_bus import open_bus
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus
+from cos2p.log.topics import CATALOGUE, DEAD_LETTERS
+from cos2p.model.cost import plain_bytes
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
-from cos2p.topics import CATALOGUE, DEAD_LETTERS
 from cos2p_cli import figures, options, topics
 
 Level = Literal["ok", "warn", "fail"]
@@ -129,7 +129,7 @@ def _torch() -> Check:
             "torch",
             "warn",
             "torch is not installed",
-            "only workers, init, demo and export --budget need it: install cos2p[worker]",
+            "only workers, init, demo and export --budget need it: install Co-S2P's extra `worker`",
         )
 
 

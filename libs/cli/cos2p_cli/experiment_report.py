@@ -33,7 +33,7 @@ def run(folder: Path, out: Path | None, *, plots: bool, as_json: bool) -> None:
         from cos2p_experiments.suite_results import read_study
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"the report of experiments needs {error.name}: install cos2p[demo]"
+            f"the report of experiments needs {error.name}: install Co-S2P's extra `experiments`"
         ) from error
     study = read_study(folder)
     files = write_report(study, out or folder / REPORT_FOLDER, with_plots=plots)

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from cos2p.buses.run_lock import RunLock
 from cos2p.errors import ExitCode, RunExistsError, RunFailedError
+from cos2p.log.buses.run_lock import RunLock
 from cos2p_cli import figures, options, pool
 from cos2p_cli.progress import Form, form_of
 

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from cos2p.cost import plain_bytes
 from cos2p.errors import SettingsError
 from cos2p.history.follow import open_history
+from cos2p.model.cost import plain_bytes
 from cos2p.settings import BusSettings
 from cos2p_cli import options
 from cos2p_cli.pool import require_torch

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from cos2p.cost import plain_bytes
 from cos2p.errors import SettingsError
+from cos2p.model.cost import plain_bytes
 
 _FACTORS = {
     "": 1,

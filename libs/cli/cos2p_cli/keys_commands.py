@@ -71,7 +71,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Read a register as the planner does: who may sign, by which key."""
-    from cos2p.open_bus import signing_packages
+    from cos2p.service.open_bus import signing_packages
 
     with signing_packages("cos2p keys"):
         from cos2p.signing.keys import read_register
@@ -88,7 +88,7 @@ def list_(
 
 def _check(name: str, role: str) -> "SignerRole":
     from cos2p.errors import SettingsError
-    from cos2p.open_bus import signing_packages
+    from cos2p.service.open_bus import signing_packages
 
     with signing_packages("cos2p keys"):
         from cos2p.signing.keys import SIGNER_ROLES, role_named

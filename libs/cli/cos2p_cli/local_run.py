@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cos2p.bus import Bus
-from cos2p.buses.sqlite import RunLock
 from cos2p.clock import Clock
-from cos2p.cost import CostModel
 from cos2p.errors import RunExistsError, RunFailedError, StorageError, TopicMissingError
 from cos2p.history.follow import HistoryReader
 from cos2p.history.read import letters
 from cos2p.history.run import RunHistory
-from cos2p.messages import RunRequested
+from cos2p.log.bus import Bus
+from cos2p.log.buses.sqlite import RunLock
+from cos2p.log.messages import RunRequested
+from cos2p.log.topics import FLEET
+from cos2p.model.cost import CostModel
 from cos2p.settings import BusSettings, WorkerSettings, load_settings
-from cos2p.topics import FLEET
 from cos2p_cli import pool
 from cos2p_cli.fleet import Device
 from cos2p_cli.supervisor import Child, Crew

@@ -70,7 +70,7 @@ async def opened(settings: Any, *, must_exist: bool = True) -> AsyncIterator[Any
         SettingsError: there is no run at that path; the text names those that are near.
     """
     from cos2p.clock import SystemClock
-    from cos2p.open_bus import open_bus
+    from cos2p.service.open_bus import open_bus
 
     if must_exist:
         require_run(settings.bus)

@@ -1,7 +1,7 @@
 """`cos2p policies`: the methods that a run file may name, and what each of them sets.
 
-Invariant: what is printed is what `cos2p init` lays over a task's settings (a preset) or under them
-(defaults), and under a run file; no torch is loaded.
+Invariant: what is printed is what `cos2p init` lays over a task's settings and under a run file; no
+torch is loaded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,11 @@ from cos2p_cli.options import JsonOption, print_json
 
 def policies(as_json: JsonOption = False) -> None:
     """The methods that a run file may name, and their presets."""
-    from cos2p_planner.policies import POLICIES
+    from cos2p_planner.baselines.policies import POLICIES
 
     if as_json:
         rows = [
-            {
-                "name": p.name,
-                "source": p.source,
-                "preset": _plain(p.preset),
-                "defaults": _plain(p.defaults),
-            }
+            {"name": p.name, "source": p.source, "preset": _plain(p.preset)}
             for p in POLICIES.values()
         ]
         print_json({"policies": rows})
@@ -31,11 +26,7 @@ def policies(as_json: JsonOption = False) -> None:
     typer.echo('A run file chooses one by name: policy = "NAME". Its own settings win.\n')
     for policy in POLICIES.values():
         typer.echo(f"{policy.name}: {policy.source}")
-        for role, sections in (("", policy.preset), ("by default ", policy.defaults)):
-            if settings := ", ".join(_settings(sections)):
-                typer.echo(f"    {role}{settings}")
-        if not policy.preset and not policy.defaults:
-            typer.echo("    every setting as it is")
+        typer.echo(f"    {', '.join(_settings(policy.preset)) or 'the defaults'}")
 
 
 def _plain(preset: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from cos2p.clock import SystemClock
 from cos2p.errors import SettingsError
-from cos2p.open_bus import open_bus
 from cos2p.run_config import RunConfig
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings, WorkerSettings
 from cos2p_cli import options
 from cos2p_planner.presets import config_of
@@ -42,7 +42,9 @@ def require_torch() -> None:
     except ValueError:
         found = None
     if found is None:
-        raise SettingsError("this needs PyTorch: install cos2p[worker] (the demo: cos2p[demo])")
+        raise SettingsError(
+            "this needs PyTorch: install Co-S2P's extra `worker` (the demo: `demo`)"
+        )
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ def initialise(job: NewRunJob) -> None:
 
 def work(settings: WorkerSettings) -> int:
     """Be a worker, or the evaluator, as the settings say."""
-    from cos2p_worker.__main__ import run_in_process
+    from cos2p_worker.__main__ import serve
 
-    return run_in_process(settings)
+    return serve(settings)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class AloneJob:
 
 def alone(job: AloneJob) -> None:
     """Train one worker by itself; writes accuracy and what it held as JSON."""
-    from cos2p.cost import CostModel
+    from cos2p.model.cost import CostModel
     from cos2p_worker.alone import train_alone, units_alone
     from cos2p_worker.task import load_task
 

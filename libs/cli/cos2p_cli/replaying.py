@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cos2p.bus import Bus
 from cos2p.errors import SettingsError
+from cos2p.log.bus import Bus
+from cos2p.log.snapshots import FOLDS, Fold, Snapshot, snapshots_of
 from cos2p.settings import BusSettings
-from cos2p.snapshots import FOLDS, Fold, Snapshot, snapshots_of
 from cos2p_aggregator.replay import ReplayResult, VersionReplay
 from cos2p_aggregator.replay import replay as make_anew
 from cos2p_cli import figures, options
-from cos2p_planner.compare import Comparison, compare_snapshots
 from cos2p_planner.signed import checker_of
+from cos2p_planner.snapshot_check import Comparison, compare_snapshots
 
 ROWS_MAX = 12
 """Versions shown of a what-if; the first and the last are among them."""

@@ -18,7 +18,7 @@ from cos2p.history.device import DeviceRow
 from cos2p.history.figure import figures_of, value_of
 from cos2p.history.follow import HistoryReader
 from cos2p.history.run import RunHistory
-from cos2p.messages import Outcome
+from cos2p.log.messages import Outcome
 from cos2p.settings import BusSettings
 from cos2p_cli import figures, options
 from cos2p_cli.audit import Audit
@@ -97,7 +97,7 @@ def page(given: ReportInput) -> str:
         sections = _sections(given)
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"the report needs {error.name}: install cos2p[demo] (all but the report works without)"
+            f"the report needs {error.name}: install Co-S2P's extra `report`"
         ) from error
     run = given.run
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -6,14 +6,14 @@ ended is refused here, with the reason.
 
 import asyncio
 
-from cos2p.bus import Bus
 from cos2p.errors import SettingsError
 from cos2p.history.follow import open_history
 from cos2p.history.run import RunHistory
-from cos2p.mailbox import Outbox
-from cos2p.messages import AdmitRequested, StopRequested
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Outbox
+from cos2p.log.messages import AdmitRequested, StopRequested
+from cos2p.log.topics import FLEET
 from cos2p.settings import BusSettings
-from cos2p.topics import FLEET
 from cos2p_cli import options
 
 

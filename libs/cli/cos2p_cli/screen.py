@@ -8,10 +8,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cos2p.cost import plain_bytes
 from cos2p.history.device import DeviceRow
 from cos2p.history.run import RunHistory
-from cos2p.messages import Outcome
+from cos2p.log.messages import Outcome
+from cos2p.model.cost import plain_bytes
 from cos2p_cli import figures
 
 WIDE = 110

@@ -5,13 +5,13 @@ import csv
 import sys
 from typing import Any, TextIO
 
-from cos2p.bus import Bus
 from cos2p.clock import Clock, SystemClock
 from cos2p.history.device import DeviceRow
 from cos2p.history.follow import HistoryReader, open_history
 from cos2p.history.run import RunHistory
 from cos2p.history.version import VersionRow
-from cos2p.messages import Outcome
+from cos2p.log.bus import Bus
+from cos2p.log.messages import Outcome
 from cos2p.settings import BusSettings
 from cos2p_cli import options
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 from cos2p.clock import Clock
 from cos2p.errors import Cos2pError, ExitCode, StorageError
-from cos2p.leash import tie_to
+from cos2p.service.leash import tie_to
 
 RoleKind = Literal["service", "worker", "job"]
 RESTARTS_MAX = 3
@@ -140,7 +140,7 @@ class Crew:
     def start_service(self, name: str, module: str, env: Mapping[str, str]) -> Child:
         """Start `python -m MODULE`; killed, it is started again."""
         log = self._logs / f"{name}.log"
-        arguments = [sys.executable, "-m", "cos2p.leash", module]
+        arguments = [sys.executable, "-m", "cos2p.service.leash", module]
         full_env = {**os.environ, **env}
 
         def make() -> Process:

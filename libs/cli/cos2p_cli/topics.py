@@ -8,14 +8,14 @@ import asyncio
 import contextlib
 from dataclasses import asdict, dataclass
 
-from cos2p.bus import Bus
-from cos2p.cost import plain_bytes
 from cos2p.errors import TopicMismatchError, TopicMissingError
 from cos2p.history.follow import open_history
 from cos2p.history.run import RunHistory
+from cos2p.log.bus import Bus
+from cos2p.log.topics import CATALOGUE, specs
+from cos2p.model.cost import plain_bytes
 from cos2p.run_config import RunConfig
 from cos2p.settings import BusSettings
-from cos2p.topics import CATALOGUE, specs
 from cos2p_cli import figures, options
 
 

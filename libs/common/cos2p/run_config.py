@@ -1,6 +1,8 @@
 """The settings of one run: what `cos2p init` reads from TOML and every role obeys.
 
-Invariant: they travel in RunStarted and never change within a run, so a replay needs no other file.
+Invariants: they travel in RunStarted and never change within a run, so a replay needs no other
+file. A default is Co-S2P's own value, and stands here alone; baselines turn ours off in their
+presets. docs/settings.md is generated from this file.
 """
 
 import math
@@ -27,33 +29,21 @@ class RoundConfig(_Section):
     horizon_s: float | None = Field(None, gt=0)
     """Seconds after which it ends all the same; schedules then follow what comes first."""
     closing: Literal["semi-async", "synchronous", "buffer", "compass"] = "semi-async"
-    """When a version closes: semi-async on K_min updates and coverage, or the deadline; synchronous
-    when every device has answered; buffer on K_min updates whatever they cover (FedBuff; FedAsync
-    with 1); compass by groups of arrival (FedCompass)."""
+    """When a version closes: semi-async on K_min updates, or on the deadline; synchronous when
+    every device has answered; buffer on K_min updates however long it takes (FedBuff; FedAsync with
+    1); compass by groups of arrival (FedCompass)."""
     update_fraction: float = Field(0.4, gt=0, le=1)
     """K_min: a version may close when this share of the live devices has an update in it."""
     update_count: int | None = Field(None, ge=1)
     """K_min as a number; None takes update_fraction."""
-    coverage_gate: float = Field(0.0, ge=0, le=1)
-    """A semi-async version closes on K_min updates only if this share of the prunable cost has
-    coverage_close merged updates in the window; 0 turns the gate off."""
-    coverage_close: int = Field(1, ge=1)
-    """Merged updates in the window that the gate asks of a unit."""
-    deadline_mads: float = Field(3.0, ge=0)
-    """A round waits at most median + this many MADs of the observed plan durations."""
     staleness_max: int = Field(6, ge=0)
     """Updates whose base is older than this many versions are refused as STALE."""
     staleness_exponent: float = Field(0.5, ge=0)
     """s(tau) = (1 + tau) ** -exponent (FedBuff, arXiv 2106.06639)."""
     staleness_on: Literal["weight", "delta"] = "weight"
     """Where s(tau) acts: on the update's share of the mean, or on its delta (as FedBuff has it)."""
-    participation_clip: float = Field(1.0, ge=1)
-    """An update's weight is multiplied by mean count of updates / the device's own, clipped to
-    [1/clip, clip]; 1 turns the correction off."""
     normalise_steps: bool = True
     """A delta of fewer local steps than E counts as of E (FedNova, arXiv 2007.07481)."""
-    hurry: bool = False
-    """A worker about to exceed staleness_max is asked for the steps that it has."""
     sample_exponent: float = Field(0.5, ge=0, le=1)
     """An update's weight grows with samples ** exponent."""
     coverage_window: int = Field(4, ge=1)
@@ -63,23 +53,15 @@ class RoundConfig(_Section):
 class AnchorConfig(_Section):
     """KL from the dispatched submodel's own output on a share of the steps; needs classes."""
 
-    share: float = Field(0.0, ge=0, le=1)
+    share: float = Field(0.25, ge=0, le=1)
     """Share of the local steps that have the term; 0 turns it off."""
-    weight: float = Field(1.0, ge=0)
-    temperature: float = Field(2.0, gt=0)
-    """T of the softened outputs; the KL is weighted with T^2."""
-    ramp: float = Field(0.3, ge=0, le=1)
-    """The weight rises linearly over this share of the run."""
 
 
 class ExitConfig(_Section):
     """Exits after inner blocks, and what teaches whom; each objective reads what it has."""
 
-    after: tuple[int, ...] = Field((), max_length=64)
-    """Blocks (from 0) after which objective "exits" has one, ascending; empty for a third and two
-    thirds of the depth. "depthfl" and "scalefl" have exits of their own."""
     weight: float = Field(0.3, ge=0)
-    """Of the sum of the exits' own losses ("exits")."""
+    """w: of the sum of the exits' own losses ("exits")."""
     distillation: float = Field(0.0, ge=0)
     """lambda: of the KL from the detached mean of all heads to each exit ("exits"), between all
     pairs of exits ("depthfl"), from the deepest to the others ("scalefl"), of the cross-entropy
@@ -100,26 +82,24 @@ class LocalConfig(_Section):
     """E: local steps of a plan on a device that is not slower than its time budget."""
     steps_min: int = Field(2, ge=1)
     """A slow device is asked for no fewer."""
-    align_steps: bool = False
-    """Local steps are chosen so that arrivals meet the round's deadline."""
-    steps_max: int | None = Field(None, ge=1)
-    """With align_steps and compass: a fast device is asked for no more; None is twice E where steps
-    are aligned, else E."""
+    align_steps: bool = True
+    """Local steps are chosen so that arrivals meet the round's deadline: a fast device is asked for
+    up to twice E."""
     batch_size: int = Field(32, ge=1)
+    """Samples of a local step."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
+    """A device keeps no, one (momentum) or two values (adamw) per trained parameter."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Of the run's first version."""
     learning_rate_final: float = Field(1.0, gt=0, le=1)
     """Share of the learning rate left at the run's last version (cosine; 1 keeps it)."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
-    weight_decay: float = Field(0.0, ge=0)
     gradient_norm_max: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     logit_adjustment: float = Field(1.0, ge=0)
-    """Strength of the shift of logits under skewed labels; 0 is none."""
-    logit_form: Literal["share", "fedlc"] = "share"
-    """By the log of the device's own label share (2007.07314), or by its counts to the power of
-    -1/4 (FedLC, 2209.00189)."""
+    """Strength of the shift of logits by the log of the device's own label share (2007.07314); 0 is
+    none."""
     objective: Literal["final", "exits", "depthfl", "scalefl", "fjord"] = "final"
     """The local loss: of the final head; with exits that all devices share, and distillation
     between them; or that of the baseline of this name, as published."""
@@ -141,7 +121,7 @@ class LocalConfig(_Section):
 class GrowthConfig(_Section):
     """The model begins small and grows, shallow blocks first."""
 
-    start: float = Field(1.0, gt=0, le=1)
+    start: float = Field(0.2, gt=0, le=1)
     """Share of the model that is in play at first: no submodel is larger, and the blocks beyond
     this share of the depth wait. What the weakest device can hold is a good choice; 1 has the whole
     model in play from the start."""
@@ -169,7 +149,7 @@ class PlanConfig(_Section):
 
     hold_plans: int = Field(4, ge=1)
     """A device keeps its units, and its optimiser's state, for this many plans."""
-    block_width_min: float = Field(0.5, gt=0, le=1)
+    block_width_min: float = Field(1.0, gt=0, le=1)
     """Blocks are skipped where keeping all would leave them narrower than this."""
     importance: Literal["none", "gate", "magnitude"] = "none"
     """What makes a unit worth more to a device beyond coverage: squared gate gradients on its data,
@@ -179,19 +159,16 @@ class PlanConfig(_Section):
     importance_scope: Literal["block", "model"] = "block"
     """Units are compared with their kind in their own block, or in all blocks, which lets devices
     gather in the blocks that matter most."""
-    nested_depth: float = Field(0.0, ge=0, le=1)
+    nested_depth: float = Field(0.1, ge=0, le=1)
     """Share of the blocks, from the first on, that every device trains as far as it can before
     anything else; what it holds beyond them rotates. 1 gives each device the first blocks that fit
     it, 0 nests nothing."""
     growth: GrowthConfig = GrowthConfig()
-    own_share: float = Field(0.5, ge=0, le=1)
-    """lambda: share of the device's own scores in its value; the rest is the fleet's by label."""
     coverage_floor: int = Field(0, ge=0)
     """N* to plan for: dual prices hold every unit's coverage at or over it; 0 has no floor."""
-    change_max: float = Field(1.0, gt=0, le=1)
-    """Share of a device's prunable cost that may change from one choice to the next."""
-    depth: Literal["skip", "frozen-prefix", "none"] = "skip"
-    """How a device too small for block_width_min everywhere is served."""
+    depth: Literal["skip", "frozen-prefix"] = "skip"
+    """How a device too small for block_width_min everywhere is served: blocks are left out, or
+    neighbouring blocks are trained and those before them run forward only."""
     enforce_memory: bool = True
     """Whether budgets bind. Off, every device may be planned the whole model and its worker trains
     it whatever it uses: the ceiling that no real fleet reaches (fedavg-ideal), for simulations."""
@@ -203,11 +180,11 @@ class MergeConfig(_Section):
     """What the aggregator does with updates."""
 
     server_lr: float = Field(1.0, gt=0)
+    """Factor on each version's step."""
     average_decay: float = Field(0.9, ge=0, lt=1)
     """The published model is the moving average of versions with this decay; 0 turns it off."""
-    update_norm_max: float = Field(1e3, gt=0)
-    """A unit's delta with a larger L2 norm is left out."""
     shards: int = Field(1, ge=1, le=64)
+    """Aggregator processes; each has a part of the model's units."""
     checkpoint_every: int = Field(10, ge=1)
     """Whole versions are written every so many versions (and at the end)."""
 
@@ -230,6 +207,7 @@ class LivenessConfig(_Section):
     min_workers: int = Field(1, ge=1)
     """Plans are issued once so many devices are there, those refused for memory among them."""
     heartbeat_s: float = Field(2.0, gt=0)
+    """A device says that it is alive so often."""
     lost_after_s: float = Field(15.0, gt=0)
     """A device silent for so long loses its plan (EXPIRED)."""
     warn_after_s: float = Field(60.0, gt=0)
@@ -250,6 +228,7 @@ class RunConfig(_Section):
     """All settings of a run."""
 
     seed: int = Field(0, ge=0)
+    """Of all that is drawn at random."""
     policy: str = Field("co-s2p", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """The planner's rules: how to choose units, close versions and weigh updates."""
     rounds: RoundConfig = RoundConfig()
@@ -260,8 +239,6 @@ class RunConfig(_Section):
     liveness: LivenessConfig = LivenessConfig()
     partitions: int = Field(4, ge=1, le=1024)
     """Partitions of the blob topics."""
-    optimizer_slots: int | None = Field(None, ge=0, le=2)
-    """s of the cost model; None takes it from the optimizer."""
 
     @model_validator(mode="after")
     def _scores_come_from_somewhere(self) -> Self:
@@ -272,8 +249,6 @@ class RunConfig(_Section):
     @property
     def slots(self) -> int:
         """Optimiser values kept per trained parameter: 0 SGD, 1 momentum, 2 Adam."""
-        if self.optimizer_slots is not None:
-            return self.optimizer_slots
         if self.local.optimizer == "adamw":
             return 2
         return 1 if self.local.momentum else 0

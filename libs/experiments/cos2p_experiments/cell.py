@@ -15,14 +15,15 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from cos2p import codec
-from cos2p.archive import copy, extent_of
-from cos2p.bus import Record
 from cos2p.clock import LoopClock
 from cos2p.errors import RunFailedError
-from cos2p.logs import Log
-from cos2p.messages import EpochStarted, Message, RunOpened
-from cos2p.topics import CATALOGUE, DECISIONS, FLEET, MODELS, Topic
+from cos2p.log import codec
+from cos2p.log.archive import copy, extent_of
+from cos2p.log.bus import Bus, Record
+from cos2p.log.messages import EpochStarted, Message, RunOpened
+from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, MODELS, Topic
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.shell import run_aggregator
 from cos2p_experiments.fleets import Member
 from cos2p_experiments.fold import Fold
@@ -146,29 +147,19 @@ class Cell:
             gone_s = self._clock.now() - self._start_s
             tell(min(1.0, max(gone_s / horizon_s, self.bus.version / rounds.versions)))
 
+    def _context(self, bus: Bus | None = None) -> RoleContext:
+        return RoleContext(bus or self.bus, self._clock, self._log, PREFIX)
+
     async def _planner(self) -> None:
         with suppress(RunFailedError):
-            await run_planner(
-                self.bus,
-                self._clock,
-                self._log,
-                asyncio.Event(),
-                prefix=PREFIX,
-                planner_id="planner",
-            )
+            await run_planner(self._context(), planner_id="planner")
 
     async def _aggregator(self, shard: int) -> None:
-        await run_aggregator(
-            self.bus, self._clock, self._log, asyncio.Event(), prefix=PREFIX, shard=shard
-        )
+        await run_aggregator(self._context(), shard=shard)
 
     async def _evaluator(self) -> None:
         await run_evaluator(
-            self.bus,
-            self._clock,
-            self._log,
-            asyncio.Event(),
-            prefix=PREFIX,
+            self._context(),
             evaluator_id="evaluator",
             task_of=lambda _: self._ready.task,
             every_s=self.spec.evaluate_every_s,
@@ -184,11 +175,7 @@ class Cell:
             return Kit(task.units, trainer)
 
         await run_worker(
-            WireBus(self.bus, self._clock, PREFIX, member.bytes_per_s),
-            self._clock,
-            self._log,
-            asyncio.Event(),
-            prefix=PREFIX,
+            self._context(WireBus(self.bus, self._clock, PREFIX, member.bytes_per_s)),
             worker_id=member.worker_id,
             device=Device(member.memory_bytes, member.board.name, bytes_per_s=member.bytes_per_s),
             kit_factory=kit,

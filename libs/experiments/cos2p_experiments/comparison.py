@@ -6,7 +6,7 @@ accuracies are of versions that were published by the horizon.
 
 from collections.abc import Callable, Sequence
 
-from cos2p.cost import plain_bytes
+from cos2p.model.cost import plain_bytes
 from cos2p_experiments import measures, roles, statistics, wording
 from cos2p_experiments.result import CellResult
 from cos2p_experiments.statistics import Censored, Spread

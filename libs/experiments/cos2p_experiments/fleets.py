@@ -17,9 +17,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from cos2p.cost import CostModel
 from cos2p.errors import SettingsError
-from cos2p.units import UnitTable
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
 
 ETHERNET, WIFI = 1.0, 0.5
 """Links relative to 100 Mbit/s."""

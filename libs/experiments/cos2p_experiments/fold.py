@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cos2p import messages as m
 from cos2p.history.curve import Verdict
 from cos2p.history.device import DeviceRow
 from cos2p.history.run import RunHistory
 from cos2p.history.state import Span
 from cos2p.history.version import VersionRow
-from cos2p.units import UnitTable
+from cos2p.log import messages as m
+from cos2p.model.units import UnitTable
 from cos2p_experiments.result import CellDevice, CoverageMap, CurvePoint
 
 COVERAGE_BINS = 40

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from cos2p.messages import Outcome
+from cos2p.log.messages import Outcome
 from cos2p_experiments import statistics
 from cos2p_experiments.result import CellDevice, CellResult, CurvePoint
 

@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.blobs import BLOB_HEADER
-from cos2p.bus import NewRecord, Record
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import Clock
-from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.blobs import BLOB_HEADER
+from cos2p.log.bus import NewRecord, Record
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES
 
 Keep = Literal["all", "tail", "log"]
 """Blobs kept in the run file: all, so that it replays from version 0; those of the last few
@@ -27,7 +27,7 @@ Place = tuple[int, int]
 
 
 class KeptLog(MemoryBus):
-    """See `cos2p.bus.Bus`."""
+    """See `cos2p.log.bus.Bus`."""
 
     def __init__(self, clock: Clock, prefix: str, keep: Keep) -> None:
         super().__init__(clock)

@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from cos2p.errors import Cos2pError, ExitCode, SettingsError, StorageError
-from cos2p.leash import tie_to
 from cos2p.run_config import RunConfig
+from cos2p.service.leash import tie_to
 from cos2p_experiments.result import RESULT_FILE, CellResult, read_result
 from cos2p_experiments.spec import CellSpec, settings_of
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cos2p.cost import CostModel
+from cos2p.model.cost import CostModel
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member, Scale, fleet_named, members
 from cos2p_experiments.retention import Keep

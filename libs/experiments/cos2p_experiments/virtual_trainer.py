@@ -1,12 +1,10 @@
 """Real training on a device that it is not: the deltas are torch's, the seconds are the device's.
 
 Invariants: the virtual seconds of a plan follow from plan, device and the device's own count of
-plans, never from the speed of this machine; they pass step by step, so that heartbeats, a stop and
-a hurry come when they would; memory over the device's is refused as on the device.
+plans, never from the speed of this machine; they pass step by step, so that heartbeats and a stop
+come when they would; memory over the device's is refused as on the device.
 """
 
-import copy
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.clock import Clock
-from cos2p.cost import CostModel, Workload
-from cos2p.messages import DeviceProfile, Plan
+from cos2p.log.messages import DeviceProfile, Plan
+from cos2p.model.cost import CostModel, Workload
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member
 from cos2p_worker.task import Dataset, Task
@@ -54,7 +52,6 @@ class VirtualTrainer:
         limit = member.memory_bytes if config.plans.enforce_memory else None
         self._inner = TorchTrainer(task, data, config, Power(limit))
         self._cost = CostModel.of(task.units, config)
-        self._hurries = config.rounds.hurry
         self._member, self._clock, self._seed = member, clock, seed
         self._plan_count = 0
         self.cpu_s = 0.0
@@ -71,23 +68,14 @@ class VirtualTrainer:
         self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: Watch
     ) -> TrainResult:
         """See `Trainer.train`: all is computed at once, then the device's time passes."""
-        held = copy.deepcopy(self._inner.held) if self._hurries else None
-        result = await self._really(plan, base, Watch())
-        step_s = self.step_s(plan) * self._jitter()
-        steps_done = await self._pass(plan, step_s, watch)
-        if steps_done < plan.local_steps:
-            self._inner.held = held
-            result = await self._really(plan, base, _until(steps_done))
-        return replace(result, train_s=steps_done * step_s, throttle_s=0.0)
-
-    async def _really(
-        self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: Watch
-    ) -> TrainResult:
         begun_s = time.thread_time()
         try:
-            return await self._inner.train(plan, base, watch)
+            result = await self._inner.train(plan, base, Watch())
         finally:
             self.cpu_s += time.thread_time() - begun_s
+        step_s = self.step_s(plan) * self._jitter()
+        await self._pass(plan, step_s, watch)
+        return replace(result, train_s=plan.local_steps * step_s, throttle_s=0.0)
 
     def step_s(self, plan: Plan) -> float:
         """Seconds of one of the plan's steps on this device, without jitter."""
@@ -99,7 +87,7 @@ class VirtualTrainer:
             bytes_up=0,
         )
         profile = DeviceProfile(memory_bytes=0, flops_per_s=self._member.flops_per_s)
-        return work.train_s(profile)
+        return work.train_s(profile.flops_per_s)
 
     def _jitter(self) -> float:
         """By seed, device and the device's own count of plans: alike for all policies."""
@@ -107,8 +95,8 @@ class VirtualTrainer:
         self._plan_count += 1
         return float(np.exp(JITTER * drawn.standard_normal()))
 
-    async def _pass(self, plan: Plan, step_s: float, watch: Watch) -> int:
-        """Let the plan's seconds pass; the steps done when it ended or was hurried."""
+    async def _pass(self, plan: Plan, step_s: float, watch: Watch) -> None:
+        """Let the plan's seconds pass."""
         ends = np.linspace(0, plan.local_steps, min(plan.local_steps, SLICES_MAX) + 1).astype(int)
         for before, steps_done in pairwise(ends):
             await self._clock.sleep(float(steps_done - before) * step_s)
@@ -118,17 +106,3 @@ class VirtualTrainer:
                     f"plan {plan.plan_id} was abandoned after {before} steps"
                 )
             watch.on_step(int(steps_done))
-            if watch.hurry.is_set():
-                return int(steps_done)
-        return plan.local_steps
-
-
-def _until(steps: int) -> Watch:
-    """A watch that hurries once so many steps are done."""
-    hurry = threading.Event()
-
-    def on_step(steps_done: int) -> None:
-        if steps_done >= steps:
-            hurry.set()
-
-    return Watch(on_step=on_step, hurry=hurry)

@@ -5,14 +5,14 @@ Invariant: what is written and read is the log's own; only when it is done diffe
 
 from collections.abc import Sequence
 
-from cos2p.bus import Bus, NewRecord, Record
-from cos2p.buses.passing import PassingBus
 from cos2p.clock import Clock
-from cos2p.topics import SUBMODELS, UPDATES
+from cos2p.log.bus import Bus, NewRecord, Record
+from cos2p.log.buses.passing import PassingBus
+from cos2p.log.topics import SUBMODELS, UPDATES
 
 
 class WireBus(PassingBus):
-    """See `cos2p.bus.Bus`.
+    """See `cos2p.log.bus.Bus`.
 
     Args:
         log: the bus that all share.

@@ -6,7 +6,7 @@ one seed says so.
 
 from dataclasses import dataclass
 
-from cos2p.cost import plain_bytes
+from cos2p.model.cost import plain_bytes
 from cos2p_experiments.statistics import Censored, Difference, Spread
 
 

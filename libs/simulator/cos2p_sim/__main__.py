@@ -12,8 +12,8 @@ from typing import cast
 import structlog
 
 from cos2p.errors import Cos2pError, ExitCode
-from cos2p.logs import Log
-from cos2p.service import fail
+from cos2p.service.lifecycle import fail
+from cos2p.service.logs import Log
 from cos2p_sim.checkers import InvariantError
 from cos2p_sim.loop import START_S, SimulationHangsError, run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from blake3 import blake3
 
-from cos2p import messages as m
-from cos2p.fence import EpochFence
-from cos2p.messages import Outcome
-from cos2p.units import UNIT_DIGEST_BYTES
+from cos2p.log import messages as m
+from cos2p.log.fence import EpochFence
+from cos2p.log.messages import Outcome
+from cos2p.model.units import UNIT_DIGEST_BYTES
 from cos2p_sim.history import History
 
 Faults = Iterator[str]
@@ -35,11 +35,11 @@ def workers_report_their_own_plans(h: History, offset: int, x: m.Message) -> Fau
             yield f"plan {x.plan_id} was made for another worker, or another life of it"
 
 
-def fewer_steps_were_asked_for(h: History, offset: int, x: m.Message) -> Faults:
-    """A delta of fewer steps than planned comes of a hurried plan, and has one step at least."""
+def done_plans_have_all_their_steps(h: History, offset: int, x: m.Message) -> Faults:
+    """A delta is that of as many steps as were planned."""
     if isinstance(x, m.Report) and x.status == "done" and x.plan_id in h.plans:
         planned = h.plans[x.plan_id].local_steps
-        if x.steps_done != planned and (x.plan_id not in h.asked or x.steps_done < 1):
+        if x.steps_done != planned:
             yield f"plan {x.plan_id} reports {x.steps_done} steps of {planned}"
 
 
@@ -110,21 +110,6 @@ def barriers_wait_for_all(h: History, offset: int, d: m.Decision) -> Faults:
         asked = (d.plan.worker_id, d.plan.base_version) in h.asked_for
         if asked and h.merged.get(h.version + 1):
             yield f"{d.plan.worker_id} is asked for version {h.version + 1} twice"
-
-
-def plans_are_hurried_once(h: History, offset: int, d: m.Decision) -> Faults:
-    """Who is hurried has an open plan whose base is as old as the run allows, and is told once."""
-    if not isinstance(d, m.PlanHurried):
-        return
-    if h.open_plan_of(d.worker_id) != d.plan_id:
-        yield f"{d.worker_id} has no open plan {d.plan_id}"
-        return
-    if d.plan_id in h.hurried:
-        yield f"plan {d.plan_id} is hurried twice"
-    assert h.started is not None
-    age = h.version - h.plans[d.plan_id].base_version
-    if age < h.started.config.rounds.staleness_max or not h.started.config.rounds.hurry:
-        yield f"plan {d.plan_id} is hurried at age {age}"
 
 
 def _bound(h: History) -> bool:
@@ -218,15 +203,6 @@ def dispatches_match_plans(h: History, offset: int, x: m.Message) -> Faults:
         yield f"shard {x.shard} of {x.shard_count} in a run of {h.shards}"
 
 
-def hurries_are_handed_on_once(h: History, offset: int, x: m.Message) -> Faults:
-    """Workers are told to hurry once, after the planner's word and the plan's first dispatch."""
-    if isinstance(x, m.Hurried):
-        if x.plan_id not in h.hurried or (x.plan_id, 0) not in h.dispatched:
-            yield f"plan {x.plan_id} was not hurried, or not dispatched"
-        if x.plan_id in h.asked:
-            yield f"plan {x.plan_id} is hurried twice"
-
-
 def versions_are_published_in_order(h: History, offset: int, x: m.Message) -> Faults:
     """Each shard publishes each version, in order; again only with the same digests."""
     if not isinstance(x, m.VersionPublished):
@@ -274,14 +250,13 @@ MessageRule = Callable[[History, int, m.Message], Faults]
 
 FLEET_RULES: tuple[MessageRule, ...] = (
     workers_report_their_own_plans,
-    fewer_steps_were_asked_for,
+    done_plans_have_all_their_steps,
 )
 DECISION_RULES: tuple[DecisionRule, ...] = (
     order_of_the_run,
     versions_rise_by_one,
     plans_are_sound,
     barriers_wait_for_all,
-    plans_are_hurried_once,
     one_outcome_per_plan,
     one_answer_per_report,
     admitted_updates_count_right,
@@ -290,7 +265,6 @@ DECISION_RULES: tuple[DecisionRule, ...] = (
 MODEL_RULES: tuple[MessageRule, ...] = (
     the_run_opens_once,
     dispatches_match_plans,
-    hurries_are_handed_on_once,
     versions_are_published_in_order,
     untrained_units_keep_their_bytes,
 )

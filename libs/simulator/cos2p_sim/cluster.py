@@ -15,17 +15,18 @@ import numpy as np
 import structlog
 from blake3 import blake3
 
-from cos2p.bus import Bus
 from cos2p.clock import LoopClock
 from cos2p.errors import BusError, FencedError, RunFailedError
-from cos2p.logs import Log
-from cos2p.messages import EpochStarted, RunOpened
-from cos2p.run_request import NewRun, request_run
-from cos2p.topics import FLEET, Role
-from cos2p.units import UnitTable
+from cos2p.log.bus import Bus
+from cos2p.log.messages import EpochStarted, RunOpened
+from cos2p.log.run_request import NewRun, request_run
+from cos2p.log.topics import FLEET, Role
+from cos2p.model.units import UnitTable
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.shell import run_aggregator
-from cos2p_planner.compare import compare_snapshots
 from cos2p_planner.shell import run_planner
+from cos2p_planner.snapshot_check import compare_snapshots
 from cos2p_sim.faults import FaultCount, FaultyBus
 from cos2p_sim.fleets import StandIn, draw_fleet, small_table
 from cos2p_sim.learner import StandInTrainer
@@ -186,15 +187,13 @@ class Cluster:
         worker = process.name.startswith("worker")
         return self._case.scenario.crashes.dying_share if worker else 0.0
 
+    def _context(self, name: str, bus: Bus, stop: asyncio.Event) -> RoleContext:
+        return RoleContext(bus, self._clock, self._log.bind(role=name), PREFIX, stop)
+
     def _planner(self, name: str) -> Body:
         def life(bus: Bus, stop: asyncio.Event) -> Awaitable[None]:
-            log = self._log.bind(role=name)
             return run_planner(
-                bus,
-                self._clock,
-                log,
-                stop,
-                prefix=PREFIX,
+                self._context(name, bus, stop),
                 planner_id=name,
                 snapshot_records=self._case.snapshot_records,
             )
@@ -203,8 +202,7 @@ class Cluster:
 
     def _aggregator(self, shard: int) -> Body:
         def life(bus: Bus, stop: asyncio.Event) -> Awaitable[None]:
-            log = self._log.bind(role=f"aggregator-{shard}")
-            return run_aggregator(bus, self._clock, log, stop, prefix=PREFIX, shard=shard)
+            return run_aggregator(self._context(f"aggregator-{shard}", bus, stop), shard=shard)
 
         return life
 
@@ -215,11 +213,7 @@ class Cluster:
 
         def life(bus: Bus, stop: asyncio.Event) -> Awaitable[None]:
             return run_worker(
-                bus,
-                self._clock,
-                self._log.bind(role=device.worker_id),
-                stop,
-                prefix=PREFIX,
+                self._context(device.worker_id, bus, stop),
                 worker_id=device.worker_id,
                 device=Device(device.claimed_bytes, device.device_class),
                 kit_factory=kit,

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cos2p.bus import Bus, NewRecord
-from cos2p.buses.passing import PassingBus
 from cos2p.clock import Clock
 from cos2p.errors import BusUnreachableError
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.buses.passing import PassingBus
 from cos2p_sim.scenario import FaultPart
 
 
@@ -30,7 +30,7 @@ class FaultCount:
 
 
 class FaultyBus(PassingBus):
-    """See `cos2p.bus.Bus`.
+    """See `cos2p.log.bus.Bus`.
 
     Args:
         log: the bus that all share.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cos2p.cost import CostModel
-from cos2p.units import STEM, Kind, Unit, UnitTable
+from cos2p.model.cost import CostModel
+from cos2p.model.units import STEM, Kind, Unit, UnitTable
 from cos2p_sim.learner import Temper
 from cos2p_sim.scenario import Case
 

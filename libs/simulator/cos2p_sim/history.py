@@ -5,9 +5,9 @@ Invariant: it holds what was told, right or wrong; judging is the checkers' part
 
 from dataclasses import dataclass, field
 
-from cos2p import messages as m
-from cos2p.messages import Outcome
-from cos2p.units import UnitTable
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.model.units import UnitTable
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class History:
         merged: updates admitted to each version, the open one (`version` + 1) included.
         published: of each (shard, version), the first record.
         dispatched: (plan, shard) pairs.
-        hurried: plans that the planner has asked for what they have.
         asked_for: of each plan, its worker and its base version.
-        asked: plans whose workers were told so.
     """
 
     hellos: dict[tuple[str, int], m.Hello] = field(default_factory=dict)
@@ -55,9 +53,7 @@ class History:
     published: dict[tuple[int, int], m.VersionPublished] = field(default_factory=dict)
     whole: set[tuple[int, int]] = field(default_factory=set)
     dispatched: set[tuple[str, int]] = field(default_factory=set)
-    hurried: set[str] = field(default_factory=set)
     asked_for: set[tuple[str, int]] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
     finished: m.RunFinished | None = None
     _table: UnitTable | None = None
 
@@ -112,8 +108,6 @@ class History:
             case m.UpdateRefused() | m.PlanCancelled():
                 if decision.outcome is not Outcome.DUPLICATE:
                     self.endings[decision.plan_id] = Ending(Outcome(decision.outcome), offset)
-            case m.PlanHurried():
-                self.hurried.add(decision.plan_id)
             case m.RoundClosed():
                 self.version = decision.version
                 self.closed_at[decision.version] = offset
@@ -129,8 +123,6 @@ class History:
                 self.opened = True
             case m.Dispatched():
                 self.dispatched.add((message.plan.plan_id, message.shard))
-            case m.Hurried():
-                self.asked.add(message.plan_id)
             case m.VersionPublished():
                 self.published.setdefault((message.shard, message.version), message)
                 if message.checkpoint is not None:

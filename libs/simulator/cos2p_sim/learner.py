@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.clock import Clock
-from cos2p.cost import CostModel, Workload
-from cos2p.messages import DeviceProfile, Plan
+from cos2p.log.messages import DeviceProfile, Plan
+from cos2p.model.cost import CostModel, Workload
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.units import UnitTable
 from cos2p_worker.trainer import (
     TrainingFailedError,
     TrainingOutOfMemoryError,
@@ -90,10 +90,7 @@ class StandInTrainer:
             await self._clock.sleep(seconds / SLICES)
             if watch.stop.is_set():
                 raise TrainingStoppedError("asked to stop")
-            steps_done = max(1, plan.local_steps * part // SLICES)
-            watch.on_step(steps_done)
-            if watch.hurry.is_set():
-                break
+            watch.on_step(max(1, plan.local_steps * part // SLICES))
         if mood < self._temper.failing_share:
             raise TrainingFailedError("the stand-in device failed")
         deltas = stand_in_deltas(plan, base)
@@ -101,12 +98,12 @@ class StandInTrainer:
             deltas[plan.trained[0]][0] = np.nan
         return TrainResult(
             deltas=deltas,
-            steps_done=steps_done,
-            sample_count=min(self.sample_count, steps_done * plan.batch_size),
+            steps_done=plan.local_steps,
+            sample_count=min(self.sample_count, plan.local_steps * plan.batch_size),
             loss_first=2.0,
             loss_last=1.0,
             peak_bytes=peak_bytes,
-            train_s=seconds * part / SLICES,
+            train_s=seconds,
         )
 
     def _seconds(self, plan: Plan) -> float:
@@ -120,7 +117,7 @@ class StandInTrainer:
         profile = DeviceProfile(
             memory_bytes=self._temper.memory_bytes, flops_per_s=self._temper.flops_per_s
         )
-        return work.train_s(profile)
+        return work.train_s(profile.flops_per_s)
 
 
 def stand_in_deltas(

@@ -7,15 +7,15 @@ another topic is found in the simulator, not by an operator's authorizer.
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.passing import PassingBus
-from cos2p.rights import Operation, rights
-from cos2p.topics import Role
+from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.passing import PassingBus
+from cos2p.log.rights import Operation, rights
+from cos2p.log.topics import Role
 from cos2p_sim.checkers import InvariantError
 
 
 class RoleBus(PassingBus):
-    """See `cos2p.bus.Bus`.
+    """See `cos2p.log.bus.Bus`.
 
     Args:
         log: the bus that all share.

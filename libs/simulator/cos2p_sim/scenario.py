@@ -21,7 +21,8 @@ from cos2p.run_config import (
     RunConfig,
     plain_validation,
 )
-from cos2p_planner.presets import with_changes
+from cos2p_planner.baselines.policies import OURS_OFF
+from cos2p_planner.presets import merged, with_changes
 
 Span = tuple[int, int]
 """Least and most, both included."""
@@ -50,6 +51,8 @@ class RunPart(_Part):
     versions: Span = (4, 8)
     shards: Span = (1, 3)
     stall_after_s: float = 120.0
+    ours: bool = False
+    """Whether the run has what Co-S2P has by default; off, plans hold any blocks at any time."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Sections of a run file, over what the seed draws."""
 
@@ -159,6 +162,7 @@ def draw_case(scenario: Scenario, seed: int) -> Case:
         ),
         partitions=2,
     )
-    config = with_changes(config, scenario.run.settings)
+    usual = {} if scenario.run.ours else OURS_OFF
+    config = with_changes(config, merged(usual, scenario.run.settings))
     records = int(np.random.default_rng([seed, 7]).choice([1, 10, 40]))
     return Case(seed, scenario, config, within(scenario.fleet.devices), records)

@@ -5,7 +5,7 @@ Invariant: a case that returns has kept every rule, and its log replays to the d
 
 from collections import Counter
 
-from cos2p.logs import Log
+from cos2p.service.logs import Log
 from cos2p_aggregator.replay import ReplayResult, replay
 from cos2p_sim.cluster import PREFIX, Cluster, Ended
 from cos2p_sim.scenario import Case

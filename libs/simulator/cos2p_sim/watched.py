@@ -6,18 +6,18 @@ before the append that wrote it returns; causes are judged before what they caus
 
 from collections.abc import Iterator, Sequence
 
-from cos2p import codec
-from cos2p.bus import NewRecord, Record
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import Clock
-from cos2p.messages import Decision, Message, SnapshotPart
-from cos2p.snapshots import Snapshot, whole_snapshot
-from cos2p.topics import CATALOGUE, DEAD_LETTERS, DECISIONS, FLEET, MODELS, SNAPSHOTS
+from cos2p.log import codec
+from cos2p.log.bus import NewRecord, Record
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.messages import Decision, Message, SnapshotPart
+from cos2p.log.snapshots import Snapshot, whole_snapshot
+from cos2p.log.topics import CATALOGUE, DEAD_LETTERS, DECISIONS, FLEET, MODELS, SNAPSHOTS
 from cos2p_sim.checkers import Checker, InvariantError
 
 
 class WatchedLog(MemoryBus):
-    """See `cos2p.bus.Bus`."""
+    """See `cos2p.log.bus.Bus`."""
 
     def __init__(self, clock: Clock, prefix: str) -> None:
         super().__init__(clock)

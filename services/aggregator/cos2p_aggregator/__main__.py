@@ -4,13 +4,12 @@ Invariant: numpy's linear algebra runs on one thread here: its sums are too smal
 second one, whose waiting would take processor time from the workers beside us.
 """
 
-import argparse
 import os
 import sys
+from collections.abc import Sequence
 
-from cos2p.errors import ExitCode, SettingsError
-from cos2p.service import fail, run_service
-from cos2p.settings import AggregatorSettings, load_settings
+from cos2p.service.lifecycle import role_parser, run_role, run_service
+from cos2p.settings import AggregatorSettings
 from cos2p_aggregator.memory import give_chunks_back
 
 EPILOG = """\
@@ -22,28 +21,16 @@ example:
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one shard until its run has ended or a signal comes; ends the process."""
-    parser = argparse.ArgumentParser(
-        "cos2p-aggregator",
-        description="Holds one shard of a run's model: dispatches, merges and publishes it.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--bus", help="kafka://HOST:PORT[,HOST:PORT] or sqlite:PATH")
-    parser.add_argument("--prefix", help="prefix of the topics' names (default cos2p)")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one shard until its run has ended or a signal comes; the exit code."""
+    what = "Holds one shard of a run's model: dispatches, merges and publishes it."
+    parser = role_parser("aggregator", what, EPILOG)
     parser.add_argument("--shard", type=int, help="which shard of the model, from 0 (default 0)")
-    given = parser.parse_args(arguments)
-    try:
-        settings = load_settings(AggregatorSettings, **vars(given))
-    except SettingsError as error:
-        fail("aggregator", error)
-        sys.exit(int(ExitCode.USAGE))
-    sys.exit(serve(settings))
+    return run_role("aggregator", parser, arguments, AggregatorSettings, serve)
 
 
 def serve(settings: AggregatorSettings) -> int:
-    """Run one shard with these settings; the process's exit code."""
+    """Run one shard with these settings; the exit code."""
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     # numpy reads those variables when it is imported, so it is imported after them.
@@ -51,19 +38,9 @@ def serve(settings: AggregatorSettings) -> int:
 
     give_chunks_back()
     return run_service(
-        "aggregator",
-        settings,
-        lambda bus, clock, log, stop, _: run_aggregator(
-            bus,
-            clock,
-            log,
-            stop,
-            prefix=settings.prefix,
-            shard=settings.shard,
-            run_id=settings.run_id,
-        ),
+        "aggregator", settings, lambda context: run_aggregator(context, shard=settings.shard)
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from cos2p.errors import DivergedError, SettingsError
-from cos2p.fence import EpochFence
-from cos2p.messages import (
+from cos2p.log.fence import EpochFence
+from cos2p.log.messages import (
     PROTOCOL,
     Decision,
     EpochStarted,
-    Hurried,
     LeftOut,
     Plan,
-    PlanHurried,
     PlanIssued,
     RoundClosed,
     RunEnded,
@@ -29,7 +27,7 @@ from cos2p.messages import (
     UpdateAdmitted,
     VersionPublished,
 )
-from cos2p.units import UnitTable
+from cos2p.model.units import UnitTable
 from cos2p_aggregator.effects import (
     Checkpoint,
     CheckpointPart,
@@ -37,7 +35,6 @@ from cos2p_aggregator.effects import (
     Effect,
     Figures,
     Finish,
-    Hurry,
     Load,
     Merge,
     OpenRun,
@@ -147,8 +144,6 @@ class AggregatorCore:
             case PlanIssued():
                 self._plans.note(offset, decision)
                 yield from self._dispatch(offset, decision.plan)
-            case PlanHurried():
-                yield from self._hurry(offset, decision)
             case UpdateAdmitted():
                 yield from self._merge(offset, decision)
             case RoundClosed():
@@ -226,26 +221,12 @@ class AggregatorCore:
         units = tuple(u for u in chosen if u in owned)
         yield Dispatch(plan, offset + 1, units, self._model)
 
-    def _hurry(self, offset: int, decision: PlanHurried) -> Iterator[Effect]:
-        """Shard 0 hands it on: one asking is enough, and its Dispatched came before."""
-        ledger = self._ledger
-        if self._place.shard or ledger is None or ledger.hurried.pop(decision.plan_id, 0):
-            return
-        yield Hurry(
-            Hurried(
-                run_id=decision.run_id,
-                decisions_offset=offset + 1,
-                plan_id=decision.plan_id,
-                worker_id=decision.worker_id,
-            )
-        )
-
     def _merge(self, offset: int, admitted: UpdateAdmitted) -> Iterator[Effect]:
         plan = self._plans.end(admitted.plan_id)
         if plan is None:
             raise contradiction(offset, f"admits an update of no open plan ({admitted.plan_id})")
         config = self._config.config
-        update = UpdateMerge(self._model, plan, admitted, config.merge.update_norm_max)
+        update = UpdateMerge(self._model, plan, admitted)
         self._open.update_count += 1
         self._open.weight_sum += admitted.weight
         self._model.hold((*plan.trained, *plan.frozen), admitted.weight)

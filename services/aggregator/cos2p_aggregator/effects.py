@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.bus import Buffer
 from cos2p.errors import DigestError
-from cos2p.messages import BlobRef, Hurried, Plan, RunFinished, RunOpened, VersionPublished
-from cos2p.payload import Header, PayloadReader, parts
+from cos2p.log.bus import Buffer
+from cos2p.log.messages import BlobRef, Plan, RunFinished, RunOpened, VersionPublished
+from cos2p.model.payload import Header, PayloadReader, parts
 from cos2p_aggregator.store import ModelStore
 from cos2p_aggregator.update import UpdateMerge
 
@@ -85,13 +85,6 @@ class Dispatch:
 
 
 @dataclass(frozen=True)
-class Hurry:
-    """Hand on that a worker shall report what it has."""
-
-    message: Hurried
-
-
-@dataclass(frozen=True)
 class Merge:
     """Stream an update's blob into the open version."""
 
@@ -156,4 +149,4 @@ class Finish:
     message: RunFinished | None
 
 
-Effect = OpenRun | Load | Dispatch | Hurry | Merge | Publish | Pause | Finish
+Effect = OpenRun | Load | Dispatch | Merge | Publish | Pause | Finish

@@ -7,15 +7,14 @@ whole; what the core has obeyed again leaves it, so it doesn't grow while the sh
 
 from dataclasses import dataclass, field
 
-from cos2p.messages import (
+from cos2p.log.messages import (
     Dispatched,
-    Hurried,
     Message,
     RunFinished,
     RunOpened,
     VersionPublished,
 )
-from cos2p.units import UNIT_DIGEST_BYTES, UnitTable
+from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 from cos2p_aggregator.effects import CheckpointPart
 
 
@@ -43,7 +42,6 @@ class Ledger:
     Attributes:
         opened: RunOpened is there, or something that comes after it.
         dispatched: plans whose weights are dispatched, with the records' decisions_offset.
-        hurried: plans whose workers were asked for what they have, likewise.
         versions: what was published; of one published twice the record with the checkpoint.
         finished: RunFinished is there.
     """
@@ -51,7 +49,6 @@ class Ledger:
     shard: int
     opened: bool = False
     dispatched: dict[str, int] = field(default_factory=dict)
-    hurried: dict[str, int] = field(default_factory=dict)
     versions: dict[int, VersionPublished] = field(default_factory=dict)
     finished: bool = False
 
@@ -64,8 +61,6 @@ class Ledger:
                 self.finished = True
             case Dispatched() if message.shard == self.shard:
                 self.dispatched[message.plan.plan_id] = message.decisions_offset
-            case Hurried():
-                self.hurried[message.plan_id] = message.decisions_offset
             case VersionPublished() if message.shard == self.shard:
                 self.opened = True  # by shard 0, before its first version
                 known = self.versions.get(message.version)
@@ -97,7 +92,6 @@ class Ledger:
             return
         at = newest.decisions_offset
         self.dispatched = {plan: o for plan, o in self.dispatched.items() if o > at}
-        self.hurried = {plan: o for plan, o in self.hurried.items() if o > at}
         self.versions = {v: m for v, m in self.versions.items() if v >= newest.version}
 
 

@@ -6,8 +6,8 @@ it has all of them it obeys nothing.
 """
 
 from cos2p.errors import MessageError
-from cos2p.fence import EpochFence
-from cos2p.messages import (
+from cos2p.log.fence import EpochFence
+from cos2p.log.messages import (
     Decision,
     Outcome,
     Plan,

@@ -13,13 +13,13 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from cos2p.bus import Bus
 from cos2p.errors import DivergedError, SettingsError
 from cos2p.history.read import letters
-from cos2p.mailbox import Letter
-from cos2p.messages import Decision, UpdateAdmitted
-from cos2p.topics import DECISIONS, UPDATES
-from cos2p.units import UnitTable
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import Decision, UpdateAdmitted
+from cos2p.log.topics import DECISIONS, UPDATES
+from cos2p.model.units import UnitTable
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import Load, Merge, Publish
 from cos2p_aggregator.ledger import StartPoint, unit_digests_of

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from cos2p.bus import Bus, Offsets
-from cos2p.codec import decode
 from cos2p.errors import BlobError, MessageError, SettingsError, TopicMissingError
-from cos2p.fence import EpochFence
 from cos2p.history.read import letters
-from cos2p.mailbox import Letter
-from cos2p.messages import (
+from cos2p.log.bus import Bus, Offsets
+from cos2p.log.codec import decode
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import (
     BlobRef,
     Decision,
     PlanIssued,
@@ -25,7 +25,7 @@ from cos2p.messages import (
     UpdateAdmitted,
     VersionPublished,
 )
-from cos2p.topics import DECISIONS, MODELS
+from cos2p.log.topics import DECISIONS, MODELS
 from cos2p_aggregator.ledger import StartPoint, start_point
 
 

@@ -9,23 +9,21 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
-from cos2p.blobs import write_blob
-from cos2p.bus import Buffer, Bus
-from cos2p.clock import Clock
 from cos2p.errors import SettingsError, TopicMissingError
-from cos2p.fence import EpochFence
-from cos2p.logs import Log
-from cos2p.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
-from cos2p.messages import BlobRef, Decision, Dispatched, RunStarted
-from cos2p.run_request import require_run
-from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
+from cos2p.log.blobs import write_blob
+from cos2p.log.bus import Buffer
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
+from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import (
     Checkpoint,
     Dispatch,
     Effect,
     Finish,
-    Hurry,
     Load,
     Merge,
     OpenRun,
@@ -40,31 +38,22 @@ POLL_S = 0.5
 WAIT_LOG_S = 10.0
 
 
-async def run_aggregator(
-    bus: Bus,
-    clock: Clock,
-    log: Log,
-    stop: asyncio.Event,
-    *,
-    prefix: str,
-    shard: int,
-    run_id: str | None = None,
-) -> None:
-    """Wait for a run, obey its decisions to the end; return then, or soon after `stop` is set.
+async def run_aggregator(context: RoleContext, *, shard: int) -> None:
+    """Wait for a run, obey its decisions to the end; return then, or soon after a stop is asked.
 
     Raises:
-        RunExistsError: another run than `run_id` has this prefix.
+        RunExistsError: another run than the context's has this prefix.
         DivergedError: a version made anew differs from the one published.
         BlobError: a checkpoint is damaged or gone.
         MessageError: the decision log contradicts itself.
         SettingsError: the run has no such shard.
         BusError, StorageError: what the bus raises.
     """
-    shell = _Shell(bus, clock, log, stop, prefix, shard)
+    shell = _Shell(context, shard)
     started = await shell.wait_for_run()
     if started is None:
         return
-    require_run(run_id, started.run_id, prefix)
+    require_run(context.run_id, started.run_id, context.prefix)
     with contextlib.suppress(_StopAskedError):
         await shell.obey(started)
 
@@ -74,16 +63,14 @@ class _StopAskedError(Exception):
 
 
 class _Shell:
-    def __init__(
-        self, bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, prefix: str, shard: int
-    ) -> None:
-        self._bus, self._clock, self._log, self._stop = bus, clock, log, stop
-        self._prefix, self._shard = prefix, shard
+    def __init__(self, context: RoleContext, shard: int) -> None:
+        self._bus, self._clock, self._log = context.bus, context.clock, context.log
+        self._stop, self._prefix, self._shard = context.stop, context.prefix, shard
         self._reader = f"aggregator-{shard}"
-        self._models = Outbox(bus, prefix, MODELS)
+        self._models = Outbox(context.bus, context.prefix, MODELS)
         self._head: list[Letter] = []
         # Blobs of an earlier life may lie half written under the same name: make ours differ.
-        self._life = f"{int(clock.now() * 1000):x}"
+        self._life = f"{int(context.clock.now() * 1000):x}"
         self._partitions = 1
         self._run_id = ""
         self._shard_count = 1
@@ -161,7 +148,7 @@ class _Shell:
 
     async def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case OpenRun() | Hurry():
+            case OpenRun():
                 await self._models.send(effect.message)
             case Load():
                 await load_checkpoint(self._bus, effect, self._stop.is_set)

@@ -7,16 +7,16 @@ that follow it. So a start costs what the state costs, and what was decided sinc
 
 from collections.abc import AsyncIterator
 
-from cos2p import codec
-from cos2p.backwards import newest_first
-from cos2p.bus import Bus, Record
 from cos2p.errors import MessageError
-from cos2p.mailbox import HEAD_BYTES_MAX, Letter
-from cos2p.messages import Dispatched, Hurried, RunFinished, RunOpened, VersionPublished
-from cos2p.topics import DECISIONS, MODELS
+from cos2p.log import codec
+from cos2p.log.backwards import newest_first
+from cos2p.log.bus import Bus, Record
+from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter
+from cos2p.log.messages import Dispatched, RunFinished, RunOpened, VersionPublished
+from cos2p.log.topics import DECISIONS, MODELS
 from cos2p_aggregator.ledger import Ledger, StartPoint
 
-TOLD = (Dispatched, Hurried, RunFinished, RunOpened, VersionPublished)
+TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
 async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> Ledger:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import RunFailedError
-from cos2p.units import UnitTable, unit_digest
+from cos2p.model.units import UnitTable, unit_digest
 from cos2p_aggregator import merge
 from cos2p_aggregator.merge import F32Array
 
@@ -185,7 +185,7 @@ class ModelStore:
         if not math.isfinite(step + self._square_sums[unit]):
             raise RunFailedError(
                 f"unit {self.table.units[unit].name} overflows float32 in version "
-                f"{closing.version}: lower merge.update_norm_max or merge.server_lr"
+                f"{closing.version}: lower merge.server_lr or local.learning_rate"
             )
         self._step_square_sum += step
         self.delta_square += self._delta_squares[unit] / self._weights[unit]

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from cos2p.blobs import read_blob
-from cos2p.bus import Bus
 from cos2p.errors import BlobError
+from cos2p.log.blobs import read_blob
+from cos2p.log.bus import Bus
 from cos2p_aggregator.effects import Load, Merge
 
 

@@ -7,13 +7,16 @@ within the norm bound. Every unit of the plan that this shard owns is merged or 
 
 from typing import Literal
 
-from cos2p.bus import Buffer
 from cos2p.errors import BlobError, ChunkMissingError
-from cos2p.messages import BlobRef, LeftOut, Plan, UpdateAdmitted
-from cos2p.payload import PayloadReader, UnitValues, expected_bytes
+from cos2p.log.bus import Buffer
+from cos2p.log.messages import BlobRef, LeftOut, Plan, UpdateAdmitted
+from cos2p.model.payload import PayloadReader, UnitValues, expected_bytes
 from cos2p_aggregator.merge import inspected
 from cos2p_aggregator.store import ModelStore
 
+UPDATE_NORM_MAX = 1e3
+"""A unit's delta with a larger L2 norm is left out. No honest plan moves a unit so far: what is
+larger is broken."""
 Reason = Literal["missing", "digest", "not_finite", "norm", "foreign", "size"]
 
 
@@ -24,14 +27,10 @@ class UpdateMerge:
         store: the model that it goes into.
         plan: what the worker was asked for.
         admitted: the planner's decision: weight, scale and where the blob lies.
-        norm_max: largest L2 norm of a unit's delta.
     """
 
-    def __init__(
-        self, store: ModelStore, plan: Plan, admitted: UpdateAdmitted, norm_max: float
-    ) -> None:
+    def __init__(self, store: ModelStore, plan: Plan, admitted: UpdateAdmitted) -> None:
         self._store, self._plan, self._admitted = store, plan, admitted
-        self._norm_max = norm_max
         self._pending = [u for u in plan.trained if u in store.owned_set]
         self._reader: PayloadReader | None = None
         self.left_out: list[LeftOut] = []
@@ -84,7 +83,7 @@ class UpdateMerge:
         if not found.intact:
             self._leave_out(unit, "digest")
             return
-        fault, square_sum = inspected(found.values, self._norm_max)
+        fault, square_sum = inspected(found.values, UPDATE_NORM_MAX)
         if fault is not None:
             self._leave_out(unit, fault)
             return

@@ -10,22 +10,22 @@ append it must stop.
 
 from typing import Literal
 
-from cos2p import messages as m
-from cos2p.mailbox import Letter
-from cos2p.messages import Outcome
-from cos2p.topics import FLEET
-from cos2p_planner.closings import OpenRound
-from cos2p_planner.device import Device
-from cos2p_planner.fleet import Fleet, Notice
-from cos2p_planner.floor import FloorWatch
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import Outcome
+from cos2p.log.topics import FLEET
 from cos2p_planner.fold import RESTARTED, PlannerFold
-from cos2p_planner.issue import issue
-from cos2p_planner.ledger import Ledger
-from cos2p_planner.rounds import arrival_of, figures, open_round, standing, to_hurry
-from cos2p_planner.run import Run
-from cos2p_planner.verdict import judge, wrong_request
-from cos2p_planner.waiting import waiting_for, why_expired
-from cos2p_planner.weights import weigh
+from cos2p_planner.planning import issue
+from cos2p_planner.rules.admission import judge, wrong_request
+from cos2p_planner.rules.closing import OpenRound
+from cos2p_planner.rules.coverage_floor import FloorWatch
+from cos2p_planner.rules.open_round import figures, open_round, standing
+from cos2p_planner.rules.stalls import waiting_for, why_expired
+from cos2p_planner.rules.weights import Arrival, weigh
+from cos2p_planner.state.device import Device
+from cos2p_planner.state.fleet import Fleet, Notice
+from cos2p_planner.state.ledger import Ledger
+from cos2p_planner.state.run import Run
 
 INF = float("inf")
 SWEEP_S = 0.1
@@ -134,9 +134,6 @@ class PlannerCore:
         elif now - self._progress_s >= run.config.liveness.stall_after_s:
             self._finish("stalled", self.waiting_for(now), now)
         else:
-            for plan, reason in to_hurry(self.ledger, run):
-                ids = {"plan_id": plan.plan_id, "worker_id": plan.worker_id}
-                self._decide(now, m.PlanHurried, **ids, reason=reason)
             self._issue(run, able, state)
         return self._taken()
 
@@ -230,7 +227,7 @@ class PlannerCore:
 
     def _admit(self, run: Run, report: m.Report, staleness: int, now: float) -> None:
         assert report.blob is not None
-        arrival = arrival_of(report, staleness, self.ledger)
+        arrival = Arrival(report.sample_count, report.steps_done, staleness)
         weight = weigh(arrival, run.config.rounds, run.config.local)
         self._decide(
             now,

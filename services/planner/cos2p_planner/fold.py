@@ -9,17 +9,17 @@ process heard itself (who was there when) is not part of the state.
 
 from dataclasses import dataclass, field
 
-from cos2p import messages as m
-from cos2p.fence import EpochFence
-from cos2p.mailbox import Letter
-from cos2p.messages import Outcome
-from cos2p.topics import FLEET, MODELS
-from cos2p_planner.device import BEFORE_PLANS
-from cos2p_planner.fleet import Fleet, FleetState
-from cos2p_planner.importance import ImportanceState
-from cos2p_planner.issue import Rules
-from cos2p_planner.ledger import Ledger, LedgerState
-from cos2p_planner.waiting import Publications, PublicationsState
+from cos2p.log import messages as m
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import Outcome
+from cos2p.log.topics import FLEET, MODELS
+from cos2p_planner.planning import Rules
+from cos2p_planner.state.device import BEFORE_PLANS
+from cos2p_planner.state.fleet import Fleet, FleetState
+from cos2p_planner.state.importance import ImportanceState
+from cos2p_planner.state.ledger import Ledger, LedgerState
+from cos2p_planner.state.publications import Publications, PublicationsState
 
 RESTARTED = "the worker was restarted"
 """Why a plan was cancelled whose device came back with another incarnation."""

@@ -1,4 +1,4 @@
-"""What a run's settings come to: policy's defaults, task's own, policy's preset, changes.
+"""What a run's settings come to: the defaults, the task's own, the policy's preset, changes.
 
 Invariant: a later layer wins value by value; sections are joined, never replaced as a whole.
 """
@@ -10,18 +10,17 @@ from pydantic import ValidationError
 
 from cos2p.errors import SettingsError
 from cos2p.run_config import RunConfig, plain_validation
-from cos2p_planner.policies import policy_named
+from cos2p_planner.baselines.policies import policy_named
 
 
 def config_of(base: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """The policy's defaults, under the task's settings, under the policy's preset, under changes.
+    """The task's settings, under the policy's preset, under changes.
 
     Raises:
         SettingsError: a name or value that is not allowed.
     """
     policy = policy_named(str(changes.get("policy", base.policy)))
-    own = with_changes(RunConfig(), merged(policy.defaults, _set(base)))
-    return with_changes(own, merged(policy.preset, changes))
+    return with_changes(base, merged(policy.preset, changes))
 
 
 def with_changes(base: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -31,14 +30,9 @@ def with_changes(base: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         SettingsError: a name or value that is not allowed.
     """
     try:
-        return RunConfig.model_validate(merged(_set(base), changes))
+        return RunConfig.model_validate(merged(base.model_dump(exclude_unset=True), changes))
     except ValidationError as error:
         raise SettingsError(f"settings of the run: {plain_validation(error)}") from error
-
-
-def _set(config: RunConfig) -> dict[str, Any]:
-    """What somebody has set, as sections; what has its default is left out."""
-    return config.model_dump(exclude_unset=True)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

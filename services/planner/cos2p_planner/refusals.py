@@ -5,10 +5,10 @@ are told one by one and later ones ever more seldom, so that a device that is ne
 can't fill a log.
 """
 
-from cos2p.logs import Log
-from cos2p.mailbox import BURIED_MAX, Refusal
+from cos2p.log.mailbox import BURIED_MAX, Refusal
+from cos2p.log.topics import Topic
 from cos2p.monitoring.watch import Watch
-from cos2p.topics import Topic
+from cos2p.service.logs import Log
 
 
 class Refusals:

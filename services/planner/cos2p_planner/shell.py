@@ -10,18 +10,15 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from cos2p import messages as m
-from cos2p.bus import Bus
-from cos2p.clock import Clock
 from cos2p.errors import FencedError, RunFailedError
-from cos2p.logs import Log
-from cos2p.mailbox import Letter, Mailbox, Outbox
-from cos2p.monitoring.watch import Watch
-from cos2p.run_request import require_run
-from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter, Mailbox, Outbox
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
+from cos2p.service.role import RoleContext
 from cos2p_planner.refusals import Refusals
 from cos2p_planner.snapshotting import RECORDS_MIN, Snapshots
-from cos2p_planner.take_over import CheckerFactory, Place, TakenOver, take_over
+from cos2p_planner.take_over import CheckerFactory, Intake, TakenOver, take_over
 
 T = TypeVar("T")
 
@@ -31,56 +28,36 @@ WAKE_MIN_S = 0.002
 
 
 async def run_planner(
-    bus: Bus,
-    clock: Clock,
-    log: Log,
-    stop: asyncio.Event,
+    context: RoleContext,
     *,
-    prefix: str,
     planner_id: str,
-    run_id: str | None = None,
-    watch: Watch | None = None,
     checker: CheckerFactory | None = None,
     snapshot_records: int = RECORDS_MIN,
 ) -> None:
-    """Plan the prefix's run until it ends, or until `stop` is set.
+    """Plan the prefix's run until it ends, or until it is asked to stop.
 
     Args:
-        bus: the log.
-        clock: of the bus.
-        log: for operators.
-        stop: asks it to leave.
-        prefix: of the run's topics.
+        context: the planner's surroundings; its watch hears whether the run stalls.
         planner_id: its name in the log.
-        run_id: the run that it is for; None takes the one it finds.
-        watch: hears what the planner reads and decides, and whether the run stalls.
         checker: makes what each record of `fleet` must pass, for one reading of the log.
         snapshot_records: records folded between two snapshots, at least.
 
     Raises:
         FencedError: a newer planner has taken over.
-        RunExistsError: another run than `run_id` has this prefix.
+        RunExistsError: another run than the context's has this prefix.
         RunFailedError: the run ended short of its target; the text says what was missing.
         DivergedError: the decision log contradicts itself.
         What the bus raises.
     """
-    watch = watch or Watch()
-    place = Place(
-        bus,
-        clock,
-        log,
-        prefix,
-        watch,
-        checker,
-        {topic: Refusals(topic, watch, log) for topic in (FLEET, HEARTBEATS)},
-    )
-    found = await _find_run(place, stop)
+    refused = {topic: Refusals(topic, context.watch, context.log) for topic in (FLEET, HEARTBEATS)}
+    intake = Intake(context, checker, refused)
+    found = await _find_run(intake)
     if found is None:
         return
-    require_run(run_id, found, prefix)
-    taken = await take_over(place, found, planner_id)
+    require_run(context.run_id, found, context.prefix)
+    taken = await take_over(intake, found, planner_id)
     if taken.core.ledger.ended is None:
-        await _Session(place, taken, found, snapshot_records).work(stop)
+        await _Session(context, taken, found, snapshot_records).work()
     _raise_if_failed(taken.core.ledger.ended)
 
 
@@ -91,18 +68,19 @@ def _raise_if_failed(ended: m.RunEnded | None) -> None:
         )
 
 
-async def _find_run(place: Place, stop: asyncio.Event) -> str | None:
+async def _find_run(intake: Intake) -> str | None:
     """The run of this prefix: named by its decisions, else by the first request; None on stop."""
-    decisions = Mailbox(place.bus, place.prefix, DECISIONS, reader="planner")
+    context = intake.context
+    decisions = Mailbox(context.bus, context.prefix, DECISIONS, reader="planner")
     if await decisions.poll(bytes_max=1):
         return decisions.run_id
-    place.log.info("run_awaited")
+    context.log.info("run_awaited")
     # What is refused here is read again, and buried, once the run is known.
-    fleet = place.heard(FLEET, bury_from=None)
+    fleet = intake.heard(FLEET, bury_from=None)
     await fleet.end()
-    while not stop.is_set():
+    while not context.stop.is_set():
         fleet.run_id = None  # any run's letters, until one is asked for
-        for letter in await _unless(stop, fleet.poll(READ_WAIT_S)) or []:
+        for letter in await _unless(context.stop, fleet.poll(READ_WAIT_S)) or []:
             if isinstance(letter.message, m.RunRequested):
                 return letter.message.run_id
     return None
@@ -128,9 +106,11 @@ async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
 class _Session:
     """One planner at work on one run."""
 
-    def __init__(self, place: Place, taken: TakenOver, run_id: str, snapshot_records: int) -> None:
-        self._place, self._core, self._history = place, taken.core, taken.history
-        self._log = place.log.bind(run_id=run_id)
+    def __init__(
+        self, context: RoleContext, taken: TakenOver, run_id: str, snapshot_records: int
+    ) -> None:
+        self._context, self._core, self._history = context, taken.core, taken.history
+        self._log = context.log.bind(run_id=run_id)
         self._reads = {
             FLEET: taken.log.fleet.mailbox,
             HEARTBEATS: taken.heartbeats,
@@ -139,9 +119,9 @@ class _Session:
         }
         self._made: deque[Letter] = deque()
         """Records of `models` whose decisions were not read back yet."""
-        self._outbox = Outbox(place.bus, place.prefix, DECISIONS)
+        self._outbox = Outbox(context.bus, context.prefix, DECISIONS)
         self._snapshots = Snapshots(
-            place.bus, place.prefix, place.clock, taken.snapshot_number, snapshot_records
+            context.bus, context.prefix, context.clock, taken.snapshot_number, snapshot_records
         )
         self._snapshots.folded(taken.record_count)
         self._run_id = run_id
@@ -153,8 +133,9 @@ class _Session:
         self._pending = taken.pending
         self._run_log = taken.log
 
-    async def work(self, stop: asyncio.Event) -> None:
-        """Until the run has ended or `stop` is set."""
+    async def work(self) -> None:
+        """Until the run has ended or the planner is asked to stop."""
+        stop = self._context.stop
         self._take_rest()
         await self._append()
         tasks: dict[Topic, asyncio.Future[Any]] = {}
@@ -183,9 +164,9 @@ class _Session:
 
     async def _wait(self, tasks: Sequence[asyncio.Future[Any]]) -> None:
         """Until something was read or time has something to say."""
-        now = self._place.clock.now()
+        now = self._context.clock.now()
         pause_s = min(WAKE_MAX_S, max(WAKE_MIN_S, self._core.wake_at(now) - now))
-        timer = asyncio.ensure_future(self._place.clock.sleep(pause_s))
+        timer = asyncio.ensure_future(self._context.clock.sleep(pause_s))
         try:
             await asyncio.wait((*tasks, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -193,7 +174,7 @@ class _Session:
 
     def _take(self, topic: Topic, letters: Sequence[Letter]) -> None:
         """Hand what was read to the core."""
-        now = self._place.clock.now()
+        now = self._context.clock.now()
         self._folded[topic] = self._reads[topic].offset
         if topic is not HEARTBEATS:
             self._snapshots.folded(len(letters))
@@ -242,7 +223,7 @@ class _Session:
 
     async def _append(self) -> None:
         """Advance the core, then append what it has decided."""
-        now = self._place.clock.now()
+        now = self._context.clock.now()
         self._pending += self._core.advance(now)
         decisions, self._pending = self._pending, []
         offsets = await self._outbox.send(*decisions)
@@ -258,11 +239,11 @@ class _Session:
         """Say once per version, by name, who is waited for; blocked until there is a new one."""
         version = self._core.ledger.version
         if not self._core.waits_long(now):
-            self._place.watch.freed("run")
+            self._context.watch.freed("run")
         elif version != self._warned_version:
             self._warned_version = version
             detail = self._core.waiting_for(now)
-            self._place.watch.blocked("run", f"no version after {version}: {detail}")
+            self._context.watch.blocked("run", f"no version after {version}: {detail}")
             self._log.warning("run_stalled", version=version, detail=detail)
 
     def _tell(self, decision: m.Decision) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cos2p.open_bus import signing_packages
+from cos2p.service.open_bus import signing_packages
 from cos2p_planner.take_over import CheckerFactory
 
 

@@ -8,14 +8,14 @@ decisions that were made are in the log, without another planner's among them; i
 import asyncio
 from collections.abc import Mapping
 
-from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import OffsetExpiredError
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.snapshots import Position, Snapshot, tail_of, write_snapshot
-from cos2p.state_codec import pack
-from cos2p.topics import Topic
+from cos2p.log.bus import Bus
+from cos2p.log.snapshots import Position, Snapshot, tail_of, write_snapshot
+from cos2p.log.state_codec import pack
+from cos2p.log.topics import Topic
 from cos2p_planner.fold import PlannerFold, PlannerState
 
 RECORDS_MIN = 2000

@@ -8,20 +8,18 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cos2p import messages as m
-from cos2p.bus import Bus, Record
-from cos2p.clock import Clock
 from cos2p.errors import FencedError
 from cos2p.history.follow import beats_kept, first_row_kept
 from cos2p.history.read import RunLog, Tape
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.logs import Log
-from cos2p.mailbox import Check, Mailbox, Outbox, Refusal
-from cos2p.monitoring.watch import Watch
-from cos2p.snapshots import Position, fitting_snapshots, next_number, snapshots_of
-from cos2p.state_codec import StateError, unpack
-from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
+from cos2p.log import messages as m
+from cos2p.log.bus import Record
+from cos2p.log.mailbox import Check, Mailbox, Outbox, Refusal
+from cos2p.log.snapshots import Position, fitting_snapshots, next_number, snapshots_of
+from cos2p.log.state_codec import StateError, unpack
+from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
+from cos2p.service.role import RoleContext
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold, PlannerState
 
@@ -34,14 +32,16 @@ def _unchecked(record: Record, message: m.Message) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a planner works."""
+class Intake:
+    """How a planner reads: from its context, with its checks.
 
-    bus: Bus
-    clock: Clock
-    log: Log
-    prefix: str
-    watch: Watch
+    Attributes:
+        context: the planner's surroundings.
+        checker: makes what each record of `fleet` must pass; None accepts all.
+        refused: of each topic, called with each record that is refused.
+    """
+
+    context: RoleContext
     checker: CheckerFactory | None = None
     refused: Mapping[Topic, Callable[[Refusal], None]] = field(default_factory=dict)
 
@@ -56,8 +56,8 @@ class Place:
     ) -> Mailbox:
         """What devices and operators write, checked as this planner checks it."""
         return Mailbox(
-            self.bus,
-            self.prefix,
+            self.context.bus,
+            self.context.prefix,
             topic,
             reader="planner",
             run_id=run_id,
@@ -71,7 +71,8 @@ class Place:
 
     def read(self, topic: Topic, run_id: str, offset: int = 0) -> Mailbox:
         """What planners and aggregators write."""
-        return Mailbox(self.bus, self.prefix, topic, reader="planner", run_id=run_id, offset=offset)
+        bus, prefix = self.context.bus, self.context.prefix
+        return Mailbox(bus, prefix, topic, reader="planner", run_id=run_id, offset=offset)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class TakenOver:
     record_count: int
 
 
-async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
+async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
     """Fold the log and open a new epoch.
 
     Raises:
@@ -128,12 +129,14 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         SettingsError: the run names a policy that this program lacks.
         What the bus raises.
     """
-    start = await _start(place, run_id)
+    context = intake.context
+    bus, prefix, clock = context.bus, context.prefix, context.clock
+    start = await _start(intake, run_id)
     known = PlannerFold(start.state)
-    start.history.rows_from = await first_row_kept(place.bus, place.prefix, run_id)
-    log = await _log(place, run_id, start, known)
+    start.history.rows_from = await first_row_kept(bus, prefix, run_id)
+    log = await _log(intake, run_id, start, known)
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
-    core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(place.prefix), known=known)
+    core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(prefix), known=known)
     record_count, decided_s = 0, core.ledger.progress_s
     while not core.epoch:
         await log.extend()
@@ -147,10 +150,10 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
             elif message.planner_id == name:
                 core.epoch = message.epoch
         if not core.epoch:
-            await _open_epoch(place, run_id, name, core)
+            await _open_epoch(intake, run_id, name, core)
     if core.epoch != log.epoch:
         raise FencedError(f"a newer planner has taken over the run {run_id}; this one leaves")
-    place.log.info(
+    context.log.info(
         "epoch_started",
         run_id=run_id,
         epoch=core.epoch,
@@ -161,24 +164,26 @@ async def take_over(place: Place, run_id: str, planner_id: str) -> TakenOver:
         records=record_count,
     )
     pending: list[m.Decision] = []
-    now = place.clock.now()
+    now = clock.now()
     async for letter in log.said():
         start.history.take_letter(letter)
         # What waited for a planner was done when it was written: the pace of a device must not
         # contain the planner's absence. A clock that is wrong can't leave the log's time.
         at_s = min(now, max(decided_s, letter.timestamp_s))
         pending += core.handle(letter.offset, letter.message, at_s)
-    heartbeats = await _heartbeats(place, run_id, core, start.history)
-    core.resume(place.clock.now())
-    place.watch.shows(start.history)
-    number = await next_number(place.bus, place.prefix)
+    heartbeats = await _heartbeats(intake, run_id, core, start.history)
+    core.resume(clock.now())
+    context.watch.shows(start.history)
+    number = await next_number(bus, prefix)
     return TakenOver(core, start.history, pending, log, heartbeats, number, record_count)
 
 
-async def _heartbeats(place: Place, run_id: str, core: PlannerCore, history: RunHistory) -> Mailbox:
+async def _heartbeats(
+    intake: Intake, run_id: str, core: PlannerCore, history: RunHistory
+) -> Mailbox:
     """Take the newest heartbeats; where later ones come from."""
-    end = await place.read(HEARTBEATS, run_id).end()
-    mailbox = place.heard(HEARTBEATS, run_id=run_id, bury_from=end)
+    end = await intake.read(HEARTBEATS, run_id).end()
+    mailbox = intake.heard(HEARTBEATS, run_id=run_id, bury_from=end)
     await mailbox.end()
     mailbox.offset = max(mailbox.offset, end - beats_kept(len(core.fleet)))
     while mailbox.offset < end and (letters := await mailbox.poll()):
@@ -188,13 +193,13 @@ async def _heartbeats(place: Place, run_id: str, core: PlannerCore, history: Run
     return mailbox
 
 
-async def _start(place: Place, run_id: str) -> Start:
+async def _start(intake: Intake, run_id: str) -> Start:
     """The newest snapshots of both folds at one point of the log; else the log's start."""
 
     def skipped(number: int, reason: str) -> None:
-        place.log.warning("snapshot_skipped", number=number, reason=reason)
+        intake.context.log.warning("snapshot_skipped", number=number, reason=reason)
 
-    bus, prefix = place.bus, place.prefix
+    bus, prefix = intake.context.bus, intake.context.prefix
     faults: dict[int, str] = {}
     shown = {s.number: s for s in await snapshots_of(bus, prefix, "history", faults.__setitem__)}
     async for snapshot in fitting_snapshots(bus, prefix, "planner", run_id, skipped):
@@ -214,36 +219,36 @@ async def _start(place: Place, run_id: str) -> Start:
     return Start()
 
 
-async def _log(place: Place, run_id: str, start: Start, known: PlannerFold) -> RunLog:
-    fleet = place.heard(
+async def _log(intake: Intake, run_id: str, start: Start, known: PlannerFold) -> RunLog:
+    fleet = intake.heard(
         FLEET,
         run_id=run_id,
         offset=start.offset(FLEET),
-        bury_from=await _handled_before(place),
+        bury_from=await _handled_before(intake),
         sequences=known.sequences,
     )
     return RunLog(
         Tape(fleet),
-        Tape(place.read(DECISIONS, run_id, start.offset(DECISIONS))),
-        Tape(place.read(MODELS, run_id, start.offset(MODELS))),
+        Tape(intake.read(DECISIONS, run_id, start.offset(DECISIONS))),
+        Tape(intake.read(MODELS, run_id, start.offset(MODELS))),
         known.epoch,
     )
 
 
-async def _handled_before(place: Place) -> int:
+async def _handled_before(intake: Intake) -> int:
     """How far an earlier planner has read `fleet`, by its last decision."""
-    decisions = Mailbox(place.bus, place.prefix, DECISIONS, reader="planner")
+    decisions = Mailbox(intake.context.bus, intake.context.prefix, DECISIONS, reader="planner")
     decisions.offset = max(0, await decisions.end() - 1)
     made = [letter.message for letter in await decisions.poll()]
     return max((d.fleet_offset for d in made if isinstance(d, m.Decision)), default=0)
 
 
-async def _open_epoch(place: Place, run_id: str, name: str, core: PlannerCore) -> None:
+async def _open_epoch(intake: Intake, run_id: str, name: str, core: PlannerCore) -> None:
     epoch = m.EpochStarted(
         run_id=run_id,
         epoch=core.known.epoch + 1,
         fleet_offset=core.ledger.fleet_offset,
-        at_s=place.clock.now(),
+        at_s=intake.context.clock.now(),
         planner_id=name,
     )
-    await Outbox(place.bus, place.prefix, DECISIONS).send(epoch)
+    await Outbox(intake.context.bus, intake.context.prefix, DECISIONS).send(epoch)

@@ -6,20 +6,18 @@ as many threads as this process has CPUs, and no more memory than its limit.
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cos2p.bus import Bus
-from cos2p.clock import Clock
-from cos2p.errors import Cos2pError
-from cos2p.logs import Log
-from cos2p.messages import RunOpened
-from cos2p.monitoring.watch import Watch
-from cos2p.service import Body, fail, run_service
-from cos2p.settings import WorkerSettings, load_settings
+from cos2p.errors import SettingsError
+from cos2p.log.messages import RunOpened
+from cos2p.service.lifecycle import Body, role_parser, run_role, run_service
+from cos2p.service.role import RoleContext
+from cos2p.settings import WorkerSettings
 from cos2p_worker.device import GpuProbe, cpu_limit, memory_limit, thread_count
 from cos2p_worker.shell import Device, Kit, run_worker
 
@@ -39,39 +37,26 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Work until the run has ended or a signal comes; the exit code."""
-    given = vars(_parser().parse_args(arguments))
-    try:
-        settings = load_settings(WorkerSettings, **given)
-    except Cos2pError as error:
-        fail("worker", error)
-        return int(error.exit_code)
-    return run_in_process(settings)
+    return run_role("worker", _parser(), arguments, WorkerSettings, serve)
 
 
-def run_in_process(settings: WorkerSettings) -> int:
+def serve(settings: WorkerSettings) -> int:
     """Be the worker or evaluator that the settings name; the exit code.
 
-    For processes that have torch already, as the demo's forked children do.
+    Raises:
+        Cos2pError: the machine's limits can't be met.
     """
     role = "evaluator" if settings.evaluate else "worker"
-    try:
-        device = _device(settings)
-    except Cos2pError as error:
-        fail(role, error)
-        return int(error.exit_code)
+    device = _device(settings)
+    # What torch has imported is never garbage: a collection need not look at it.
+    gc.freeze()
     body = _evaluator(settings) if settings.evaluate else _worker(settings, device)
     return run_service(role, settings, body)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "cos2p-worker",
-        description="Trains the submodels that fit this device, on data that stays here.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--bus", help="kafka://HOST:PORT[,HOST:PORT] or sqlite:PATH")
-    parser.add_argument("--prefix", help="prefix of the topics' names (default cos2p)")
+    what = "Trains the submodels that fit this device, on data that stays here."
+    parser = role_parser("worker", what, EPILOG)
     parser.add_argument("--worker-id", help="this device's name in the run (default worker-0)")
     parser.add_argument("--task", help="module:attribute; default: the one that the run names")
     parser.add_argument("--data", dest="data_dir", type=Path, help="folder of the task's data")
@@ -94,8 +79,12 @@ def _device(settings: WorkerSettings) -> Device:
     threads = settings.threads or _threads_asked() or thread_count(cpus)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"the worker needs {error.name}: install Co-S2P's extra `worker`"
+        ) from error
     torch.set_num_threads(threads)
     gpu: GpuProbe | None = torch.cuda.mem_get_info if torch.cuda.is_available() else None
     limit = memory_limit(settings.memory_bytes, gpu=gpu)
@@ -137,33 +126,18 @@ def _worker(settings: WorkerSettings, device: Device) -> Body:
     async def kit(opened: RunOpened) -> Kit:
         return await asyncio.to_thread(build, opened)
 
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, _: Watch) -> None:
-        await run_worker(
-            bus,
-            clock,
-            log,
-            stop,
-            prefix=settings.prefix,
-            run_id=settings.run_id,
-            worker_id=settings.worker_id,
-            device=device,
-            kit_factory=kit,
-        )
+    async def body(context: RoleContext) -> None:
+        await run_worker(context, worker_id=settings.worker_id, device=device, kit_factory=kit)
 
     return body
 
 
 def _evaluator(settings: WorkerSettings) -> Body:
-    async def body(bus: Bus, clock: Clock, log: Log, stop: asyncio.Event, _: Watch) -> None:
+    async def body(context: RoleContext) -> None:
         from cos2p_worker.evaluator import run_evaluator
 
         await run_evaluator(
-            bus,
-            clock,
-            log,
-            stop,
-            prefix=settings.prefix,
-            run_id=settings.run_id,
+            context,
             evaluator_id=settings.worker_id,
             task_of=lambda opened: _task(settings, opened),
         )

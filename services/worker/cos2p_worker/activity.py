@@ -10,26 +10,22 @@ and the worker goes on; trouble with the bus or the disk ends it.
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cos2p.blobs import write_blob
-from cos2p.bus import Bus
-from cos2p.clock import Clock
 from cos2p.errors import BlobError, StorageError
-from cos2p.logs import Log
-from cos2p.mailbox import Letter, Mailbox, Outbox
-from cos2p.messages import Heartbeat, Hello, Report
-from cos2p.payload import header_of, parts
+from cos2p.log.blobs import write_blob
+from cos2p.log.mailbox import Letter, Mailbox, Outbox
+from cos2p.log.messages import Heartbeat, Hello, Report
+from cos2p.log.topics import FLEET, HEARTBEATS, UPDATES, partition_of
+from cos2p.model.payload import header_of, parts
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import FLEET, HEARTBEATS, UPDATES, partition_of
-from cos2p.units import UnitTable
+from cos2p.service.role import RoleContext
 from cos2p_worker.core import (
     Cancel,
     Effect,
     Fetch,
-    Hurry,
     Leave,
     Send,
     Train,
@@ -50,18 +46,6 @@ STOP_SHARE = 0.7
 """Part of the shutdown deadline after which a plan still in work is abandoned."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What a worker works with."""
-
-    bus: Bus
-    clock: Clock
-    log: Log
-    prefix: str
-    scratch: Path
-    shutdown_deadline_s: float
-
-
 class Activity:
     """Carries out what the core says, and tells it what came of it."""
 
@@ -72,13 +56,16 @@ class Activity:
         trainer: Trainer,
         config: RunConfig,
         hello: Hello,
-        around: Surroundings,
+        context: RoleContext,
+        scratch: Path,
+        shutdown_deadline_s: float,
     ) -> None:
         self._core, self._table, self._trainer = core, table, trainer
-        self._config, self._hello, self._around = config, hello, around
-        self._clock, self._log = around.clock, around.log
-        self._fleet = Outbox(around.bus, around.prefix, FLEET)
-        self._heartbeats = Outbox(around.bus, around.prefix, HEARTBEATS)
+        self._config, self._hello, self._context = config, hello, context
+        self._clock, self._log = context.clock, context.log
+        self._scratch, self._shutdown_deadline_s = scratch, shutdown_deadline_s
+        self._fleet = Outbox(context.bus, context.prefix, FLEET)
+        self._heartbeats = Outbox(context.bus, context.prefix, HEARTBEATS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._base: dict[str, Base] = {}
@@ -86,7 +73,7 @@ class Activity:
         self._one_at_a_time = asyncio.Lock()
         self._steps_done = 0
 
-    async def run(self, mailbox: Mailbox, letters: Iterable[Letter], stop: asyncio.Event) -> None:
+    async def run(self, mailbox: Mailbox, letters: Iterable[Letter]) -> None:
         """Work until the core says to leave; `letters` were read from `mailbox` before."""
         for letter in letters:
             await self._do(self._core.handle(letter.message, self._clock.now()))
@@ -94,7 +81,7 @@ class Activity:
             if not self._left.done():
                 self._spawn(self._listen(mailbox))
                 self._spawn(self._beat())
-                self._spawn(self._await_stop(stop))
+                self._spawn(self._await_stop(self._context.stop))
             await self._left
         finally:
             for watch in self._watches.values():
@@ -119,7 +106,7 @@ class Activity:
 
     async def _await_stop(self, stop: asyncio.Event) -> None:
         await stop.wait()
-        deadline_s = self._around.shutdown_deadline_s
+        deadline_s = self._shutdown_deadline_s
         now = self._clock.now()
         await self._do(self._core.stop(now, deadline_s=deadline_s, steps_done=self._steps_done))
         await self._clock.sleep(STOP_SHARE * deadline_s)
@@ -143,9 +130,6 @@ class Activity:
                     self._spawn(self._train(effect))
                 case Upload():
                     self._spawn(self._upload(effect))
-                case Hurry(plan_id):
-                    self._watches[plan_id].hurry.set()
-                    self._log.info("plan_hurried", plan=plan_id)
                 case Cancel(plan_id):
                     if plan_id in self._watches:
                         self._watches[plan_id].stop.set()
@@ -166,9 +150,9 @@ class Activity:
     async def _fetch(self, order: Fetch) -> None:
         plan_id = order.plan.plan_id
         stop = self._watches[plan_id].stop
-        path = self._around.scratch / f"{plan_id}.f32"
+        path = self._scratch / f"{plan_id}.f32"
         try:
-            base, byte_count = await fetch_base(self._around.bus, self._table, order, path, stop)
+            base, byte_count = await fetch_base(self._context.bus, self._table, order, path, stop)
         except BlobError as error:
             self._release(plan_id)
             await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
@@ -210,8 +194,8 @@ class Activity:
         plan = order.plan
         values = [order.result.deltas[unit] for unit in plan.trained]
         blob = await write_blob(
-            self._around.bus,
-            UPDATES.full_name(self._around.prefix),
+            self._context.bus,
+            UPDATES.full_name(self._context.prefix),
             partition_of(plan.worker_id, self._config.partitions),
             f"{plan.plan_id}.{plan.incarnation}",
             parts(header_of(plan.plan_id, plan.trained, values), values),

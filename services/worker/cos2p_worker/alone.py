@@ -5,7 +5,7 @@ budget, optimiser, batch size and loss, and the number of steps it is told. What
 over a run stays off: alone there is one plan, and no merged model to be held to.
 """
 
-from cos2p.cost import CostModel
+from cos2p.model.cost import CostModel
 from cos2p.run_config import RunConfig
 from cos2p_worker.budget import even_scores, fill_budget
 from cos2p_worker.evaluation import judge_values

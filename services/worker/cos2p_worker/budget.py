@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.cost import CostModel
-from cos2p.units import STEM, UnitTable
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
 
 WIDTH_MIN = 0.5
-"""As `PlanConfig.block_width_min`."""
+"""Share of its width that a block keeps before one more is left out."""
 
 
 def fill_budget(
@@ -35,11 +35,11 @@ def fill_budget(
     table = cost.table
     blocks = _blocks(cost, memory_bytes, scores)
     spent = cost.stem_bytes
-    entered = {STEM}
+    entered: set[int] = set()
     chosen: list[int] = []
     for unit in sorted(np.flatnonzero(table.prunable), key=lambda u: (-scores[u], u)):
         block = int(table.blocks[unit])
-        if block != STEM and block not in blocks:
+        if block not in blocks:
             continue
         price = int(cost.trained_bytes[unit])
         if block not in entered:

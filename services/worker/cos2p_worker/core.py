@@ -12,21 +12,20 @@ from typing import Literal
 
 import numpy as np
 
-from cos2p.messages import (
+from cos2p.log.messages import (
     BlobRef,
     Dispatched,
     Goodbye,
     Heartbeat,
     Hello,
-    Hurried,
     Message,
     Plan,
     Report,
     RunFinished,
 )
+from cos2p.log.topics import SUBMODELS
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.topics import SUBMODELS
-from cos2p.units import UnitTable
 from cos2p_worker.hellos import Hellos
 from cos2p_worker.trainer import TrainResult
 
@@ -75,13 +74,6 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class Hurry:
-    """End this plan's training after the step at hand; comes after its Fetch, before its end."""
-
-    plan_id: str
-
-
-@dataclass(frozen=True)
 class Cancel:
     """Stop whatever is being done for this plan; its events no longer count."""
 
@@ -95,7 +87,7 @@ class Leave:
     reason: str
 
 
-Effect = Send | Fetch | Train | Upload | Hurry | Cancel | Leave
+Effect = Send | Fetch | Train | Upload | Cancel | Leave
 
 
 class WorkerCore:
@@ -124,7 +116,6 @@ class WorkerCore:
         self._parts: dict[int, Part] = {}
         self._newest = 0
         """Offset in the decisions of the newest plan."""
-        self._hurried = False
         self._stage: State = "idle"
         self._stage_began = now
         self._seconds: dict[State, float] = {}
@@ -155,8 +146,6 @@ class WorkerCore:
             return [*self._void(), *self._leave("the run is finished")]
         if isinstance(message, Dispatched):
             return self._dispatched(message, now)
-        if isinstance(message, Hurried) and message.plan_id == self.plan_id:
-            return self._hurry(message.plan_id)
         return []
 
     def tick(self, now: float, steps_done: int = 0) -> list[Effect]:
@@ -267,15 +256,7 @@ class WorkerCore:
             return effects
         self._enter("fetching", now)
         parts = tuple(self._parts[shard] for shard in sorted(self._parts))
-        hurry = [Hurry(plan.plan_id)] if self._hurried else []
-        return [*effects, Fetch(plan, parts), *hurry]
-
-    def _hurry(self, plan_id: str) -> list[Effect]:
-        """Asked for the steps that are done: one is done in any case. Asked again, nothing new."""
-        again, self._hurried = self._hurried, True
-        if again or self._stage not in ("fetching", "training"):
-            return []
-        return [Hurry(plan_id)]
+        return [*effects, Fetch(plan, parts)]
 
     def _fault_of_dispatch(self, message: Dispatched) -> str:
         """Why these weights can't be taken; empty if they can."""
@@ -374,7 +355,6 @@ class WorkerCore:
 
     def _forget(self) -> None:
         self._plan, self._parts, self._result, self._bytes_down = None, {}, None, 0
-        self._hurried = False
 
     def _current(self, plan_id: str, stage: State) -> Plan | None:
         """The plan, if an event about it in this stage still counts."""

@@ -9,16 +9,17 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cos2p.backwards import end_of, newest_first
-from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import ChunkMissingError, SettingsError
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox, Outbox
-from cos2p.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
-from cos2p.run_request import require_run
-from cos2p.survival import Survival, first_version
-from cos2p.topics import FLEET, MODELS
+from cos2p.history.survival import Survival, first_version
+from cos2p.log.backwards import end_of, newest_first
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Mailbox, Outbox
+from cos2p.log.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import FLEET, MODELS
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_worker.evaluation import Verdict, judge_values
 from cos2p_worker.joining import await_run
 from cos2p_worker.layout import UnitArrays
@@ -30,45 +31,36 @@ POLL_S = 0.5
 
 
 async def run_evaluator(
-    bus: Bus,
-    clock: Clock,
-    log: Log,
-    stop: asyncio.Event,
+    context: RoleContext,
     *,
-    prefix: str,
     evaluator_id: str,
     task_of: Callable[[RunOpened], Task],
     every_s: float = 0.0,
-    run_id: str | None = None,
 ) -> None:
-    """Evaluate the run under `prefix` until it is finished or `stop` is set.
+    """Evaluate the context's run until it is finished or the evaluator is asked to stop.
 
     Args:
-        bus: where the run is.
-        clock: times the evaluations, for the log.
-        log: where to tell.
-        stop: set it to leave after the version at hand.
-        prefix: of the topics.
+        context: the evaluator's surroundings; a stop takes effect after the version at hand.
         evaluator_id: its name.
         task_of: loads the task once the run is known; may raise SettingsError.
-        every_s: judge once in so many seconds at most, counted from the run's opening; 0 judges
+        every_s: seconds between two judgements at least, counted from the run's opening; 0 judges
             all versions that it can keep up with.
-        run_id: the run that it is for; None takes the one it finds.
 
     Raises:
-        RunExistsError: another run than `run_id` has this prefix.
+        RunExistsError: another run than the context's has this prefix.
         SettingsError: the task's model is not the run's.
         BlobError: a checkpoint is damaged, or the last one has left the log.
         BusError: the bus is lost.
     """
+    bus, clock, prefix, stop = context.bus, context.clock, context.prefix, context.stop
     mailbox = Mailbox(bus, prefix, MODELS, reader=evaluator_id)
-    found = await await_run(mailbox, log, stop)
+    found = await await_run(mailbox, context.log, stop)
     if found is None:
         return
     opened = found.message
-    require_run(run_id, opened.run_id, prefix)
+    require_run(context.run_id, opened.run_id, prefix)
     task = await asyncio.to_thread(_checked_task, opened, task_of)
-    bench = _Bench(bus, clock, log.bind(run=opened.run_id), evaluator_id, task, opened)
+    bench = _Bench(bus, clock, context.log.bind(run=opened.run_id), evaluator_id, task, opened)
     outbox = Outbox(bus, prefix, FLEET)
     mailbox.offset = await end_of(bus, prefix, MODELS)
     await bench.look_back(prefix, mailbox.offset)

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
-from cos2p.bus import Bus
-from cos2p.cost import CostModel
 from cos2p.errors import SettingsError, StorageError
+from cos2p.log.bus import Bus
+from cos2p.model.cost import CostModel
+from cos2p.model.units import units_of_names
 from cos2p.run_config import RunConfig
-from cos2p.units import units_of_names
 from cos2p_worker.budget import energy_scores, fill_budget
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.models.exits import Exits

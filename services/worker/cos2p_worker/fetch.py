@@ -14,11 +14,11 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.blobs import read_blob
-from cos2p.bus import Bus
 from cos2p.errors import BlobError, DigestError, StorageError
-from cos2p.payload import F32, PayloadReader, expected_bytes
-from cos2p.units import UnitTable
+from cos2p.log.blobs import read_blob
+from cos2p.log.bus import Bus
+from cos2p.model.payload import F32, PayloadReader, expected_bytes
+from cos2p.model.units import UnitTable
 from cos2p_worker.core import Fetch, Part
 
 

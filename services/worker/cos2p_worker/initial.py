@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cos2p.bus import Bus
 from cos2p.errors import SettingsError, TopicMissingError
-from cos2p.messages import RunRequested
+from cos2p.log.bus import Bus
+from cos2p.log.messages import RunRequested
+from cos2p.log.run_request import NewRun, request_run
 from cos2p.run_config import RunConfig
-from cos2p.run_request import NewRun, request_run
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import all_units, check_module, read_units
 from cos2p_worker.task import Task

@@ -7,12 +7,12 @@ and on its last.
 import asyncio
 from dataclasses import dataclass
 
-from cos2p.backwards import newest_first
-from cos2p.bus import Bus
-from cos2p.logs import Log
-from cos2p.mailbox import HEAD_BYTES_MAX, Letter, Mailbox
-from cos2p.messages import RunFinished, RunOpened, VersionPublished
-from cos2p.topics import MODELS
+from cos2p.log.backwards import newest_first
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox
+from cos2p.log.messages import RunFinished, RunOpened, VersionPublished
+from cos2p.log.topics import MODELS
+from cos2p.service.logs import Log
 
 WAIT_NEWS_S = 10.0
 """How often who waits for a run says so."""

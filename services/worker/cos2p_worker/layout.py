@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
-from cos2p.units import Unit, UnitTable
+from cos2p.model.units import Unit, UnitTable
 
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[np.float32]]

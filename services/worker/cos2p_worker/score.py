@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cos2p.units import Kind, UnitTable
+from cos2p.model.units import Kind, UnitTable
 from cos2p_worker.models.architecture import CHANNEL_DIM, Tapped
 from cos2p_worker.trainer import GateScores
 

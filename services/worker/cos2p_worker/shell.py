@@ -6,25 +6,23 @@ without a word. A plan names its worker's incarnation, so none for this one is d
 Hello: whatever lies on `models` before it is not this worker's matter, and is not read.
 """
 
-import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cos2p.backwards import end_of
-from cos2p.bus import Bus
-from cos2p.clock import Clock
-from cos2p.cost import CostModel
 from cos2p.errors import SettingsError
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox
-from cos2p.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
-from cos2p.run_request import require_run
-from cos2p.topics import MODELS, SUBMODELS
-from cos2p.units import UnitTable
-from cos2p_worker.activity import Activity, Surroundings
+from cos2p.log.backwards import end_of
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
+from cos2p.log.run_request import require_run
+from cos2p.log.topics import MODELS, SUBMODELS
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
+from cos2p_worker.activity import Activity
 from cos2p_worker.core import WorkerCore
 from cos2p_worker.joining import await_run, find_finish
 from cos2p_worker.scratch import remove_abandoned, scratch_folder
@@ -58,33 +56,25 @@ KitFactory = Callable[[RunOpened], Awaitable[Kit]]
 
 
 async def run_worker(
-    bus: Bus,
-    clock: Clock,
-    log: Log,
-    stop: asyncio.Event,
-    *,
-    prefix: str,
-    worker_id: str,
-    device: Device,
-    kit_factory: KitFactory,
-    run_id: str | None = None,
+    context: RoleContext, *, worker_id: str, device: Device, kit_factory: KitFactory
 ) -> None:
-    """Work for the run under `prefix` until it is finished or `stop` is set.
+    """Work for the context's run until it is finished or the worker is asked to stop.
 
     Raises:
-        RunExistsError: another run than `run_id` has this prefix.
+        RunExistsError: another run than the context's has this prefix.
         SettingsError: the task's model is not the run's, or the run speaks another protocol.
         BudgetError: the device can't hold the smallest submodel; the text says what would do.
         StorageError: the scratch folder can't hold a plan's weights.
         BusError: the bus is lost.
     """
-    log = log.bind(worker=worker_id)
+    bus, clock, prefix = context.bus, context.clock, context.prefix
+    log = context.log.bind(worker=worker_id)
     mailbox = Mailbox(bus, prefix, MODELS, reader=worker_id)
-    found = await await_run(mailbox, log, stop)
+    found = await await_run(mailbox, log, context.stop)
     if found is None:
         return
     opened = found.message
-    require_run(run_id, opened.run_id, prefix)
+    require_run(context.run_id, opened.run_id, prefix)
     log = log.bind(run=opened.run_id)
     if opened.protocol != PROTOCOL:
         raise SettingsError(
@@ -99,16 +89,17 @@ async def run_worker(
     mailbox.offset = await end_of(bus, prefix, MODELS)
     finish = await find_finish(bus, prefix, opened.run_id, mailbox.offset)
     with scratch_folder(_tidied(device.scratch_dir, log)) as scratch:
-        surroundings = Surroundings(
-            bus=bus,
-            clock=clock,
-            log=log,
-            prefix=prefix,
-            scratch=scratch,
-            shutdown_deadline_s=device.shutdown_deadline_s,
+        activity = Activity(
+            core,
+            kit.table,
+            kit.trainer,
+            opened.config,
+            hello,
+            replace(context, log=log),
+            scratch,
+            device.shutdown_deadline_s,
         )
-        activity = Activity(core, kit.table, kit.trainer, opened.config, hello, surroundings)
-        await activity.run(mailbox, [finish] if finish else [], stop)
+        await activity.run(mailbox, [finish] if finish else [])
 
 
 def _check(opened: RunOpened, kit: Kit, device: Device, worker_id: str) -> None:

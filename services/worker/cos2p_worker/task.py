@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cos2p.errors import SettingsError
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.units import UnitTable
 from cos2p_worker.layout import Layout
 from cos2p_worker.loss import Loss
 from cos2p_worker.models.architecture import Architecture

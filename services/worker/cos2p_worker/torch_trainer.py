@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cos2p.cost import STEP_FIXED_S, CostModel
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
+from cos2p.model.cost import STEP_FIXED_S, CostModel
 from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Dataset, Task

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.objectives.batch import Batch
@@ -95,7 +95,7 @@ class Training:
             plan: units, steps, batch size and seed.
             base: flat float32 values of each of its units; read only, may be memory-mapped.
             held: what the last plan left, if anything; taken over, not copied: good for one use.
-            watch: who may stop or hurry it.
+            watch: who may stop it.
 
         Returns:
             The result, and what to hold for the next plan.
@@ -163,7 +163,7 @@ class _Session:
             self.scorer = GateScorer(task.units, plan.trained, task.classes, device)
 
     def steps(self, watch: Watch) -> tuple[list[float], float]:
-        """All steps, or those done when hurried; the loss of each, and the seconds slept."""
+        """All steps; the loss of each, and the seconds slept."""
         losses: list[float] = []
         slept_s, unpaid = self._prepare(watch.stop), 0
         with torch.random.fork_rng(devices=[]):
@@ -179,7 +179,7 @@ class _Session:
                     losses.append(self._step(self._batch(step + 1)))
                 self._check_memory(step)
                 # A measured step is slow: what it owes is paid by the next one's time.
-                last = step + 1 == self._plan.local_steps or watch.hurry.is_set()
+                last = step + 1 == self._plan.local_steps
                 if measured and not last:
                     unpaid += 1
                 else:
@@ -187,8 +187,6 @@ class _Session:
                     slept_s += self._throttle(owed_s, watch.stop)
                     unpaid = 0
                 watch.on_step(step + 1)
-                if watch.hurry.is_set():
-                    break
         return losses, slept_s
 
     def _prepare(self, stop: threading.Event) -> float:
@@ -258,10 +256,11 @@ class _Session:
 
 def make_optimizer(parameters: list[nn.Parameter], config: LocalConfig) -> torch.optim.Optimizer:
     """The optimiser that the run's settings name; fused: 4 times faster on many small tensors."""
-    rate, decay = config.learning_rate, config.weight_decay
+    rate = config.learning_rate
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay, fused=True)
+        # No decay: a unit would shrink with the number of its updates, so rare units would stay.
+        return torch.optim.AdamW(parameters, rate, weight_decay=0.0, fused=True)
+    return torch.optim.SGD(parameters, rate, config.momentum, fused=True)
 
 
 def draw_batches(sample_count: int, batch_size: int, seed: int) -> Iterator[Tensor]:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import Cos2pError, ExitCode
-from cos2p.messages import Plan
-from cos2p.unit_wire import UnitScores
+from cos2p.log.messages import Plan
+from cos2p.model.unit_wire import UnitScores
 
 
 class TrainingOutOfMemoryError(Cos2pError):
@@ -93,12 +93,10 @@ class Watch:
     Attributes:
         stop: set to abandon the plan before its next step (and to end a sleep).
         on_step: told the steps done after each step; called in the training thread.
-        hurry: set to end the plan after the step at hand, the first at least, with what it has.
     """
 
     stop: threading.Event = field(default_factory=threading.Event)
     on_step: Callable[[int], None] = lambda _: None
-    hurry: threading.Event = field(default_factory=threading.Event)
 
 
 class Trainer(Protocol):
@@ -131,7 +129,7 @@ class Trainer(Protocol):
             plan: what to train.
             base: flat float32 values of each unit of `plan.trained` and `plan.frozen`; read only
                 (they may be memory-mapped), and not needed after the call.
-            watch: who may stop or hurry it.
+            watch: who may stop it.
 
         Raises:
             TrainingOutOfMemoryError: the memory does not suffice.

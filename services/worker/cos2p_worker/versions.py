@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.backwards import newest_first
-from cos2p.blobs import read_blob
-from cos2p.bus import Bus
 from cos2p.errors import DigestError, SettingsError
-from cos2p.mailbox import HEAD_BYTES_MAX, Mailbox
-from cos2p.messages import RunOpened, VersionPublished
-from cos2p.payload import PayloadReader
-from cos2p.run_request import VERSION_0
-from cos2p.survival import Survival, first_version
-from cos2p.topics import MODELS
-from cos2p.units import UnitTable
+from cos2p.history.survival import Survival, first_version
+from cos2p.log.backwards import newest_first
+from cos2p.log.blobs import read_blob
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import HEAD_BYTES_MAX, Mailbox
+from cos2p.log.messages import RunOpened, VersionPublished
+from cos2p.log.run_request import VERSION_0
+from cos2p.log.topics import MODELS
+from cos2p.model.payload import PayloadReader
+from cos2p.model.units import UnitTable
 
 NOT_KEPT = {"unit_digests": b"", "unit_norms": b"", "unit_shares": b"", "left_out": ()}
 """What is as long as the model has units, and not needed to read a version."""

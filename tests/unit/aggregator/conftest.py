@@ -3,7 +3,6 @@
 Invariant: the same calls write the same records, so two runs built alike can be compared.
 """
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,19 +10,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cos2p import messages as m
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord, Record
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.codec import decode
-from cos2p.logs import configure_logs
-from cos2p.mailbox import Outbox
-from cos2p.payload import header_of, parts
+from cos2p.log import messages as m
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord, Record
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.codec import decode
+from cos2p.log.mailbox import Outbox
+from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, UPDATES, partition_of, specs
+from cos2p.model.payload import header_of, parts
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import MergeConfig, RunConfig
-from cos2p.topics import CHECKPOINTS, DECISIONS, MODELS, UPDATES, partition_of, specs
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import STEM, Unit, UnitTable
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.shell import run_aggregator
 
 PREFIX = "t"
@@ -33,7 +33,7 @@ F32 = NDArray[np.float32]
 
 def small_table() -> UnitTable:
     """A stem and three blocks, 11 units, 317 parameters."""
-    units = [Unit("embed", "core", STEM, 23, 1, 1), Unit("embed.rows.0", "rows", STEM, 31, 1, 1)]
+    units = [Unit("embed", "core", STEM, 23, 1, 1), Unit("position", "core", STEM, 31, 1, 1)]
     for block in range(3):
         units.append(Unit(f"block{block}.norm", "core", block, 7, 1, 1))
         units += [Unit(f"block{block}.head.{h}", "head", block, 40, 1, 1) for h in range(2)]
@@ -158,13 +158,6 @@ class Script:
             )
         )
 
-    async def hurry(self, plan: m.Plan) -> None:
-        """Ask a plan's worker for what it has."""
-        ids = {"plan_id": plan.plan_id, "worker_id": plan.worker_id}
-        await self.decide(
-            m.PlanHurried(run_id=RUN, epoch=self.epoch, fleet_offset=0, at_s=0.0, **ids)
-        )
-
     async def close(self, step: float = 1.0) -> None:
         """Close the open version."""
         self.version += 1
@@ -206,13 +199,12 @@ class Script:
         )
 
     async def usual(self) -> None:
-        """Three workers, five versions, overlapping and hurried plans, one refusal, one expiry."""
+        """Three workers, five versions, overlapping plans, one refusal, one expiry."""
         await self.start()
         for turn in range(5):
             a = await self.plan("a", [3, 4, 6])
             b = await self.plan("b", [6, 7], frozen=(2, 3))
             c = await self.plan("c", [1, 9, 10] if turn % 2 else None)
-            await self.hurry(c)
             await self.admit(b, weight=0.3, staleness=turn % 3)
             if turn == 2:
                 await self.decide(
@@ -250,11 +242,7 @@ class Script:
     async def aggregate(self, shard: int = 0) -> None:
         """Run one shard to the run's end."""
         await run_aggregator(
-            self.bus,
-            LoopClock(),
-            configure_logs("error", "json"),
-            asyncio.Event(),
-            prefix=PREFIX,
+            RoleContext(self.bus, LoopClock(), configure_logs("error", "json"), PREFIX),
             shard=shard,
         )
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cos2p import messages as m
 from cos2p.errors import MessageError, SettingsError
+from cos2p.log import messages as m
 
 if TYPE_CHECKING:
     from unit.aggregator.conftest import NewScript, Script
@@ -99,6 +99,26 @@ def test_decisions_of_a_replaced_planner_are_void(new_script: NewScript) -> None
     assert asyncio.run(go(stale=False)) == asyncio.run(go(stale=True))
 
 
+def test_a_refused_duplicate_ends_no_open_plan(new_script: NewScript) -> None:
+    """Any device may name any plan in a report."""
+
+    async def go() -> None:
+        s = new_script()
+        await s.start()
+        plan = await s.plan("a")
+        ids = {"plan_id": plan.plan_id, "worker_id": "b", "reason": "the plan is a's"}
+        stamp = {"run_id": "run-1", "epoch": 1, "fleet_offset": 0, "at_s": 0.0}
+        await s.decide(m.UpdateRefused(outcome=m.Outcome.DUPLICATE, **ids, **stamp))
+        await s.admit(plan)
+        await s.close()
+        await s.end()
+        await s.aggregate()
+
+        assert 1 == (await s.versions())[1].merged_count
+
+    asyncio.run(go())
+
+
 def test_the_order_of_the_log_decides_and_not_that_of_arrival(new_script: NewScript) -> None:
     async def go(arrival: tuple[int, int, int]) -> bytes:
         s = new_script()
@@ -133,7 +153,7 @@ def test_a_plan_gets_the_weights_of_its_point_of_the_log(new_script: NewScript) 
         moved = _flat(s, new) - _flat(s, old)
         expected = np.zeros(len(moved), np.float32)
         expected[_trained_mask(s)] = step
-        assert (0, 2, 4) == before.trained
+        assert (0, 1, 2, 4) == before.trained
         np.testing.assert_allclose(moved, expected, atol=1e-6)
 
     asyncio.run(go())
@@ -182,12 +202,12 @@ def test_a_version_may_move_the_model_by_a_part_of_the_mean(new_script: NewScrip
 
 
 def _trained_mask(s: Script) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    sizes = [s.table.units[u].size for u in (0, 2, 3, 4)]
-    return np.repeat([True, True, False, True], sizes)
+    sizes = [s.table.units[u].size for u in range(5)]
+    return np.repeat([True, True, True, False, True], sizes)
 
 
 def _flat(s: Script, payload: bytes) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    count = sum(s.table.units[u].size for u in (0, 2, 3, 4))
+    count = sum(s.table.units[u].size for u in range(5))
     return np.frombuffer(payload[-4 * count :], np.float32)
 
 
@@ -310,21 +330,6 @@ def test_only_shard_0_opens_and_finishes_the_run(new_script: NewScript) -> None:
         told = await s.told()
         assert 1 == sum(isinstance(t, m.RunOpened) for t in told)
         assert isinstance(told[-1], m.RunFinished)
-
-    asyncio.run(go())
-
-
-def test_shard_0_alone_hands_on_that_a_worker_shall_hurry(new_script: NewScript) -> None:
-    async def go() -> None:
-        s = new_script(shards=2)
-        await s.start()
-        await s.hurry(await s.plan("a"))
-        await s.end()
-        for shard in (0, 1):
-            await s.aggregate(shard)
-
-        told = [t for t in await s.told() if isinstance(t, m.Hurried)]
-        assert [("p000000", "a")] == [(t.plan_id, t.worker_id) for t in told]
 
     asyncio.run(go())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cos2p import messages as m
+from cos2p.log import messages as m
 from cos2p_aggregator.replay import replay
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ async def infinite(s: Script, plan: m.Plan) -> m.BlobRef:
 
 async def too_large(s: Script, plan: m.Plan) -> m.BlobRef:
     deltas = s.deltas(plan)
-    deltas[6] *= 1000
+    deltas[6] *= 10_000
     return await s.upload(plan, deltas)
 
 
@@ -143,7 +143,7 @@ def test_what_fails_a_check_is_left_out_and_named(
     new_script: NewScript, upload: Upload, expected: dict[int, str]
 ) -> None:
     async def go() -> dict[int, str]:
-        return await one_faulty_round(new_script(update_norm_max=5.0), upload, 1)
+        return await one_faulty_round(new_script(), upload, 1)
 
     found = asyncio.run(go())
 
@@ -155,7 +155,7 @@ def test_shards_and_replays_leave_out_the_same(
     new_script: NewScript, upload: Upload, expected: dict[int, str]
 ) -> None:
     async def go() -> None:
-        one, three = (new_script(update_norm_max=5.0, shards=n) for n in (1, 3))
+        one, three = (new_script(shards=n) for n in (1, 3))
 
         assert await one_faulty_round(one, upload, 1) == await one_faulty_round(three, upload, 3)
         for s in (one, three):
@@ -174,7 +174,7 @@ def test_units_that_pass_are_merged_and_units_left_out_are_not(
     """Left out units outside the good update's keep the bytes of version 0."""
 
     async def go() -> None:
-        s = new_script(update_norm_max=5.0, average_decay=0)
+        s = new_script(average_decay=0)
         left = await one_faulty_round(s, upload, 1)
 
         versions = await s.versions()
@@ -184,7 +184,7 @@ def test_units_that_pass_are_merged_and_units_left_out_are_not(
             if versions[0].unit_digests[8 * u : 8 * u + 8]
             == versions[1].unit_digests[8 * u : 8 * u + 8]
         }
-        assert set(left) - {0, 2, 3} == same
+        assert set(left) - {0, 1, 2, 3} == same
 
     asyncio.run(go())
 
@@ -194,7 +194,7 @@ def test_units_that_pass_are_merged_and_units_left_out_are_not(
 def test_what_is_left_out_was_in_the_submodel_all_the_same(
     new_script: NewScript, upload: Upload, shards: int
 ) -> None:
-    """The good update's submodel held three units, the bad one's all."""
+    """The good update's submodel held four units, the bad one's all."""
 
     async def go() -> None:
         s = new_script(shards=shards)
@@ -204,6 +204,6 @@ def test_what_is_left_out_was_in_the_submodel_all_the_same(
         for shard in range(shards):
             told = (await s.versions(shard))[1].unit_shares
             shares[list(s.table.owned_by(shard, shards))] = np.frombuffer(told, "<f4")
-        assert [1.0 if u in (0, 2, 3) else 0.5 for u in ALL] == shares.tolist()
+        assert [1.0 if u in (0, 1, 2, 3) else 0.5 for u in ALL] == shares.tolist()
 
     asyncio.run(go())

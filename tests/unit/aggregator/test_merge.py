@@ -118,6 +118,11 @@ def test_a_norm_within_a_billionth_of_the_bound_is_decided_rightly(nudge: float)
     assert ("norm" if nudge < 1 else None) == merge.inspected(delta, bound)[0]
 
 
+@pytest.mark.parametrize(("bound", "fault"), [(5.0, None), (math.nextafter(5.0, 0.0), "norm")])
+def test_a_delta_may_be_as_long_as_the_bound_and_no_longer(bound: float, fault: str | None) -> None:
+    assert fault == merge.inspected(np.array([3, 4], np.float32), bound)[0]
+
+
 def test_finite_values_whose_squares_overflow_break_the_norm_bound() -> None:
     assert "norm" == merge.inspected(np.full(10, 1e30, np.float32), 1e3)[0]
     assert None is merge.inspected(np.full(10, 1e30, np.float32), 1e32)[0]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from cos2p import messages as m
-from cos2p.buses.memory import MemoryBus
-from cos2p.codec import decode
 from cos2p.errors import BlobError, DivergedError, SettingsError
-from cos2p.mailbox import Outbox
-from cos2p.topics import MODELS
+from cos2p.log import messages as m
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.codec import decode
+from cos2p.log.mailbox import Outbox
+from cos2p.log.topics import MODELS
 from cos2p_aggregator.replay import Difference, ReplayResult, replay
 from cos2p_aggregator.replay_plan import survey
 from cos2p_aggregator.staleness import staleness_rule

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.codec import encode
 from cos2p.errors import ChunkMissingError, DigestError, DivergedError
-from cos2p.logs import configure_logs
-from cos2p.units import STEM, Unit, UnitTable
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.codec import encode
+from cos2p.model.units import STEM, Unit, UnitTable
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.replay import replay
 from cos2p_aggregator.shell import run_aggregator
 
@@ -59,13 +60,9 @@ class CrashingBus:
 
 
 async def run_on(bus: Any, *, shard: int = 0, stop: asyncio.Event | None = None) -> None:
+    log = configure_logs("error", "json")
     await run_aggregator(
-        bus,
-        LoopClock(),
-        configure_logs("error", "json"),
-        stop or asyncio.Event(),
-        prefix=PREFIX,
-        shard=shard,
+        RoleContext(bus, LoopClock(), log, PREFIX, stop or asyncio.Event()), shard=shard
     )
 
 
@@ -224,7 +221,7 @@ def test_it_says_that_it_waits_for_a_run(new_script: NewScript) -> None:
         with structlog.testing.capture_logs() as logs:
             log = structlog.get_logger()
             waiting = asyncio.create_task(
-                run_aggregator(s.bus, FastClock(), log, stop, prefix=PREFIX, shard=0)
+                run_aggregator(RoleContext(s.bus, FastClock(), log, PREFIX, stop), shard=0)
             )
             async with asyncio.timeout(20):
                 while not logs:  # noqa: ASYNC110 - a list of log lines has no event

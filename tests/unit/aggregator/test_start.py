@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from counting_bus import CountingBus
 
-from cos2p import messages as m
-from cos2p.bus import Bus, NewRecord
-from cos2p.buses.memory import MemoryBus
-from cos2p.buses.passing import PassingBus
 from cos2p.clock import LoopClock, SystemClock
-from cos2p.codec import decode
 from cos2p.errors import MessageError
-from cos2p.fence import EpochFence
-from cos2p.logs import configure_logs
-from cos2p.topics import specs
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.buses.passing import PassingBus
+from cos2p.log.codec import decode
+from cos2p.log.fence import EpochFence
+from cos2p.log.topics import specs
+from cos2p.service.logs import configure_logs
+from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, Place
 from cos2p_aggregator.effects import Load, Merge
 from cos2p_aggregator.shell import run_aggregator
@@ -54,7 +55,7 @@ class MortalBus(PassingBus):
 async def run_on(bus: Bus, shard: int = 0, stop: asyncio.Event | None = None) -> None:
     log = configure_logs("error", "json")
     stop = stop or asyncio.Event()
-    await run_aggregator(bus, LoopClock(), log, stop, prefix="t", shard=shard)
+    await run_aggregator(RoleContext(bus, LoopClock(), log, "t", stop), shard=shard)
 
 
 async def run_until(s: Script, version: int, shard: int = 0) -> None:
@@ -182,7 +183,7 @@ def test_a_run_that_ends_with_a_plan_open_tells_nothing_twice(new_script: NewScr
         await s.start()
         for _ in range(3):
             await turn(s)
-        await s.hurry(await s.plan("c", [9]))
+        await s.plan("c", [9])
         await s.end()
         return s
 
@@ -243,12 +244,11 @@ def test_what_was_told_leaves_the_memory_when_it_is_obeyed_again(new_script: New
         await s.start()
         for _ in range(5):
             plan = await s.plan("a", [3])
-            await s.hurry(plan)
             await s.admit(plan)
             await s.close()
         await run_until(s, 5)
         ledger = await read_ledger(s.bus, "t", RUN, 0)
-        assert (5, 5, 6) == (len(ledger.dispatched), len(ledger.hurried), len(ledger.versions))
+        assert (5, 6) == (len(ledger.dispatched), len(ledger.versions))
         core = AggregatorCore(Place(0, "t-updates"), ledger=ledger)
         for offset, record in enumerate(list(s.bus._log(DECISIONS, 0))):
             decision = decode(record)
@@ -259,7 +259,7 @@ def test_what_was_told_leaves_the_memory_when_it_is_obeyed_again(new_script: New
                 if isinstance(effect, Merge):
                     await merge_update(s.bus, effect)
 
-        assert ({}, {}, {}) == (ledger.dispatched, ledger.hurried, ledger.versions)
+        assert ({}, {}) == (ledger.dispatched, ledger.versions)
 
     asyncio.run(go())
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cos2p.errors import RunFailedError
-from cos2p.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
 from cos2p_aggregator.merge import F32Array
 from cos2p_aggregator.store import Closing, ModelStore
 

@@ -4,15 +4,15 @@ from collections import Counter
 
 import pytest
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
-from cos2p.payload import expected_bytes
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.topics import CATALOGUE, specs
+from cos2p.model.payload import expected_bytes
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import STEM, Kind, Unit, UnitTable
 from cos2p.run_config import LivenessConfig, RoundConfig, RunConfig
-from cos2p.topics import CATALOGUE, specs
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import STEM, Kind, Unit, UnitTable
 
 RUN = "r1"
 REF = m.BlobRef(

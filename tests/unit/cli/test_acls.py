@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from cos2p.errors import SettingsError
-from cos2p.rights import rights
+from cos2p.log.rights import rights
 from cos2p_cli.acls import AclOptions, commands, documents, show, users_of
 
 YAML = AclOptions(users=("worker=orin-1", "worker=nano-1"), cluster="kafka")

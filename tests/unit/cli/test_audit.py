@@ -4,9 +4,9 @@ from typing import Any
 
 from fed import TOPIC_OF, Fed
 
-from cos2p import messages as m
-from cos2p.cost import CostModel
-from cos2p.mailbox import Letter
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
+from cos2p.model.cost import CostModel
 from cos2p_cli.audit import Audit
 
 

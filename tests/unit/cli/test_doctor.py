@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord, TopicSpec
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
 from cos2p.errors import ExitCode
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord, TopicSpec
+from cos2p.log.buses.memory import MemoryBus
 from cos2p.settings import BusSettings
 from cos2p_cli.doctor import Check, checks_of, checks_on_bus
 

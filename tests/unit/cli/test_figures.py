@@ -2,8 +2,8 @@
 
 import pytest
 
-from cos2p.cost import plain_bytes
 from cos2p.errors import SettingsError
+from cos2p.model.cost import plain_bytes
 from cos2p_cli import figures
 
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord
 from cos2p.history.follow import HistoryReader, open_history, snapshot_of
 from cos2p.history.read import RunLog, letters, run_of
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.mailbox import Letter
-from cos2p.snapshots import Snapshot, write_snapshot
-from cos2p.state_codec import pack
-from cos2p.topics import CATALOGUE, FLEET
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord
+from cos2p.log.mailbox import Letter
+from cos2p.log.snapshots import Snapshot, write_snapshot
+from cos2p.log.state_codec import pack
+from cos2p.log.topics import CATALOGUE, FLEET
 
 
 def read(logged: Any) -> HistoryReader:

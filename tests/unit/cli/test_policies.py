@@ -6,7 +6,7 @@ import pytest
 
 from cos2p.run_config import RunConfig
 from cos2p_cli.policies import policies
-from cos2p_planner.policies import POLICIES
+from cos2p_planner.baselines.policies import POLICIES
 from cos2p_planner.presets import config_of
 
 
@@ -18,8 +18,8 @@ def test_every_policy_is_listed_with_its_source_and_what_it_changes(
     said = capsys.readouterr().out
     assert all(f"{p.name}: {p.source}" in said for p in POLICIES.values())
     assert "rounds.closing=buffer" in said
-    assert "rounds.hurry" not in said
-    assert "by default plans.nested_depth=" in said
+    assert "local.objective=final" not in said
+    assert "plans.nested_depth=0.0" in said
 
 
 def test_as_json_presets_are_sections_of_a_run_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,4 +32,4 @@ def test_as_json_presets_are_sections_of_a_run_file(capsys: pytest.CaptureFixtur
         {"policy": "fedbuff"} | fedbuff["preset"]
     )
     ours = next(row for row in found if row["name"] == "co-s2p")
-    assert config_of(RunConfig(), {}) == RunConfig.model_validate(ours["defaults"])
+    assert {} == ours["preset"]

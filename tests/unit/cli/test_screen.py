@@ -7,7 +7,7 @@ import pytest
 from fed import Fed
 from rich.console import Console
 
-from cos2p import messages as m
+from cos2p.log import messages as m
 from cos2p_cli.screen import EXCLUDED_MAX, render
 
 

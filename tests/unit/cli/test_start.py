@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cos2p.cost import CostModel
 from cos2p.errors import BudgetError, RunExistsError, SettingsError
+from cos2p.model.cost import CostModel
+from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p.settings import BusSettings
-from cos2p.units import STEM, Unit, UnitTable
 from cos2p_cli.fleet import DEMO_CLASSES, Device
 from cos2p_cli.local_run import claim, free_folder, with_budget
 from cos2p_cli.start import StartOptions, changes_of, init

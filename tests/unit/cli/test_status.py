@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fed import Fed
 
-from cos2p import messages as m
 from cos2p.history.run import ROWS_MAX as ROWS_KEPT
+from cos2p.log import messages as m
 from cos2p_cli.status import ROWS_MAX, document, print_table
 
 

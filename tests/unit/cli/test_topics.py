@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from cos2p.topics import CATALOGUE
+from cos2p.log.topics import CATALOGUE
 from cos2p_cli.topics import TopicRow, rows
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from bus_logs import JumpingClock
 
-from cos2p import archive
-from cos2p.bus import Bus, NewRecord, Offsets, Record
-from cos2p.buses.memory import MemoryBus
-from cos2p.buses.passing import PassingBus
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.errors import OffsetExpiredError, StorageError
-from cos2p.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, SNAPSHOTS, SUBMODELS, specs
+from cos2p.log import archive
+from cos2p.log.bus import Bus, NewRecord, Offsets, Record
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.buses.passing import PassingBus
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, SNAPSHOTS, SUBMODELS, specs
 
 HOUR_S = 3600.0
 BLOBS = SUBMODELS.full_name("site")

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import pytest
 from counting_bus import CountingBus
 
-from cos2p import codec
-from cos2p.backwards import end_of, newest_first
-from cos2p.bus import Bus, NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
-from cos2p.mailbox import Outbox
-from cos2p.messages import Goodbye, Message, StopRequested
-from cos2p.topics import FLEET, specs
+from cos2p.log import codec
+from cos2p.log.backwards import end_of, newest_first
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import Outbox
+from cos2p.log.messages import Goodbye, Message, StopRequested
+from cos2p.log.topics import FLEET, specs
 
 PREFIX = "test"
 NAME = FLEET.full_name(PREFIX)

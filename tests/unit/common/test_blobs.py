@@ -7,9 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cos2p.blobs import BLOB_HEADER, CHUNK_HEADER, read_blob, write_blob
-from cos2p.bus import NewRecord, TopicSpec
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
 from cos2p.errors import (
     BlobError,
@@ -19,7 +16,10 @@ from cos2p.errors import (
     ExitCode,
     RecordTooLargeError,
 )
-from cos2p.messages import BlobRef
+from cos2p.log.blobs import BLOB_HEADER, CHUNK_HEADER, read_blob, write_blob
+from cos2p.log.bus import NewRecord, TopicSpec
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.messages import BlobRef
 
 TOPIC = "blobs"
 DATA = bytes(range(256)) * 40
@@ -196,6 +196,7 @@ FOREIGN = {
     "a negative index": [*chunks(5), chunk(b"-1", b"x")],
     "an index of a thousand digits": [*chunks(5), chunk(b"9" * 1000, b"x")],
     "more bytes than promised": [*chunks(10), chunk(10, bytes(50_000))],
+    "one byte more than promised": [*chunks(10), chunk(10, DATA[10 * CHUNK :] + b"x")],
 }
 
 

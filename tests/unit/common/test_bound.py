@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos2p import bound
+from cos2p.model import bound
 
 COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=60)
 

@@ -14,9 +14,6 @@ from pathlib import Path
 import pytest
 from bus_logs import JumpingClock
 
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord, Offsets, TopicSpec
-from cos2p.buses.sqlite import RunLock, SqliteBus
 from cos2p.clock import SystemClock
 from cos2p.errors import (
     BusUnreachableError,
@@ -26,6 +23,9 @@ from cos2p.errors import (
     RunExistsError,
     StorageError,
 )
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord, Offsets, TopicSpec
+from cos2p.log.buses.sqlite import RunLock, SqliteBus
 
 SMALL = TopicSpec("small", 1, 1_000_000)
 BLOBS = TopicSpec("blobs", 1, 1_000_000, 3600.0, bulk=True)
@@ -148,8 +148,8 @@ def test_a_place_where_no_folder_can_be_made_is_a_storage_error(tmp_path: Path) 
 READ_ONLY = """
 import asyncio, concurrent.futures.thread, os, sys
 from pathlib import Path
-from cos2p.bus import NewRecord
-from cos2p.buses.sqlite import SqliteBus
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
 from cos2p.errors import StorageError
 
@@ -259,7 +259,7 @@ def test_the_lock_of_a_single_file_lies_beside_it(tmp_path: Path) -> None:
 
 def test_a_killed_owner_frees_the_run(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from cos2p.buses.sqlite import RunLock\n"
+        "import sys, time; from pathlib import Path; from cos2p.log.buses.sqlite import RunLock\n"
         "lock = RunLock(Path(sys.argv[1])); lock.acquire('demo')\n"
         "print('held', flush=True); time.sleep(60)"
     )
@@ -282,8 +282,8 @@ def test_a_killed_owner_frees_the_run(tmp_path: Path) -> None:
 FULL = """
 import asyncio, resource, sys
 from pathlib import Path
-from cos2p.bus import NewRecord, TopicSpec
-from cos2p.buses.sqlite import SqliteBus
+from cos2p.log.bus import NewRecord, TopicSpec
+from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
 from cos2p.errors import StorageError
 
@@ -460,8 +460,8 @@ def test_a_segment_harmed_by_hand_is_a_typed_error(tmp_path: Path, harm: str) ->
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from cos2p.bus import NewRecord
-from cos2p.buses.sqlite import SqliteBus
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
 
 async def story():

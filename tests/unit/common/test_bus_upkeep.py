@@ -14,11 +14,11 @@ import pytest
 from blake3 import blake3
 from bus_logs import JumpingClock
 
-from cos2p.bus import NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.segments import SegmentFolder
-from cos2p.buses.sqlite import SqliteBus
-from cos2p.buses.sqlite_log import EXPIRED_PER_CALL
 from cos2p.errors import OffsetExpiredError
+from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.segments import SegmentFolder
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.buses.sqlite_log import EXPIRED_PER_CALL
 
 HOUR_S = 3600.0
 FOR_EVER = TopicSpec("for-ever", 1, 1_000_000, None, bulk=True)
@@ -371,8 +371,8 @@ WRITER = """
 import asyncio, os, random, sys, time
 from pathlib import Path
 from blake3 import blake3
-from cos2p.bus import NewRecord
-from cos2p.buses.sqlite import SqliteBus
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.sqlite import SqliteBus
 
 class Fast:
     def now(self):

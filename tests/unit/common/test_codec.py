@@ -8,11 +8,11 @@ from contract.golden_messages import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cos2p import codec
-from cos2p.bus import NewRecord, Record
 from cos2p.errors import MessageError, UnknownMessageError
-from cos2p.messages import Goodbye, Heartbeat, Message, PlanIssued, UpdateAdmitted
-from cos2p.topics import RECORD_BYTES_MAX
+from cos2p.log import codec
+from cos2p.log.bus import NewRecord, Record
+from cos2p.log.messages import Goodbye, Heartbeat, Message, PlanIssued, UpdateAdmitted
+from cos2p.log.topics import RECORD_BYTES_MAX
 
 NAMES = sorted(EXAMPLES)
 SCALARS = (

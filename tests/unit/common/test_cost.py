@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos2p.cost import (
+from cos2p.errors import BudgetError, SettingsError
+from cos2p.log.messages import DeviceProfile
+from cos2p.model.cost import (
     STEP_FIXED_S,
     Calibration,
     CostModel,
@@ -15,10 +17,8 @@ from cos2p.cost import (
     memory_for_fraction,
     plain_bytes,
 )
-from cos2p.errors import BudgetError, SettingsError
-from cos2p.messages import DeviceProfile
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
-from cos2p.units import Unit, UnitTable
 
 TABLE = UnitTable(
     (
@@ -29,7 +29,6 @@ TABLE = UnitTable(
         Unit("0.neurons0", "neurons", 0, 30, 300, 5),
         Unit("1.core", "core", 1, 10, 10, 40),
         Unit("1.neurons0", "neurons", 1, 200, 300, 5),
-        Unit("rows0", "rows", -1, 60, 0, 0),
     )
 )
 COSTS = CostModel(TABLE, slots=2, batch_size=8)
@@ -73,13 +72,13 @@ def test_ordered_dropout_costs_the_mean_of_its_widths() -> None:
 
 
 def test_the_forms_of_the_loss_that_are_on_are_what_costs_more() -> None:
-    off = LocalConfig(anchor=AnchorConfig(share=0.25, weight=0))
+    off = AnchorConfig(share=0.0)
     on = LocalConfig(anchor=AnchorConfig(share=0.25), proximal=0.1)
 
-    assert Extra() == Extra.of(LocalConfig()) == Extra.of(off)
+    assert Extra() == Extra.of(LocalConfig(anchor=off))
     assert Extra(forward_share=0.25, copies=1) == Extra.of(on)
-    ordered = LocalConfig(objective="fjord")
-    taught = LocalConfig(objective="fjord", exits=ExitConfig(distillation=1.0))
+    ordered = LocalConfig(objective="fjord", anchor=off)
+    taught = LocalConfig(objective="fjord", anchor=off, exits=ExitConfig(distillation=1.0))
     assert (Extra(widths="drawn"), Extra(widths="taught")) == (Extra.of(ordered), Extra.of(taught))
 
 
@@ -112,7 +111,7 @@ def test_fractions_are_clipped_and_nonsense_is_refused() -> None:
 
 
 def test_the_smallest_submodel_has_one_unit_of_each_kind_of_its_cheapest_block() -> None:
-    assert (0, 1, 3, 4, 7) == COSTS.smallest
+    assert (0, 1, 3, 4) == COSTS.smallest
 
 
 def test_a_budget_below_the_smallest_submodel_is_refused_with_the_number_that_would_do() -> None:
@@ -126,7 +125,7 @@ def test_the_runs_settings_choose_slots_and_batch() -> None:
         {"local": {"optimizer": "sgd", "momentum": 0.0, "batch_size": 3}}
     )
 
-    assert CostModel(TABLE, 0, 3) == CostModel.of(TABLE, config)
+    assert CostModel(TABLE, 0, 3, Extra(forward_share=0.25)) == CostModel.of(TABLE, config)
 
 
 def test_a_model_without_blocks_is_its_own_smallest_submodel() -> None:
@@ -141,8 +140,8 @@ def test_seconds_are_steps_arithmetic_and_wire() -> None:
     profile = DeviceProfile(memory_bytes=1, flops_per_s=1e6, bytes_per_s=1e3)
     work = Workload(flops=500, batch_size=20, steps=10, bytes_down=1500, bytes_up=500)
 
-    assert pytest.approx(10 * (STEP_FIXED_S + 0.01)) == work.train_s(profile)
-    assert 2.0 == work.wire_s(profile)
+    assert pytest.approx(10 * (STEP_FIXED_S + 0.01)) == work.train_s(profile.flops_per_s)
+    assert 2.0 == work.wire_s(profile.bytes_per_s)
 
 
 def test_a_measured_peak_above_the_forecast_shrinks_the_budget_and_one_below_leaves_it() -> None:

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos2p.fence import EpochFence
-from cos2p.messages import Decision, EpochStarted, RunEnded
+from cos2p.log.fence import EpochFence
+from cos2p.log.messages import Decision, EpochStarted, RunEnded
 
 
 def started(epoch: int) -> EpochStarted:

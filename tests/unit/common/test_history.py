@@ -8,15 +8,15 @@ from fed import Fed
 from hand_run import CORE0, HEAD0, HEAD1, Writer
 from random_run import RandomRun
 
-from cos2p import messages as m
 from cos2p.history.curve import POINTS_MAX
 from cos2p.history.device import natural
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.log.snapshots import tail_of
+from cos2p.log.state_codec import pack, unpack
 from cos2p.run_config import RoundConfig, RunConfig
-from cos2p.snapshots import tail_of
-from cos2p.state_codec import pack, unpack
 
 
 @pytest.fixture
@@ -211,6 +211,21 @@ def test_a_newer_plan_is_not_ended_by_the_refusal_of_an_older_one(writer: Writer
     run = writer.folded()
 
     assert ("p2", 1) == (run.devices["a"].plan_id, run.plans_open)
+
+
+def test_a_refused_duplicate_ends_no_open_plan(writer: Writer) -> None:
+    """Any device may name any plan in a report."""
+    plan = writer.plan("p1", "a", (CORE0, HEAD0))
+    for worker in ("a", "b"):
+        ids = {"plan_id": "p1", "worker_id": worker, "reason": "not now"}
+        writer.say(m.UpdateRefused, outcome=Outcome.DUPLICATE, **ids)
+    run = writer.folded()
+    assert ("p1", 1) == (run.devices["a"].plan_id, run.plans_open)
+
+    writer.admit(plan)
+    writer.close(1)
+
+    assert writer.folded().coverage().any()
 
 
 def test_bytes_are_those_of_records_and_of_the_blobs_that_they_name(writer: Writer) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hand_run import CONFIG, CORE0, CORE1, HEAD0, HEAD1, HEAD2, REF, Writer
 
-from cos2p import messages as m
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
 from cos2p.run_config import RoundConfig
 
 

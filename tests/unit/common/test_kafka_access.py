@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cos2p.buses.kafka_access import Access, access_from
 from cos2p.errors import SettingsError
+from cos2p.log.buses.kafka_access import Access, access_from
 from cos2p.settings import BusSettings
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from cos2p import codec
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
-from cos2p.mailbox import BURIED_MAX, WRITERS_MAX, Letter, Mailbox, Outbox, Refusal
-from cos2p.messages import DeadLetter, EpochStarted, Goodbye, Message, StopRequested
-from cos2p.topics import DEAD_LETTERS, DECISIONS, FLEET, specs
+from cos2p.log import codec
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import BURIED_MAX, WRITERS_MAX, Letter, Mailbox, Outbox, Refusal
+from cos2p.log.messages import DeadLetter, EpochStarted, Goodbye, Message, StopRequested
+from cos2p.log.topics import DEAD_LETTERS, DECISIONS, FLEET, specs
 
 PREFIX = "test"
 NAME = FLEET.full_name(PREFIX)

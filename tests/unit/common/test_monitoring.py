@@ -8,16 +8,16 @@ import pytest
 from hand_run import CORE0, HEAD0, HEAD1, Writer
 from prometheus_client.parser import text_string_to_metric_families
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
 from cos2p.errors import BusUnreachableError, SettingsError, TopicMissingError
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.messages import Outcome
+from cos2p.log.topics import specs
 from cos2p.monitoring.metrics import METRICS
 from cos2p.monitoring.monitor import Monitor
 from cos2p.monitoring.server import exposition, served
-from cos2p.topics import specs
 
 Found = dict[tuple[str, tuple[str, ...]], float]
 

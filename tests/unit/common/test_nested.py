@@ -2,13 +2,13 @@
 
 import pytest
 
-from cos2p.nested import nested_widths
-from cos2p.units import Unit, UnitTable
+from cos2p.model.nested import nested_widths
+from cos2p.model.units import Unit, UnitTable
 
 TABLE = UnitTable(
     (
         Unit("stem", "core", -1, 1, 1, 1),
-        Unit("rows", "rows", -1, 1, 1, 1),
+        Unit("classifier", "core", -1, 1, 1, 1),
         Unit("core", "core", 0, 1, 1, 1),
         *(Unit(f"head{i}", "head", 0, 1, 1, 1) for i in range(3)),
         *(Unit(f"neurons{i}", "neurons", 0, 1, 1, 1) for i in range(5)),

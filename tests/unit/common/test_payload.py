@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cos2p.errors import BlobError
-from cos2p.payload import (
+from cos2p.model.payload import (
     MAGIC,
     Header,
     PayloadReader,
@@ -20,7 +20,7 @@ from cos2p.payload import (
     parts,
     payload_bytes,
 )
-from cos2p.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
 
 TABLE = UnitTable(
     (
@@ -202,6 +202,42 @@ def test_a_header_of_absurd_length_is_refused_before_it_is_collected() -> None:
     reader = PayloadReader(TABLE, "p1", UNITS)
     with pytest.raises(BlobError):
         list(reader.feed(MAGIC + (2**31).to_bytes(4, "little")))
+
+
+def length_only(length: int) -> bytes:
+    return MAGIC + length.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("count", [0, 4, 1000])
+def test_a_header_may_have_sixteen_bytes_a_unit_beside_what_is_fixed_and_no_more(
+    count: int,
+) -> None:
+    limit = 264 + 16 * count
+    units = (0,) * count
+
+    list(PayloadReader(TABLE, "p1", units).feed(length_only(limit)))
+    with pytest.raises(BlobError, match="what should be the payload of p1"):
+        list(PayloadReader(TABLE, "p1", units).feed(length_only(limit + 1)))
+
+
+def test_no_number_of_units_lets_a_header_be_over_four_mib() -> None:
+    units = (0,) * 300_000
+
+    list(PayloadReader(TABLE, "p1", units).feed(length_only(4 << 20)))
+    with pytest.raises(BlobError, match="what should be the payload of p1"):
+        list(PayloadReader(TABLE, "p1", units).feed(length_only((4 << 20) + 1)))
+
+
+@pytest.mark.parametrize("count", [1, 4, 65_536])
+def test_the_longest_honest_header_is_taken(count: int) -> None:
+    """The owner is as long as an id may be, and every unit takes five bytes."""
+    owner, units = "p" * 200, tuple(range(100_000, 100_000 + count))
+    header = Header(owner, units, 2, (b"digested",) * count)
+    reader = PayloadReader(TABLE, owner, units, states=2, wanted=frozenset())
+
+    list(reader.feed(encode_header(header)))
+
+    assert header == reader.header
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,15 +11,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.bus import NewRecord, Record
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
 from cos2p.errors import SettingsError, SignatureError
-from cos2p.mailbox import Mailbox, Outbox, Refusal
-from cos2p.messages import Message
-from cos2p.open_bus import open_bus
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord, Record
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import Mailbox, Outbox, Refusal
+from cos2p.log.messages import Message
+from cos2p.log.topics import DEAD_LETTERS, FLEET, specs
+from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
 from cos2p.signing.envelope import SEQUENCE_HEADER, SIGNATURE_HEADER
 from cos2p.signing.keys import (
@@ -33,7 +34,6 @@ from cos2p.signing.keys import (
 )
 from cos2p.signing.signer import SigningBus
 from cos2p.signing.verifier import Verifier
-from cos2p.topics import DEAD_LETTERS, FLEET, specs
 
 TOPIC = "t-fleet"
 

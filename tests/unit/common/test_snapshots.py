@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import pytest
 
-from cos2p import codec
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
-from cos2p.snapshots import (
+from cos2p.log import codec
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.snapshots import (
     Position,
     Snapshot,
     newest_snapshot,
@@ -21,7 +21,7 @@ from cos2p.snapshots import (
     tail_of,
     write_snapshot,
 )
-from cos2p.topics import SNAPSHOTS, specs
+from cos2p.log.topics import SNAPSHOTS, specs
 
 T = TypeVar("T")
 TOPIC = SNAPSHOTS.full_name("t")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos2p import messages as m
-from cos2p.state_codec import Counts, Floats, StateError, pack, unpack
+from cos2p.log import messages as m
+from cos2p.log.state_codec import Counts, Floats, StateError, pack, unpack
 
 
 @dataclass

@@ -8,9 +8,9 @@ from any_table import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cos2p.messages import VersionPublished
-from cos2p.survival import WINDOW, Survival
-from cos2p.units import STEM, Unit, UnitTable
+from cos2p.history.survival import WINDOW, Survival
+from cos2p.log.messages import VersionPublished
+from cos2p.model.units import STEM, Unit, UnitTable
 
 TABLE = UnitTable(
     (

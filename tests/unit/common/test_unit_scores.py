@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from cos2p import codec
-from cos2p.messages import Report
+from cos2p.log import codec
+from cos2p.log.messages import Report
+from cos2p.log.topics import RECORD_BYTES_MAX
+from cos2p.model.unit_wire import UnitScores
 from cos2p.run_config import RunConfig
-from cos2p.topics import RECORD_BYTES_MAX
-from cos2p.unit_wire import UnitScores
 
 
 def scores(units: int, classes: int, *, by_label: bool = True) -> UnitScores:

@@ -1,6 +1,6 @@
 import pytest
 
-from cos2p.cost import CostModel
+from cos2p.model.cost import CostModel
 from cos2p_experiments.fleets import JETSON16, JETSON16_WEAK, Member, Scale, fleet_named, members
 from cos2p_worker.task import load_task
 

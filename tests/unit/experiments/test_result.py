@@ -10,7 +10,7 @@ from cos2p.errors import SettingsError
 from cos2p.history.device import Announced
 from cos2p.history.state import Span
 from cos2p.history.version import VersionRow
-from cos2p.messages import Outcome
+from cos2p.log.messages import Outcome
 from cos2p_experiments.result import (
     RESULT_FILE,
     CellDevice,

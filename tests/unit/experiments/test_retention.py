@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cos2p.archive import extent_of
-from cos2p.bus import Offsets
+from cos2p.log.archive import extent_of
+from cos2p.log.bus import Offsets
 from cos2p_aggregator.replay import replay
 from cos2p_experiments.cell import PREFIX, Cell
 from cos2p_experiments.fleets import Scale

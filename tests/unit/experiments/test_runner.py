@@ -139,6 +139,7 @@ def run_json(arguments: list[str]) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_suite_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     running = subprocess.Popen(command(tmp_path), text=True, stdout=subprocess.DEVNULL)
     wait_for(tmp_path, 1, running)
@@ -159,6 +160,7 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_no_process_outlives_a_runner_that_was_stopped(
     tmp_path: Path, end: signal.Signals, code: int

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.logs import Log
-from cos2p.topics import DECISIONS, FLEET
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.topics import DECISIONS, FLEET
+from cos2p.service.logs import Log
 from cos2p_experiments.cell import PREFIX, Cell
 from cos2p_experiments.fleets import Scale
 from cos2p_experiments.spec import CellSpec

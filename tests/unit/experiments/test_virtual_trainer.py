@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cos2p.clock import LoopClock
-from cos2p.cost import STEP_FIXED_S, CostModel
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
+from cos2p.model.cost import STEP_FIXED_S, CostModel
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member, Scale, fleet_named, members
 from cos2p_experiments.virtual_trainer import VirtualTrainer
@@ -114,23 +114,6 @@ def test_a_stopped_plan_ends_before_its_next_step_and_its_state_is_lost() -> Non
     fresh, _ = timed(lambda: trainer().train(plan(), VALUES, Watch()))
     after, _ = timed(lambda: which.train(plan(), VALUES, Watch()))
     assert fresh.loss_last == after.loss_last
-
-
-def test_a_hurried_plan_gives_what_that_many_steps_would_have_given() -> None:
-    config = RunConfig.model_validate(CONFIG.model_dump() | {"rounds": {"hurry": True}})
-    watch = Watch()
-
-    async def hurry_soon() -> TrainResult:
-        asyncio.get_running_loop().call_later(0.15, watch.hurry.set)
-        return await trainer(config=config).train(plan(), VALUES, watch)
-
-    hurried = run_virtual(hurry_soon())
-    short = plan().model_copy(update={"local_steps": 2})
-    expected, _ = timed(lambda: trainer().train(short, VALUES, Watch()))
-
-    assert 2 == hurried.steps_done
-    for unit, delta in expected.deltas.items():
-        assert delta.tobytes() == hurried.deltas[unit].tobytes()
 
 
 def test_steps_are_told_as_they_pass() -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.topics import specs
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.topics import specs
 from cos2p_experiments.wire import WireBus
 from cos2p_sim.loop import run_virtual
 

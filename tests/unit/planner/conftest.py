@@ -6,17 +6,19 @@ from typing import Any
 
 import pytest
 
-from cos2p import messages as m
-from cos2p.cost import CostModel
-from cos2p.mailbox import Letter
-from cos2p.payload import expected_bytes
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
+from cos2p.log.state_codec import pack, unpack
+from cos2p.log.topics import FLEET, partition_of
+from cos2p.model.cost import CostModel
+from cos2p.model.payload import expected_bytes
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.state_codec import pack, unpack
-from cos2p.topics import FLEET, partition_of
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import Unit, UnitTable
+from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerFold, PlannerState
+from cos2p_planner.presets import merged
 
 RUN = "run-1"
 UPDATES = "t-updates"
@@ -66,13 +68,16 @@ class Snapshot:
 
 
 class Stage:
-    """The core, the logs that it reads and writes, and time."""
+    """The core, the logs that it reads and writes, and time.
+
+    What is our method's own is off unless a test turns it on.
+    """
 
     def __init__(
         self, config: dict[str, Any] | None = None, table: UnitTable | None = None
     ) -> None:
         self.table = table or vit_table(2)
-        self.config = RunConfig.model_validate(config or {})
+        self.config = RunConfig.model_validate(merged(OURS_OFF, config or {}))
         self.costs = CostModel.of(self.table, self.config)
         self.now = 1000.0
         self.fleet_log: list[tuple[float, m.Message]] = []

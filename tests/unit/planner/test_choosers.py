@@ -9,14 +9,14 @@ from any_table import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cos2p.cost import CostModel
+from cos2p.model.cost import CostModel
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.units import Unit, UnitTable
-from cos2p_planner.choosers import depth, width
-from cos2p_planner.choosers.magnitude import MagnitudeRule
+from cos2p_planner.baselines import depth, width
+from cos2p_planner.baselines.magnitude import MagnitudeRule
+from cos2p_planner.baselines.policies import BASELINES, Policy, policy_named
+from cos2p_planner.baselines.whole import SmallestRule, WholeRule
 from cos2p_planner.choosers.question import Ask, ChoiceRule
-from cos2p_planner.choosers.whole import SmallestRule, WholeRule
-from cos2p_planner.policies import BASELINES, Policy, policy_named
 
 HEADS, NEURONS = 4, 3
 UNIT_BYTES = 80

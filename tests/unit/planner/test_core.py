@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from cos2p import messages as m
-from cos2p.cost import Calibration
 from cos2p.errors import SettingsError
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.model.cost import Calibration
 
 New = Callable[..., Any]
 Only = Callable[..., Any]
@@ -143,6 +143,38 @@ def test_a_plan_too_old_to_count_is_given_up_when_it_is_long_overdue(new_stage: 
     assert [Outcome.EXPIRED] == stage.outcomes()[hung.plan_id]
 
 
+def test_a_slow_devices_plan_is_overdue_after_four_times_what_it_usually_takes(
+    new_stage: New,
+) -> None:
+    stage = new_stage({"rounds": {"update_fraction": 0.1, "staleness_max": 1}})
+    stage.hello("w1")
+    stage.hello("w2", flops_per_s=1e8)
+    hung = stage.plan_of("w2")
+    for _ in range(2):
+        stage.report(stage.plan_of("w1"))
+    overdue_s = 4 * stage.core.fleet.get("w2").expected_s
+    assert 20 < overdue_s < 100
+
+    stage.pass_time(overdue_s - 0.5, "w1", "w2")
+    assert [] == stage.outcomes()[hung.plan_id]
+
+    stage.pass_time(1, "w1", "w2")
+    assert [Outcome.EXPIRED] == stage.outcomes()[hung.plan_id]
+
+
+def test_a_plan_whose_update_would_still_count_is_waited_for(new_stage: New) -> None:
+    stage = new_stage({"rounds": {"update_fraction": 0.1, "staleness_max": 2}})
+    stage.hello("w1")
+    stage.hello("w2")
+    slow = stage.plan_of("w2")
+    for _ in range(2):
+        stage.report(stage.plan_of("w1"))
+
+    stage.pass_time(60, "w1", "w2")
+
+    assert [] == stage.outcomes()[slow.plan_id]
+
+
 def test_the_deadline_closes_a_version_with_what_is_there(new_stage: New, the_only: Only) -> None:
     stage = new_stage({"rounds": {"update_fraction": 1.0}})
     stage.hello("w1")
@@ -186,6 +218,7 @@ def test_a_repeated_report_is_refused_as_a_duplicate_and_ends_nothing(
         ({"blob": {"blob_id": "p000001.9"}}, "named"),
         ({"blob": {"chunk_count": 3}}, "chunks"),
         ({"steps_done": 0}, "0 steps"),
+        ({"steps_done": 9}, "9 steps"),
         ({"steps_done": 11}, "11 steps"),
         ({"sample_count": 101}, "101 samples"),
         ({"sample_count": 0}, "no samples"),
@@ -221,6 +254,17 @@ def test_nobody_can_end_another_workers_plan(stage: Any, the_only: Only) -> None
     assert Outcome.DUPLICATE == refused.outcome
     assert "the plan is w1's" == refused.reason
     assert plan.plan_id in stage.core.ledger.open
+
+
+def test_a_plan_that_a_duplicate_report_names_can_still_bring_its_update(
+    stage: Any, the_only: Only
+) -> None:
+    stage.hello("w1")
+    stage.hello("w2")
+    plan = stage.plan_of("w1")
+    stage.report(plan, worker_id="w2")
+
+    assert plan.plan_id == the_only(stage.report(plan), m.UpdateAdmitted).plan_id
 
 
 def test_a_report_of_a_plan_never_issued_is_refused_by_name(stage: Any, the_only: Only) -> None:
@@ -267,6 +311,34 @@ def test_a_planner_that_was_suspended_blames_nobody(stage: Any) -> None:
     stage.hello("w1")
 
     assert [] == stage.tick(60)
+
+
+def test_a_planner_that_misses_over_half_of_the_patience_forgives_exactly_what_it_missed(
+    stage: Any,
+) -> None:
+    """`lost_after_s` is 15 s."""
+    stage.hello("w1")
+    stage.tick(7.75)
+
+    assert [] == stage.tick(7.5) + stage.tick(7.5)
+    assert [m.PlanCancelled] == [type(d) for d in stage.tick(0.25)]
+
+
+def test_a_planner_that_misses_half_of_the_patience_forgives_nothing(stage: Any) -> None:
+    stage.hello("w1")
+
+    assert [] == stage.tick(7.5) + stage.tick(7.5)
+    assert [m.PlanCancelled] == [type(d) for d in stage.tick(0.25)]
+
+
+def test_a_restarted_planner_forgives_exactly_the_time_in_which_nobody_listened(
+    stage: Any,
+) -> None:
+    stage.hello("w1")
+    stage.now += 100
+
+    assert [] == stage.restart() + stage.tick(7.5) + stage.tick(7.5)
+    assert [m.PlanCancelled] == [type(d) for d in stage.tick(0.25)]
 
 
 def test_a_worker_that_stays_idle_after_its_weights_were_there_has_lost_its_plan(

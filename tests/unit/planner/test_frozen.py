@@ -8,9 +8,9 @@ from any_table import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cos2p import messages as m
-from cos2p.cost import CostModel
-from cos2p.units import UnitTable
+from cos2p.log import messages as m
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
 from cos2p_planner.choosers.frozen import FrozenPrefixRule
 from cos2p_planner.choosers.knapsack import KnapsackRule
 from cos2p_planner.choosers.question import Ask

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cos2p import messages as m
+from cos2p.log import messages as m
 
 New = Callable[..., Any]
 HORIZON = {"rounds": {"versions": 1000, "horizon_s": 20.0}}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from cos2p import messages as m
+from cos2p.log import messages as m
+from cos2p.model.unit_wire import UnitScores
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.unit_wire import UnitScores
-from cos2p.units import Unit, UnitTable
-from cos2p_planner.device import BEFORE_PLANS, Device
-from cos2p_planner.importance import Importance
-from cos2p_planner.ledger import PlanFacts, packed
+from cos2p_planner.state.device import BEFORE_PLANS, Device
+from cos2p_planner.state.importance import Importance
+from cos2p_planner.state.ledger import PlanFacts, packed
 
 New = Callable[..., Any]
 RUN = "run-1"
@@ -31,8 +31,8 @@ ALL = (0, 1, 2, 3, 4, 5)
 
 
 def importance(kind: str = "gate", own_share: float = 0.5) -> Importance:
-    plans = {"importance": kind, "own_share": own_share}
-    return Importance(TABLE, RunConfig.model_validate({"plans": plans}))
+    config = RunConfig.model_validate({"plans": {"importance": kind}})
+    return Importance(TABLE, config, own_share=own_share)
 
 
 def device(worker: str, label_counts: tuple[int, ...] | None) -> Device:
@@ -83,8 +83,8 @@ def test_units_may_be_compared_with_their_kind_in_all_blocks() -> None:
             Unit("b1.head0", "head", 1, 16, 9, 9),
         )
     )
-    plans = {"importance": "gate", "importance_scope": "model", "own_share": 0.0}
-    scored = Importance(table, RunConfig.model_validate({"plans": plans}))
+    plans = {"importance": "gate", "importance_scope": "model"}
+    scored = Importance(table, RunConfig.model_validate({"plans": plans}), own_share=0.0)
     plan = PlanFacts("p1", "w1", 1, 0, 0.0, 10, 0, 0, packed(range(5), 5))
 
     assert "" == scored.learn(
@@ -333,7 +333,7 @@ def test_an_update_with_wrong_scores_counts_and_its_device_is_named(
 
 
 def test_of_equally_covered_units_the_device_gets_those_that_score(new_stage: New) -> None:
-    stage = new_stage(GATE | {"plans": {"importance": "gate", "own_share": 0.0, "hold_plans": 1}})
+    stage = new_stage(GATE | {"plans": {"importance": "gate", "hold_plans": 1}})
     table = stage.table
     stage.hello("strong", 1.0, label_counts=(1, 1, 1))
     plan = stage.plan_of("strong")

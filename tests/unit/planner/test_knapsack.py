@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cos2p.cost import CostModel
-from cos2p.units import UnitTable
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask, Choice
-from cos2p_planner.holdings import Holdings
+from cos2p_planner.choosers.question import Ask
+from cos2p_planner.state.choice import Choice
+from cos2p_planner.state.holdings import Holdings
 
 Tables = Callable[..., UnitTable]
 FRACTIONS = (0.60, 0.60, 0.45, 0.45, 0.30, 0.30, 0.15, 0.15)
@@ -159,49 +160,6 @@ def test_a_unit_with_a_price_is_taken_before_more_valuable_ones(vit: Tables) -> 
     assert last in priced.trained
 
 
-def cheapest_block(costs: CostModel, width: float) -> int:
-    """Bytes of the cheapest block with its core and so much of each kind."""
-    found: dict[int, int] = {}
-    for (block, _), members in rings(costs.table).items():
-        count = max(1, int(np.ceil(width * len(members))))
-        found[block] = found.get(block, 0) + sum(sorted(costs.trained_bytes[members])[:count])
-    for i, unit in enumerate(costs.table.units):
-        if unit.kind == "core":
-            found[unit.block] = found.get(unit.block, 0) + int(costs.trained_bytes[i])
-    return min(size for block, size in found.items() if block >= 0)
-
-
-@settings(max_examples=150, deadline=None)
-@given(tables(), st.floats(0, 1), st.integers(0, 1000), st.sampled_from([0.1, 0.25, 0.5]))
-def test_no_more_of_what_a_device_holds_changes_than_allowed(
-    table: UnitTable, fraction: float, seed: int, change_max: float
-) -> None:
-    costs = CostModel(table, 2, 8)
-    rule = KnapsackRule(costs)
-    budget = costs.memory_for_fraction(fraction)
-    first = rule.choose(ask(table, budget, seed))
-    if first is None:
-        return
-
-    again = replace(ask(table, budget, seed + 1), held=first.trained, change_max=change_max)
-    choice = rule.choose(again)
-
-    assert choice is not None
-    assert costs.peak_bytes(choice.trained) <= budget
-    check_structure(table, choice, 0.5)
-    cost = np.where(costs.stem_core, 0, costs.trained_bytes)
-    new = cost[sorted(set(choice.trained) - set(first.trained))].sum()
-    if len({table.units[u].block for u in first.trained} - {-1}) > 1:
-        allowed = change_max * cost[list(first.trained)].sum()
-        assert new <= max(allowed, cheapest_block(costs, 0.5))
-
-
-def test_a_device_that_may_change_a_part_still_trains_everything_in_time(vit: Tables) -> None:
-    seen = play(vit(4), FRACTIONS, rounds=100, change_max=0.4)
-
-    assert 0.2 * seen.own.mean(axis=1).min() <= seen.own.min()
-
-
 def test_a_submodel_is_shrunk_to_the_time_that_its_plan_may_last(vit: Tables) -> None:
     table = vit(4)
     costs = CostModel(table, 2, 32)
@@ -219,24 +177,6 @@ def test_a_submodel_is_shrunk_to_the_time_that_its_plan_may_last(vit: Tables) ->
     assert costs.smallest_bytes == costs.peak_bytes(taken(-1.0))
 
 
-@pytest.mark.parametrize("fraction", [0.5, 0.6, 0.9])
-def test_without_depth_actions_every_block_is_kept_however_thin(
-    vit: Tables, fraction: float
-) -> None:
-    table = vit(4)
-    costs = CostModel(table, 2, 32)
-    rule = KnapsackRule(costs, skips=False)
-
-    choice = rule.choose(question(table, costs.memory_for_fraction(fraction)))
-
-    assert choice is not None
-    assert {-1, 0, 1, 2, 3} == {table.units[u].block for u in choice.trained}
-    assert choice.trained == table.close(choice.trained)
-    assert rule.choose(question(table, rule.least_bytes)) is not None
-    assert rule.choose(question(table, rule.least_bytes - 1)) is None
-    assert costs.smallest_bytes < rule.least_bytes
-
-
 @dataclass
 class Seasons:
     """What many rounds of choosing gave: one row per choice after every device has chosen."""
@@ -249,9 +189,7 @@ class Seasons:
     """How often each device trained each prunable unit, shape (devices, prunable units)."""
 
 
-def play(
-    table: UnitTable, fractions: Sequence[float], rounds: int = 40, change_max: float = 1.0
-) -> Seasons:
+def play(table: UnitTable, fractions: Sequence[float], rounds: int = 40) -> Seasons:
     """Devices choose in turn, as they do when their holds are over."""
     costs = CostModel(table, 2, 32)
     selector, holdings = KnapsackRule(costs), Holdings(costs)
@@ -267,8 +205,6 @@ def play(
                 coverage=holdings.coverage([n for n in names if n != name]),
                 recency=holdings.recency(name),
                 phase=holdings.choice_count,
-                held=holdings.held(name)[0].trained,
-                change_max=change_max,
             )
             choice = selector.choose(asked)
             assert choice is not None

@@ -8,10 +8,10 @@ import pytest
 from planned_fleet import PlannedRun
 from pydantic import ValidationError
 
-from cos2p import messages as m
+from cos2p.log import messages as m
+from cos2p.model.units import UnitTable
 from cos2p.run_config import GrowthConfig
-from cos2p.units import UnitTable
-from cos2p_planner.nesting import WEIGHT, first_blocks, nested_value, waiting
+from cos2p_planner.choosers.nesting import WEIGHT, first_blocks, nested_value, waiting
 
 Tables = Callable[..., UnitTable]
 LARGE, SMALL, TINY = 0.75, 0.5, 0.2
@@ -73,7 +73,7 @@ def test_growth_may_be_a_step_but_not_end_before_it_begins() -> None:
 
 
 def test_without_growth_all_is_in_play_from_the_start() -> None:
-    assert 1.0 == GrowthConfig().share_at(0.0)
+    assert 1.0 == GrowthConfig(start=1.0).share_at(0.0)
 
 
 def played(table: UnitTable, shares: Sequence[float], plans: dict[str, Any]) -> PlannedRun:

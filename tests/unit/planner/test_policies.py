@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cos2p import messages as m
 from cos2p.errors import SettingsError
+from cos2p.log import messages as m
 from cos2p.run_config import RunConfig
-from cos2p_planner.policies import POLICIES, policy_named
+from cos2p_planner.baselines.policies import POLICIES, policy_named
 from cos2p_planner.presets import config_of
 
 New = Callable[..., Any]
@@ -116,7 +116,6 @@ BARRIERS = {
 """Synchronous baselines, and the exponent of samples in the weight of an update."""
 OWN = RunConfig.model_validate(
     {
-        "rounds": {"hurry": True, "coverage_gate": 0.9, "participation_clip": 3.0},
         "local": {
             "logit_adjustment": 0.7,
             "align_steps": True,
@@ -138,16 +137,15 @@ OWN = RunConfig.model_validate(
 def test_a_baseline_has_nothing_of_ours_but_the_local_loss(name: str) -> None:
     config = config_of(OWN, {"policy": name})
 
-    rounds, plans = config.rounds, config.plans
-    assert (0.0, 1.0) == (rounds.coverage_gate, rounds.participation_clip)
-    assert (False, False) == (rounds.hurry, rounds.normalise_steps)
+    plans = config.plans
+    assert not config.rounds.normalise_steps
     assert (False, 0.0, 0) == (
         config.local.align_steps,
         config.local.anchor.share,
         config.local.score_every,
     )
     assert (1, "none", 0) == (plans.hold_plans, plans.importance, plans.coverage_floor)
-    assert (0.0, 1.0) == (plans.nested_depth, plans.growth.start)
+    assert (0.0, 1.0, 0.5) == (plans.nested_depth, plans.growth.start, plans.block_width_min)
     assert 0.0 == config.merge.average_decay
     assert 0.7 == config.local.logit_adjustment
 
@@ -197,13 +195,23 @@ def test_methods_that_are_a_local_loss_too_bring_it(name: str) -> None:
     assert own == config_of(RunConfig(), {"policy": name}).local.objective
 
 
-def test_what_our_method_has_by_default_gives_way_to_what_a_task_sets() -> None:
+def test_our_method_runs_with_the_defaults_where_neither_task_nor_run_file_says_otherwise() -> None:
     task = RunConfig.model_validate({"local": {"anchor": {"share": 0.5}}, "plans": {"growth": {}}})
 
     config = config_of(task, {"policy": "co-s2p", "local": {"align_steps": False}})
 
+    assert RunConfig() == config_of(RunConfig(), {})
     assert (0.5, False) == (config.local.anchor.share, config.local.align_steps)
-    assert policy_named("co-s2p").defaults["plans"]["growth"] == config.plans.growth.model_dump()
+    assert RunConfig().plans == config.plans
+
+
+@pytest.mark.parametrize("name", ["fedrolex-staggered", "fedrolex-staggered-skip"])
+def test_a_staggered_window_has_our_loop_but_none_of_our_choice_of_units(name: str) -> None:
+    ours, config = RunConfig(), config_of(RunConfig(), {"policy": name})
+
+    assert (ours.rounds, ours.local, ours.merge) == (config.rounds, config.local, config.merge)
+    plans = config.plans
+    assert (0.0, 1.0, 0.5) == (plans.nested_depth, plans.growth.start, plans.block_width_min)
 
 
 def test_where_all_train_one_small_model_what_nobody_trains_is_silent() -> None:

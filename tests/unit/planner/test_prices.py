@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from planned_fleet import JETSON16_WEAK, PlannedRun
 
-from cos2p import messages as m
-from cos2p.cost import CostModel
-from cos2p.units import UnitTable
-from cos2p_planner.choosers.question import Choice
-from cos2p_planner.holdings import Holdings
-from cos2p_planner.prices import PENALTY, STEP, FloorPrices
+from cos2p.log import messages as m
+from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
+from cos2p_planner.state.choice import Choice
+from cos2p_planner.state.holdings import Holdings
+from cos2p_planner.state.prices import PENALTY, STEP, FloorPrices
 
 Tables = Callable[..., UnitTable]
 New = Callable[..., Any]
@@ -79,6 +79,63 @@ def test_a_device_in_trouble_counts_for_no_floor_until_its_next_plan(vit: Tables
     holdings.release("w3")
     holdings.issue("w4", Choice(costs.smallest))
     assert 0 == holdings.prices(others).max()
+
+
+def released(holdings: Holdings, fewer: Choice) -> None:
+    holdings.release("w1")
+    holdings.release("w1")
+    holdings.issue("w4", fewer)
+
+
+def changed(holdings: Holdings, fewer: Choice) -> None:
+    holdings.issue("w1", fewer)
+
+
+@pytest.mark.parametrize("give_up", [released, changed])
+def test_a_unit_that_a_device_gives_up_gains_price_with_that_very_choice(
+    vit: Tables, give_up: Callable[[Holdings, Choice], None]
+) -> None:
+    costs = CostModel(vit(2), 2, 32)
+    holdings = Holdings(costs, coverage_floor=2)
+    units = tuple(range(len(costs.table)))
+    given_up = int(np.flatnonzero(costs.table.prunable)[-1])
+    whole, fewer = Choice(units), Choice(tuple(u for u in units if u != given_up))
+    for worker, choice in {"w1": whole, "w2": whole, "w3": fewer}.items():
+        holdings.issue(worker, choice)
+    enough = np.full(len(units), 2.0)
+    assert 0 == holdings.prices(enough).max()
+
+    give_up(holdings, fewer)
+
+    assert {given_up: STEP} == {u: p for u, p in enumerate(holdings.prices(enough)) if p}
+
+
+def refused(outcome: m.Outcome) -> Callable[[Any], Any]:
+    status = {m.Outcome.CANCELLED: "failed", m.Outcome.INVALID: "done"}[outcome]
+    return lambda stage: stage.report(stage.plan_of("w1"), status=status, steps_done=0)
+
+
+@pytest.mark.parametrize(
+    ("end", "holders"),
+    [
+        (lambda stage: stage.pass_time(16, "w2"), ["w2"]),
+        (lambda stage: stage.goodbye("w1"), ["w2"]),
+        (refused(m.Outcome.CANCELLED), ["w2"]),
+        (refused(m.Outcome.INVALID), ["w1", "w2"]),
+        (lambda stage: stage.report(stage.plan_of("w1")), ["w1", "w2"]),
+    ],
+    ids=["silent", "left", "failed", "refused", "updated"],
+)
+def test_a_device_counts_for_the_floor_until_its_plan_ends_without_an_answer(
+    new_stage: New, end: Callable[[Any], Any], holders: list[str]
+) -> None:
+    stage = new_stage({"rounds": {"update_fraction": 1.0}})
+    stage.hello("w1")
+    stage.hello("w2")
+
+    end(stage)
+
+    assert holders == sorted(stage.core.ledger.run.holdings.state.present)
 
 
 # ---------------------------------------------------------------- what the planner says

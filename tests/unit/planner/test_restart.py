@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cos2p import messages as m
-from cos2p.state_codec import pack
-from cos2p.unit_wire import UnitScores
+from cos2p.log import messages as m
+from cos2p.log.state_codec import pack
+from cos2p.model.unit_wire import UnitScores
 from cos2p_planner.core import PlannerCore
 from cos2p_planner.fold import PlannerState
 
@@ -23,14 +23,14 @@ EVENTS = (
 FRACTIONS = (0.2, 0.4, 0.6, 1.0)
 CONFIG: dict[str, Any] = {
     "rounds": {"versions": 12, "staleness_max": 2, "coverage_window": 2},
-    "plans": {"hold_plans": 2, "coverage_floor": 2, "change_max": 0.6, "importance": "gate"},
+    "plans": {"hold_plans": 2, "coverage_floor": 2, "importance": "gate"},
 }
 LABELS: tuple[tuple[int, ...] | None, ...] = ((40, 30, 30), (99, 1, 0), None, (1, 1, 98))
 """Of each worker; scores of samples without such a label are refused."""
 CLOSINGS: tuple[dict[str, Any], ...] = (
-    {"coverage_gate": 0.9, "hurry": True, "participation_clip": 3.0},
+    {"closing": "semi-async"},
     {"closing": "synchronous"},
-    {"closing": "buffer", "update_count": 2, "hurry": True},
+    {"closing": "buffer", "update_count": 2},
     {"closing": "compass", "staleness_max": 50},
 )
 
@@ -38,7 +38,7 @@ CLOSINGS: tuple[dict[str, Any], ...] = (
 def config_of(closing: int) -> dict[str, Any]:
     """The run's settings under one of the closing rules."""
     rounds = {**CONFIG["rounds"], **CLOSINGS[closing]}
-    return {**CONFIG, "rounds": rounds, "local": {"align_steps": closing == 0, "steps_max": 20}}
+    return {**CONFIG, "rounds": rounds, "local": {"align_steps": closing == 0}}
 
 
 DAMAGES: tuple[dict[str, Any], ...] = (

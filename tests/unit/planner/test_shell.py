@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from planner_ring import Ring, stage_of
 
-from cos2p import messages as m
-from cos2p.bus import NewRecord
 from cos2p.errors import FencedError, RunFailedError
-from cos2p.topics import specs
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord
+from cos2p.log.topics import specs
 
 
 def test_a_run_goes_from_request_to_target(new_stage: Callable[..., Any]) -> None:

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 from planner_ring import Ring, stage_of
 
-from cos2p import codec
-from cos2p import messages as m
-from cos2p.bus import NewRecord, Offsets
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import SystemClock
 from cos2p.errors import DivergedError
-from cos2p.mailbox import Mailbox, Outbox
-from cos2p.snapshots import Snapshot, snapshots_of
-from cos2p.state_codec import pack
-from cos2p.topics import DECISIONS, FLEET, SNAPSHOTS
-from cos2p_planner.compare import Comparison, compare_snapshots
+from cos2p.log import codec
+from cos2p.log import messages as m
+from cos2p.log.bus import NewRecord, Offsets
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import Mailbox, Outbox
+from cos2p.log.snapshots import Snapshot, snapshots_of
+from cos2p.log.state_codec import pack
+from cos2p.log.topics import DECISIONS, FLEET, SNAPSHOTS
 from cos2p_planner.fold import PlannerState
+from cos2p_planner.snapshot_check import Comparison, compare_snapshots
 
 New = Callable[..., Any]
 TOPIC = SNAPSHOTS.full_name("t")

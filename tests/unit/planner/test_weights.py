@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cos2p.run_config import LocalConfig, RoundConfig
-from cos2p_planner.weights import Arrival, Weight, weigh
+from cos2p_planner.rules.weights import Arrival, Weight, weigh
 
 LOCAL = LocalConfig(steps=10)
 
@@ -14,8 +14,8 @@ def weight(arrival: Arrival, **rounds: Any) -> Weight:
     return weigh(arrival, RoundConfig.model_validate(rounds), LOCAL)
 
 
-def arrival(samples: int = 100, steps: int = 10, staleness: int = 0, **counts: Any) -> Arrival:
-    return Arrival(samples, steps, staleness, **counts)
+def arrival(samples: int = 100, steps: int = 10, staleness: int = 0) -> Arrival:
+    return Arrival(samples, steps, staleness)
 
 
 def test_weights_grow_with_samples_and_fall_with_staleness() -> None:
@@ -57,16 +57,3 @@ def test_steps_are_left_as_they_are_where_they_are_not_normalised() -> None:
 
 def test_both_factors_act_on_the_delta_where_staleness_does() -> None:
     assert Weight(10.0, 1.25 / 2) == weight(arrival(steps=8, staleness=3), staleness_on="delta")
-
-
-@pytest.mark.parametrize(
-    ("own", "mean", "expected"), [(4, 4.0, 10.0), (8, 4.0, 5.0), (1, 4.0, 30.0), (99, 4.0, 10 / 3)]
-)
-def test_rare_devices_weigh_more_within_the_clip(own: int, mean: float, expected: float) -> None:
-    seen = arrival(own_count=own, mean_count=mean)
-
-    assert pytest.approx(expected) == weight(seen, participation_clip=3.0).weight
-
-
-def test_without_a_clip_participation_does_not_count() -> None:
-    assert 10.0 == weight(arrival(own_count=1, mean_count=50.0)).weight

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from cos2p import messages as m
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.model.unit_wire import UnitColumns
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import MergeConfig, RoundConfig, RunConfig
-from cos2p.unit_wire import UnitColumns
-from cos2p.units import Unit, UnitTable
 from cos2p_sim.checkers import Checker, InvariantError
 
 TABLE = UnitTable(
@@ -44,7 +44,6 @@ class Tale:
             merge=MergeConfig(average_decay=settings.get("average_decay", 0.0)),
             rounds=RoundConfig(
                 staleness_max=1,
-                hurry=settings.get("hurry", False),
                 closing=settings.get("closing", "semi-async"),
             ),
         )
@@ -131,14 +130,6 @@ class Tale:
         self.decide(m.UpdateAdmitted, **(body | changes))
         return self
 
-    def hurry(self, plan_id: str = "p1", worker_id: str = "w0") -> "Tale":
-        self.decide(m.PlanHurried, plan_id=plan_id, worker_id=worker_id)
-        return self
-
-    def ask(self, plan_id: str = "p1") -> "Tale":
-        self.tell(m.Hurried, plan_id=plan_id, worker_id="w0")
-        return self
-
     def aged(self) -> "Tale":
         """A run at version 1, with a plan of version 0 still open."""
         self.start().issue(local_steps=2)
@@ -201,10 +192,6 @@ def test_a_right_log_breaks_no_rule() -> None:
     tale = Tale().whole()
 
     tale.checker.end([], ends="target")
-
-
-def test_a_hurried_plan_that_reports_fewer_steps_breaks_no_rule() -> None:
-    Tale(hurry=True).aged().hurry().ask().report(steps_done=1).admit(staleness=1)
 
 
 def test_a_device_asked_again_behind_a_barrier_where_all_have_failed_breaks_no_rule() -> None:
@@ -271,24 +258,13 @@ WRONG: dict[str, list[Callable[[], object]]] = {
         lambda: Tale().start().issue().refuse(Outcome.DUPLICATE),
         lambda: Tale().start().issue().end_run(0),
     ],
-    "fewer_steps_were_asked_for": [
+    "done_plans_have_all_their_steps": [
         lambda: Tale().start().issue(local_steps=2).report(),
-        lambda: Tale(hurry=True).aged().hurry().ask().report(steps_done=0),
+        lambda: Tale().start().issue().report(steps_done=0),
     ],
     "barriers_wait_for_all": [
         lambda: Tale(closing="synchronous").aged(),
         lambda: Tale(closing="synchronous").start().issue().report().admit().issue("p2"),
-    ],
-    "plans_are_hurried_once": [
-        lambda: Tale(hurry=True).aged().hurry().hurry(),
-        lambda: Tale(hurry=True).start().issue().hurry(),
-        lambda: Tale().aged().hurry(),
-        lambda: Tale(hurry=True).aged().hurry(worker_id="w1"),
-        lambda: Tale(hurry=True).aged().cancel().hurry(),
-    ],
-    "hurries_are_handed_on_once": [
-        lambda: Tale().start().issue().dispatch().ask(),
-        lambda: Tale(hurry=True).aged().hurry().ask().ask(),
     ],
     "one_answer_per_report": [
         lambda: Tale().start().issue().report().admit().refuse(Outcome.DUPLICATE),

@@ -5,10 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from cos2p.bus import NewRecord, TopicSpec
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
 from cos2p.errors import BusUnreachableError
+from cos2p.log.bus import NewRecord, TopicSpec
+from cos2p.log.buses.memory import MemoryBus
 from cos2p_sim.faults import FaultCount, FaultyBus
 from cos2p_sim.loop import run_virtual
 from cos2p_sim.scenario import FaultPart

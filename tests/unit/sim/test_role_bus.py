@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.topics import specs
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.topics import specs
 from cos2p_sim.checkers import InvariantError
 from cos2p_sim.role_bus import RoleBus
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cos2p.messages import Plan
-from cos2p.run_config import LocalConfig, RunConfig
+from cos2p.log.messages import Plan
+from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.models.resnet import ResNetConfig, Stage, resnet
 from cos2p_worker.models.stems import Patches, Words
@@ -122,7 +122,11 @@ def task() -> Task:
         train_shard=quarters_shard,
         evaluation=quarters_evaluation,
         classes=CLASSES,
-        run=RunConfig(local=LocalConfig(steps=4, batch_size=16, learning_rate=3e-3)),
+        run=RunConfig(
+            local=LocalConfig(
+                steps=4, batch_size=16, learning_rate=3e-3, anchor=AnchorConfig(share=0.0)
+            )
+        ),
     )
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cos2p.cost import CostModel
 from cos2p.errors import BudgetError
+from cos2p.model.cost import CostModel
 from cos2p_worker.alone import train_alone, units_alone
 from cos2p_worker.budget import energy_scores, even_scores, fill_budget
 from cos2p_worker.initial import initial_values

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
-from cos2p_worker.loss import fedlc_shift, label_shift
-from cos2p_worker.objectives.anchor import Anchor, Proximal, is_anchored
+from cos2p_worker.loss import label_shift
+from cos2p_worker.objectives.anchor import RAMP, Anchor, Proximal, is_anchored
 from cos2p_worker.objectives.batch import Batch
 from cos2p_worker.objectives.divergence import divergence, ramp_up, soft
 from cos2p_worker.submodel import all_units, build_submodel, read_units
@@ -31,7 +31,8 @@ CPU = torch.device("cpu")
 
 
 def config_of(**local: object) -> RunConfig:
-    given = {"steps": 4, "batch_size": 16, "learning_rate": 3e-3, **local}
+    plain = {"steps": 4, "batch_size": 16, "learning_rate": 3e-3, "anchor": {"share": 0.0}}
+    given = plain | local
     return RunConfig(local=LocalConfig.model_validate(given))
 
 
@@ -51,8 +52,7 @@ def train_by_hand(task: Task, config: RunConfig, plan: Plan, extra: Extra | None
     module = build_submodel(task.model, plan.trained, (), base, CPU)
     dispatched = copy.deepcopy(module)
     optimizer = make_optimizer(list(module.parameters()), local)
-    form = {"share": label_shift, "fedlc": fedlc_shift}[local.logit_form]
-    shift = form(task.label_counts(data) or (), local.logit_adjustment)
+    shift = label_shift(task.label_counts(data) or (), local.logit_adjustment)
     batches = draw_batches(len(data), plan.batch_size, plan.seed)
     for step in range(1, plan.local_steps + 1):
         places = next(batches)
@@ -123,11 +123,10 @@ def test_a_ramp_rises_in_a_line_and_stays() -> None:
     assert 1.0 == ramp_up(0.0, 0.0)
 
 
-@pytest.mark.parametrize("form", ["share", "fedlc"])
 def test_without_any_form_a_plan_is_the_plain_loop_byte_for_byte(
-    task: Task, plan_of: PlanOf, form: str
+    task: Task, plan_of: PlanOf
 ) -> None:
-    plan, config = plan_of(all_units(task.model)), config_of(logit_form=form)
+    plan, config = plan_of(all_units(task.model)), config_of()
 
     assert same(train_by_hand(task, config, plan), train(task, config, plan))
 
@@ -135,8 +134,7 @@ def test_without_any_form_a_plan_is_the_plain_loop_byte_for_byte(
 @pytest.mark.parametrize(
     "local",
     [
-        {"anchor": AnchorConfig(share=0.0, weight=7.0)},
-        {"anchor": AnchorConfig(share=0.5, weight=0.0)},
+        {"anchor": AnchorConfig(share=0.0)},
         {"proximal": 0.0},
     ],
 )
@@ -159,9 +157,9 @@ def test_the_anchors_teacher_is_the_dispatched_submodel_on_the_same_batches(
     task: Task, plan_of: PlanOf
 ) -> None:
     """Against a loop that keeps a second copy of the weights, at half the ramp (SGD)."""
-    anchor = AnchorConfig(share=0.5, weight=3.0, temperature=2.0, ramp=0.5)
+    anchor = AnchorConfig(share=0.5)
     units = task.units.close(u for u in all_units(task.model) if task.units.blocks[u] != 1)
-    plan = plan_of(units).model_copy(update={"progress": 0.25, "learning_rate": 0.05})
+    plan = plan_of(units).model_copy(update={"progress": RAMP / 2, "learning_rate": 0.05})
     given: dict[str, object] = {"optimizer": "sgd", "learning_rate": 0.05}
     config = config_of(**given, anchor=anchor)
 
@@ -171,7 +169,7 @@ def test_the_anchors_teacher_is_the_dispatched_submodel_on_the_same_batches(
         with torch.no_grad():
             taught = functional.softmax(then(inputs) / 2.0, -1)
         found = functional.log_softmax(now / 2.0, -1)
-        return 3.0 * 0.5 * 4 * functional.kl_div(found, taught, reduction="batchmean")
+        return 0.5 * 4 * functional.kl_div(found, taught, reduction="batchmean")
 
     expected = train_by_hand(task, config, plan, term)
     found = train(task, config, plan)
@@ -235,7 +233,7 @@ def test_the_teacher_is_asked_once_per_anchored_step_and_in_evaluation_mode() ->
             return x
 
     model = Model()
-    anchor = Anchor(AnchorConfig(share=0.25), progress=1.0)
+    anchor = Anchor(share=0.25, progress=1.0)
 
     labels = torch.zeros(1, dtype=torch.int64)
     anchor.prepare(model, lambda step: Batch(step, torch.full((1, 2), float(step)), labels), 8)

@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cos2p.messages import (
+from cos2p.log.messages import (
     BlobRef,
     DeviceProfile,
     Dispatched,
     Goodbye,
     Heartbeat,
     Hello,
-    Hurried,
     Plan,
     Report,
     RunFinished,
 )
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
-from cos2p.units import Unit, UnitTable
-from cos2p_worker.core import Cancel, Effect, Fetch, Hurry, Leave, Send, Train, Upload, WorkerCore
+from cos2p_worker.core import Cancel, Effect, Fetch, Leave, Send, Train, Upload, WorkerCore
 from cos2p_worker.trainer import GateScores, TrainResult
 
 TABLE = UnitTable(
@@ -350,54 +349,6 @@ def test_a_heartbeat_says_the_state_and_is_not_sent_before_it_is_due() -> None:
         effect.message.plan_id,
         effect.message.steps_done,
     )
-
-
-def hurried(plan_id: str = "p1") -> Hurried:
-    return Hurried(run_id="r", decisions_offset=1, plan_id=plan_id, worker_id="w0")
-
-
-def test_training_is_hurried_once_however_often_it_is_asked_for() -> None:
-    worker = core()
-    worker.handle(dispatched(plan()), 101.0)
-    worker.fetched("p1", 100, 102.0)
-
-    assert [Hurry("p1")] == worker.handle(hurried(), 103.0)
-    assert [] == worker.handle(hurried(), 104.0)
-
-
-def test_a_plan_hurried_before_all_shards_have_sent_is_hurried_from_its_start() -> None:
-    worker = core(shards=2)
-    worker.handle(dispatched(plan(), 0, 2), 101.0)
-
-    assert [] == worker.handle(hurried(), 102.0)
-    assert [Fetch, Hurry] == [type(e) for e in worker.handle(dispatched(plan(), 1, 2), 103.0)]
-
-
-def test_a_plan_that_is_uploading_is_not_hurried() -> None:
-    worker = core()
-    worker.handle(dispatched(plan()), 101.0)
-    worker.fetched("p1", 100, 102.0)
-    worker.trained("p1", result(), 103.0)
-
-    assert [] == worker.handle(hurried(), 104.0)
-
-
-def test_a_word_to_hurry_another_plan_changes_nothing() -> None:
-    worker = core()
-    worker.handle(dispatched(plan("p2")), 101.0)
-    worker.fetched("p2", 100, 102.0)
-
-    assert [] == worker.handle(hurried("p1"), 103.0)
-    assert [Hurry("p2")] == worker.handle(hurried("p2"), 104.0)
-
-
-def test_the_plan_after_a_hurried_one_is_not_hurried() -> None:
-    worker = core()
-    worker.handle(dispatched(plan()), 101.0)
-    worker.handle(hurried(), 102.0)
-    worker.failed("p1", "why", 103.0)
-
-    assert [Fetch] == [type(e) for e in worker.handle(dispatched(plan("p2")), 104.0)]
 
 
 def test_an_idle_worker_that_is_asked_to_stop_says_goodbye() -> None:

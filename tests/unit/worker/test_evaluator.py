@@ -10,16 +10,17 @@ import structlog
 from counting_bus import CountingBus
 from numpy.typing import NDArray
 
-from cos2p.blobs import write_blob
-from cos2p.bus import Bus
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
 from cos2p.errors import DigestError, SettingsError
-from cos2p.mailbox import Mailbox, Outbox
-from cos2p.messages import BlobRef, Evaluated, RunFinished, RunOpened, VersionPublished
-from cos2p.payload import Header, header_of, parts
+from cos2p.log.blobs import write_blob
+from cos2p.log.bus import Bus
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import Mailbox, Outbox
+from cos2p.log.messages import BlobRef, Evaluated, RunFinished, RunOpened, VersionPublished
+from cos2p.log.topics import CHECKPOINTS, FLEET, MODELS, specs
+from cos2p.model.payload import Header, header_of, parts
 from cos2p.run_config import EvaluationConfig, LocalConfig, RunConfig
-from cos2p.topics import CHECKPOINTS, FLEET, MODELS, specs
+from cos2p.service.role import RoleContext
 from cos2p_worker.evaluation import judge_values
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initial_values
@@ -119,11 +120,7 @@ class Stage:
 
     async def evaluate(self, every_s: float = 0.0, on: Bus | None = None) -> list[Evaluated]:
         await run_evaluator(
-            on or self.bus,
-            LoopClock(),
-            structlog.get_logger(),
-            self.stop,
-            prefix="t",
+            RoleContext(on or self.bus, LoopClock(), structlog.get_logger(), "t", self.stop),
             evaluator_id="evaluator",
             task_of=lambda opened: self.task,
             every_s=every_s,

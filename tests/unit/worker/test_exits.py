@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from cos2p.errors import SettingsError
-from cos2p.run_config import ExitConfig, LocalConfig, RunConfig
-from cos2p.units import STEM
+from cos2p.model.units import STEM
+from cos2p.run_config import LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.models.exits import NO_EXITS, Exits, exits_of, heads_of
@@ -26,9 +26,8 @@ LABELS = torch.arange(16) % 4
 SHARED, OWN = Exits((0, 1)), Exits((0, 1), shared=False)
 
 
-def local(objective: str, *after: int) -> LocalConfig:
-    given = {"objective": objective, "exits": ExitConfig(after=after)}
-    return LocalConfig.model_validate(given)
+def local(objective: str) -> LocalConfig:
+    return LocalConfig.model_validate({"objective": objective})
 
 
 def with_exits(model: Architecture, exits: Exits) -> Architecture:
@@ -71,12 +70,10 @@ def kept_elements(module: nn.Module, samples: Tensor) -> float:
     ("given", "blocks", "expected"),
     [
         (local("final"), 6, NO_EXITS),
-        (local("final", 1), 6, NO_EXITS),
         (local("fjord"), 6, NO_EXITS),
         (local("exits"), 6, Exits((1, 3))),
         (local("exits"), 4, Exits((1, 2))),
         (local("exits"), 2, Exits((0,))),
-        (local("exits", 0, 4), 6, Exits((0, 4))),
         (local("depthfl"), 4, Exits((0, 1, 2), shared=False)),
         (local("scalefl"), 12, Exits((3, 5, 8), shared=False)),
         (local("scalefl"), 6, Exits((1, 2, 4), shared=False)),
@@ -89,20 +86,9 @@ def test_the_objective_says_where_exits_are(
     assert expected == exits_of(given, blocks)
 
 
-@pytest.mark.parametrize("after", [(3,), (1, 0), (1, 1), (-1,), (7,)])
-def test_exits_that_can_not_be_are_refused_with_what_would_do(after: tuple[int, ...]) -> None:
-    with pytest.raises(SettingsError, match="of 0 to 2"):
-        exits_of(local("exits", *after), 4)
-
-
 def test_a_model_of_one_block_has_no_place_for_a_shared_exit() -> None:
-    with pytest.raises(SettingsError, match="1 blocks"):
+    with pytest.raises(SettingsError, match=r"2 blocks or more.*this one has 1"):
         exits_of(local("exits"), 1)
-
-
-def test_a_baseline_with_an_exit_per_block_takes_no_places() -> None:
-    with pytest.raises(SettingsError, match="leave it empty"):
-        exits_of(local("depthfl", 1), 4)
 
 
 def test_shared_exits_are_in_every_submodel_and_own_ones_with_their_blocks(
@@ -247,7 +233,7 @@ def test_a_run_without_exits_takes_the_task_as_it_is(task: Task) -> None:
 
 
 def test_every_process_makes_the_same_units_of_a_runs_settings(task: Task) -> None:
-    run = RunConfig(local=local("exits", 1))
+    run = RunConfig(local=local("exits"))
     made = task.for_run(run)
 
     assert task.for_run(run).units.digest == made.units.digest != task.units.digest

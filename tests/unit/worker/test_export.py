@@ -12,16 +12,17 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from cos2p.blobs import write_blob
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.cost import CostModel
 from cos2p.errors import BudgetError, SettingsError, StorageError
-from cos2p.mailbox import Mailbox, Outbox
-from cos2p.messages import Evaluated, RunFinished, RunOpened, VersionPublished
-from cos2p.payload import Header, header_of, parts
+from cos2p.log.blobs import write_blob
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import Mailbox, Outbox
+from cos2p.log.messages import Evaluated, RunFinished, RunOpened, VersionPublished
+from cos2p.log.topics import CHECKPOINTS, FLEET, MODELS, specs
+from cos2p.model.cost import CostModel
+from cos2p.model.payload import Header, header_of, parts
 from cos2p.run_config import EvaluationConfig, LocalConfig, RunConfig
-from cos2p.topics import CHECKPOINTS, FLEET, MODELS, specs
+from cos2p.service.role import RoleContext
 from cos2p_worker.evaluation import judge
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.export import Exported, Wish, export, load_submodel, parameters_of
@@ -153,11 +154,7 @@ def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: P
         )
         await export(bus, "t", Wish(), tmp_path / "m", task)
         await run_evaluator(
-            bus,
-            LoopClock(),
-            structlog.get_logger(),
-            asyncio.Event(),
-            prefix="t",
+            RoleContext(bus, LoopClock(), structlog.get_logger(), "t"),
             evaluator_id="evaluator",
             task_of=lambda _: task,
         )

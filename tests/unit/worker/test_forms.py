@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from cos2p.cost import CostModel
 from cos2p.errors import SettingsError
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
+from cos2p.model.cost import CostModel
 from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
 from cos2p_worker.evaluation import judge_values
 from cos2p_worker.initial import initial_values
@@ -26,8 +26,8 @@ OBJECTIVES = ["exits", "depthfl", "scalefl"]
 
 
 def made(task: Task, objective: str, **local: object) -> Task:
-    given = {"steps": 4, "batch_size": 16, "objective": objective, "exits": EXITS, **local}
-    config = LocalConfig.model_validate(given)
+    plain = {"steps": 4, "batch_size": 16, "exits": EXITS, "anchor": AnchorConfig(share=0.0)}
+    config = LocalConfig.model_validate(plain | {"objective": objective} | local)
     run = RunConfig(local=config)
     return replace(task.for_run(run), run=run)
 

@@ -5,14 +5,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from cos2p.blobs import read_blob
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
 from cos2p.errors import RunExistsError
-from cos2p.mailbox import Mailbox
-from cos2p.messages import RunRequested
-from cos2p.payload import PayloadReader
-from cos2p.topics import FLEET
+from cos2p.log.blobs import read_blob
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import RunRequested
+from cos2p.log.topics import FLEET
+from cos2p.model.payload import PayloadReader
 from cos2p_worker.initial import initial_values, initialise
 from cos2p_worker.task import Task
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cos2p_worker.loss import adjusted, fedlc_shift, label_shift
+from cos2p_worker.loss import adjusted, label_shift
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]])
 LABELS = torch.tensor([0, 2])
@@ -38,19 +38,6 @@ def test_a_missing_label_is_pushed_down_less_than_without_the_shift() -> None:
     shifted = torch.autograd.grad(loss(logits, LABELS), logits)[0]
 
     assert (shifted[:, 1] < 0.5 * plain[:, 1]).all()
-
-
-def test_fedlc_lowers_logits_by_the_fourth_root_of_the_counts() -> None:
-    assert [-1.0, -2.0, -200.0] == pytest.approx(fedlc_shift((16, 1, 0), 2.0).tolist())
-
-
-def test_an_absent_label_takes_no_part_in_fedlcs_loss() -> None:
-    logits = LOGITS.clone().requires_grad_()
-    loss = adjusted(functional.cross_entropy, fedlc_shift((9, 0, 9), 1.0))
-
-    gradient = torch.autograd.grad(loss(logits, LABELS), logits)[0]
-
-    assert [0.0, 0.0] == pytest.approx(gradient[:, 1].tolist(), abs=1e-12)
 
 
 def test_without_a_shift_the_loss_is_left_as_it_is() -> None:

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cos2p.buses.sqlite import SqliteBus
 from cos2p.clock import SystemClock
-from cos2p.codec import encode
-from cos2p.messages import RunOpened
+from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.codec import encode
+from cos2p.log.messages import RunOpened
+from cos2p.log.topics import MODELS, specs
 from cos2p.run_config import RunConfig
-from cos2p.topics import MODELS, specs
 from cos2p_worker.task import load_task
 
 

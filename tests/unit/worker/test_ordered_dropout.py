@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cos2p.cost import CostModel
-from cos2p.messages import Plan
-from cos2p.nested import nested_widths
+from cos2p.log.messages import Plan
+from cos2p.model.cost import CostModel
+from cos2p.model.nested import nested_widths
 from cos2p.run_config import ExitConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.models.architecture import Architecture
@@ -125,8 +125,8 @@ def test_widths_are_drawn_evenly_and_by_the_plans_seed(vit_model: Architecture) 
 
 
 def made(**local: object) -> RunConfig:
-    given = {"steps": 12, "batch_size": 16, "objective": "fjord", **local}
-    return RunConfig(local=LocalConfig.model_validate(given))
+    plain = {"steps": 12, "batch_size": 16, "objective": "fjord", "anchor": {"share": 0.0}}
+    return RunConfig(local=LocalConfig.model_validate(plain | local))
 
 
 def train(task: Task, config: RunConfig, plan: Plan) -> TrainResult:

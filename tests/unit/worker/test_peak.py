@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cos2p.cost import CostModel
+from cos2p.model.cost import CostModel
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p_worker.alone import units_alone
 from cos2p_worker.initial import initial_values

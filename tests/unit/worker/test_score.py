@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
+from cos2p.model.units import Kind
 from cos2p.run_config import AnchorConfig, LocalConfig, PlanConfig, RunConfig
-from cos2p.units import Kind
 from cos2p_worker.models.architecture import CHANNEL_DIM, Architecture, Tap, Tapped
 from cos2p_worker.score import PRODUCT_ELEMENTS, GateScorer
 from cos2p_worker.submodel import all_units, build_submodel
@@ -199,7 +199,7 @@ def test_a_model_without_taps_gives_no_scores(vit_model: Architecture, values_of
 def train(task: Task, plan: Plan, base: Values, importance: str, **local: object) -> TrainResult:
     config = RunConfig(
         plans=PlanConfig.model_validate({"importance": importance}),
-        local=LocalConfig.model_validate({"batch_size": 16} | local),
+        local=LocalConfig.model_validate({"batch_size": 16, "anchor": {"share": 0.0}} | local),
     )
     training = Training(task, task.shard(0, 1), config, local_machine(Power()))
     return training.run(plan, base, None, Watch())[0]
@@ -247,7 +247,8 @@ def test_an_anchored_loss_is_scored_too(
     task: Task, values_of: Make, plan_of: Callable[..., Plan]
 ) -> None:
     plan, base = plan_of(all_units(task.model)), values_of(task.model, 1)
-    anchor = AnchorConfig(share=1.0, ramp=0.0)
+    plan = plan.model_copy(update={"progress": 1.0})
+    anchor = AnchorConfig(share=1.0)
     plain = train(task, plan, base, "gate", score_every=1)
     anchored = train(task, plan, base, "gate", score_every=1, anchor=anchor)
 

@@ -13,20 +13,18 @@ import structlog.testing
 from counting_bus import CountingBus
 from numpy.typing import NDArray
 
-from cos2p.blobs import read_blob, write_blob
-from cos2p.bus import NewRecord
-from cos2p.buses.memory import MemoryBus
 from cos2p.clock import LoopClock
-from cos2p.codec import encode
 from cos2p.errors import BudgetError, SettingsError, StorageError
-from cos2p.logs import Log
-from cos2p.mailbox import Mailbox
-from cos2p.messages import (
+from cos2p.log.blobs import read_blob, write_blob
+from cos2p.log.bus import NewRecord
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.codec import encode
+from cos2p.log.mailbox import Mailbox
+from cos2p.log.messages import (
     Dispatched,
     Goodbye,
     Heartbeat,
     Hello,
-    Hurried,
     Message,
     Plan,
     Report,
@@ -34,10 +32,12 @@ from cos2p.messages import (
     RunOpened,
     VersionPublished,
 )
-from cos2p.payload import PayloadReader, header_of, parts
+from cos2p.log.topics import FLEET, HEARTBEATS, MODELS, SUBMODELS, partition_of, specs
+from cos2p.model.payload import PayloadReader, header_of, parts
+from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
-from cos2p.topics import FLEET, HEARTBEATS, MODELS, SUBMODELS, partition_of, specs
-from cos2p.units import Unit, UnitTable
+from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 from cos2p_sim.loop import run_virtual
 from cos2p_worker.shell import Device, Kit, run_worker
 from cos2p_worker.trainer import (
@@ -92,8 +92,7 @@ class ScriptedTrainer:
             self.stops += 1
             raise TrainingStoppedError("stopped")
         deltas = {u: np.ones(int(TABLE.sizes[u]), np.float32) for u in plan.trained}
-        steps_done = 1 if watch.hurry.is_set() else plan.local_steps
-        return TrainResult(deltas, steps_done, 8, 2.0, 1.0, 4096, 0.25)
+        return TrainResult(deltas, plan.local_steps, 8, 2.0, 1.0, 4096, 0.25)
 
 
 async def at_once(plan: Plan, watch: Watch) -> None:
@@ -149,11 +148,7 @@ class Stage:
             return Kit(table, self.trainer)
 
         await run_worker(
-            self.bus,
-            LoopClock(),
-            self.log,
-            self.stop,
-            prefix=PREFIX,
+            RoleContext(self.bus, LoopClock(), self.log, PREFIX, self.stop),
             worker_id="w0",
             device=device or Device(memory_bytes=1 << 20, scratch_dir=self.folder),
             kit_factory=kit,
@@ -350,23 +345,6 @@ def test_training_that_fails_is_reported_and_the_next_plan_goes_on(
         await stage.finish()
 
     play(lambda: Stage(tmp_path, ScriptedTrainer(fail_first)), script)
-
-
-def test_a_hurried_worker_reports_the_steps_that_it_has(tmp_path: Path) -> None:
-    async def until_hurried(plan: Plan, watch: Watch) -> None:
-        while not watch.hurry.is_set():  # noqa: ASYNC110 - the protocol's event is that of a thread
-            await asyncio.sleep(0.005)
-
-    async def script(stage: Stage) -> None:
-        await stage.open()
-        await stage.dispatch("p1")
-        await stage.trainer.began.wait()
-        await stage.say(Hurried(run_id="r", decisions_offset=1, plan_id="p1", worker_id="w0"))
-        [report] = await stage.hear(Report)
-        assert ("done", 1) == (report.status, report.steps_done)
-        await stage.finish()
-
-    play(lambda: Stage(tmp_path, ScriptedTrainer(until_hurried)), script)
 
 
 def test_a_newer_plan_stops_the_older_s_training_at_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cos2p.units import Kind
+from cos2p.model.units import Kind
 from cos2p_worker.models.architecture import CHANNEL_DIM, Architecture, Tap, Tapped
 from cos2p_worker.submodel import all_units, build_submodel
 

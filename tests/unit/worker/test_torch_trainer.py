@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import all_units
 from cos2p_worker.task import Task

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import all_units, build_submodel
 from cos2p_worker.task import Dataset, Task
@@ -190,29 +190,6 @@ def test_it_stops_before_the_next_step(task: Task, plan_of: PlanOf) -> None:
 
     with pytest.raises(TrainingStoppedError, match="after 2 steps"):
         training_of(task).run(plan_of(all_units(task.model)), initial_values(task, 0), None, watch)
-
-
-def test_it_ends_after_the_step_at_hand_when_hurried(task: Task, plan_of: PlanOf) -> None:
-    hurry = threading.Event()
-    watch = Watch(on_step=lambda done: hurry.set() if done == 2 else None, hurry=hurry)
-
-    result, _ = training_of(task).run(
-        plan_of(all_units(task.model)), initial_values(task, 0), None, watch
-    )
-
-    assert 2 == result.steps_done
-
-
-def test_one_step_is_done_however_early_it_is_hurried(task: Task, plan_of: PlanOf) -> None:
-    watch = Watch()
-    watch.hurry.set()
-
-    result, _ = training_of(task).run(
-        plan_of(all_units(task.model)), initial_values(task, 0), None, watch
-    )
-
-    assert 1 == result.steps_done
-    assert any(delta.any() for delta in result.deltas.values())
 
 
 def test_the_throttle_sleeps_a_multiple_of_the_busy_time(task: Task, plan_of: PlanOf) -> None:

@@ -186,9 +186,9 @@ def _bring_up(chosen: "UpOptions", *, as_json: bool, progress: bool) -> "UpResul
 
     from rich.console import Console
 
-    from cos2p.bus import Bus
     from cos2p.clock import SystemClock
-    from cos2p.open_bus import open_bus
+    from cos2p.log.bus import Bus
+    from cos2p.service.open_bus import open_bus
     from cos2p.settings import BusSettings, load_settings
     from cos2p_cli.containers.engine import DockerEngine
     from cos2p_cli.containers.tell import Tell

@@ -135,7 +135,7 @@ class DockerEngine:
             import docker
         except ImportError:
             raise SettingsError(
-                "this needs Docker's SDK for Python: pip install 'cos2p[docker]'"
+                "this needs Docker's SDK for Python: install Co-S2P's extra `docker`"
             ) from None
         place = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         try:

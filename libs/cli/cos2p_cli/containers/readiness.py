@@ -5,7 +5,6 @@ Invariant: what was said before a container's last start does not count.
 
 from collections.abc import Mapping, Sequence
 
-from cos2p.cost import plain_bytes
 from cos2p.errors import (
     BudgetError,
     BusError,
@@ -16,6 +15,7 @@ from cos2p.errors import (
     StorageError,
 )
 from cos2p.history.run import RunHistory
+from cos2p.model.cost import plain_bytes
 from cos2p_cli.containers.engine import Found
 from cos2p_cli.containers.specs import CLASS
 

@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.errors import (
     BusUnreachableError,
@@ -24,6 +23,7 @@ from cos2p.errors import (
 )
 from cos2p.history.follow import HistoryReader
 from cos2p.history.run import RunHistory
+from cos2p.log.bus import Bus
 from cos2p.run_config import load_run_config
 from cos2p_cli import figures
 from cos2p_cli.containers import specs

@@ -8,8 +8,8 @@ from bisect import bisect_left
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
-from cos2p import messages as m
 from cos2p.history.figure import Figure, json_of
+from cos2p.log import messages as m
 
 POINTS_MAX = 512
 

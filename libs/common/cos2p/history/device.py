@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cos2p import messages as m
 from cos2p.history.figure import Figure, derived, json_of
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
 
 if TYPE_CHECKING:
     from cos2p.history.state import HistoryState

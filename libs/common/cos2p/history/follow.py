@@ -8,16 +8,16 @@ start, for no snapshot holds them.
 from collections.abc import Callable
 from contextlib import aclosing
 
-from cos2p.backwards import newest_first
-from cos2p.bus import Bus
 from cos2p.history.read import RunLog, Tally, Tape, run_of
 from cos2p.history.run import ROWS_MAX, RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.mailbox import Letter
-from cos2p.messages import VersionPublished
-from cos2p.snapshots import Snapshot, newest_snapshot
-from cos2p.state_codec import StateError, pack, unpack
-from cos2p.topics import HEARTBEATS, MODELS
+from cos2p.log.backwards import newest_first
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import VersionPublished
+from cos2p.log.snapshots import Snapshot, newest_snapshot
+from cos2p.log.state_codec import StateError, pack, unpack
+from cos2p.log.topics import HEARTBEATS, MODELS
 
 
 def beats_kept(device_count: int) -> int:

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p import messages as m
 from cos2p.history.curve import Verdict
 from cos2p.history.device import DeviceRow
 from cos2p.history.state import HistoryState
 from cos2p.history.version import VersionRow
-from cos2p.messages import Outcome
+from cos2p.log import messages as m
+from cos2p.log.messages import Outcome
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
-from cos2p.units import UnitTable
 
 Phase = Literal["empty", "requested", "running", "ending", "finished"]
 RECENT_VERSIONS = 8

@@ -7,8 +7,8 @@ its issue: then every shard has dispatched it that ever will.
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from cos2p import messages as m
 from cos2p.history.figure import Figure, derived, json_of
+from cos2p.log import messages as m
 
 FROM = "PlanIssued"
 

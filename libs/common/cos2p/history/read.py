@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 
-from cos2p import messages as m
-from cos2p.bus import Bus
 from cos2p.errors import OffsetExpiredError
-from cos2p.fence import EpochFence
-from cos2p.mailbox import ANY_RUN, Letter, Mailbox
-from cos2p.messages import Message
-from cos2p.topics import DECISIONS, FLEET, MODELS, Topic
+from cos2p.log import messages as m
+from cos2p.log.bus import Bus
+from cos2p.log.fence import EpochFence
+from cos2p.log.mailbox import ANY_RUN, Letter, Mailbox
+from cos2p.log.messages import Message
+from cos2p.log.topics import DECISIONS, FLEET, MODELS, Topic
 
 READER = "history"
 

@@ -13,7 +13,6 @@ that, the state is the same. Heartbeats are soft: they are not part of the state
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from cos2p import messages as m
 from cos2p.history import version as of_version
 from cos2p.history.curve import Verdict
 from cos2p.history.device import DeviceRow, natural
@@ -21,9 +20,10 @@ from cos2p.history.now import Beat, RunNow
 from cos2p.history.plan import PlanRow
 from cos2p.history.state import Activity, HistoryState, Span
 from cos2p.history.version import Merged, Surroundings, VersionRow
-from cos2p.mailbox import Letter
-from cos2p.messages import Message, Outcome
-from cos2p.snapshots import Position, tail_of
+from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import Message, Outcome
+from cos2p.log.snapshots import Position, tail_of
 
 ROWS_MAX = 64
 """Versions of which a bounded history keeps the rows."""
@@ -55,7 +55,8 @@ class RunHistory(RunNow):
         super().__init__(HistoryState())
         self._rows_max, self._retired = rows_max, retired
         self.rows_from = 0
-        self._positions: dict[str, Position] = {}
+        self._offsets: dict[str, int] = {}
+        self._tails: dict[str, bytes] = {}
         self._newest_values: dict[str, bytes | memoryview] = {}
 
     @classmethod
@@ -69,7 +70,8 @@ class RunHistory(RunNow):
         """The history whose `state` and `positions` these were."""
         history = cls(rows_max=rows_max)
         history.state = state
-        history._positions = dict(positions)
+        history._offsets = {name: p.offset for name, p in positions.items()}
+        history._tails = {name: p.tail for name, p in positions.items()}
         if state.units is not None:
             history.table = state.units.table()
         return history
@@ -77,15 +79,13 @@ class RunHistory(RunNow):
     @property
     def positions(self) -> dict[str, Position]:
         """How far each topic is folded, by its name without prefix."""
-        tails = {name: tail_of(value) for name, value in self._newest_values.items()}
-        return {
-            name: Position(p.offset, tails.get(name, p.tail)) for name, p in self._positions.items()
-        }
+        newest = self._newest_values.items()
+        tails = self._tails | {name: tail_of(value) if value else b"" for name, value in newest}
+        return {name: Position(at, tails.get(name, b"")) for name, at in self._offsets.items()}
 
     def offset(self, topic: str) -> int:
         """The next record of a topic to take."""
-        position = self._positions.get(topic)
-        return 0 if position is None else position.offset
+        return self._offsets.get(topic, 0)
 
     # ------------------------------------------------------------ the fold
 
@@ -109,12 +109,10 @@ class RunHistory(RunNow):
         Returns:
             Whether it counts: False for a decision that the fence refuses, too.
         """
-        if offset < self.offset(topic):
+        if offset < self._offsets.get(topic, 0):
             return False
-        self._positions[topic] = Position(offset + 1)
-        self._newest_values.pop(topic, None)
-        if value:
-            self._newest_values[topic] = value
+        self._offsets[topic] = offset + 1
+        self._newest_values[topic] = value
         state = self.state
         state.run_id = state.run_id or message.run_id
         self._weigh(topic, message, len(value))
@@ -144,7 +142,7 @@ class RunHistory(RunNow):
             self.beats[message.worker_id] = Beat(message, at_s)
 
     def _admits(self, decision: m.Decision) -> bool:
-        """The epoch fence (`cos2p.fence`), on an epoch that is part of the state."""
+        """The epoch fence (`cos2p.log.fence`), on an epoch that is part of the state."""
         if isinstance(decision, m.EpochStarted):
             if decision.epoch <= self.state.epoch:
                 return False

@@ -1,6 +1,6 @@
 """All that a history knows of a run from its records: what a snapshot of it holds.
 
-Invariants: a field here is in every snapshot and needs no other code for it (`cos2p.state_codec`);
+Invariants: a field here is in every snapshot without other code (`cos2p.log.state_codec`);
 everything is a function of the records folded, whatever the order of the topics among each other;
 its size is bounded by devices, open plans and the rows kept, not by the length of the log.
 """
@@ -9,14 +9,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cos2p import messages as m
 from cos2p.history.curve import Curve, Verdict
 from cos2p.history.device import DeviceRow
 from cos2p.history.plan import PlanRow
 from cos2p.history.version import Merged, VersionRow
+from cos2p.log import messages as m
+from cos2p.log.state_codec import Floats
+from cos2p.model.unit_wire import UnitColumns
 from cos2p.run_config import RunConfig
-from cos2p.state_codec import Floats
-from cos2p.unit_wire import UnitColumns
 
 Activity = Literal["idle", "fetch", "train", "upload"]
 

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p import bound
-from cos2p import messages as m
 from cos2p.history.curve import Verdict
 from cos2p.history.device import Labels
 from cos2p.history.figure import Figure, figures_of, json_of
-from cos2p.state_codec import Bytes, Counts16
-from cos2p.units import UnitTable
+from cos2p.log import messages as m
+from cos2p.log.state_codec import Bytes, Counts16
+from cos2p.model import bound
+from cos2p.model.units import UnitTable
 
 CLOSED, MERGED, MADE = "RoundClosed", "UpdateAdmitted", "VersionPublished"
 USED = f"PlanIssued, {MERGED}"

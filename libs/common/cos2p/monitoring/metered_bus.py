@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Awaitable, Sequence
 from typing import Literal, TypeVar
 
-from cos2p.bus import Bus, NewRecord, Offsets, Record, TopicSpec
-from cos2p.buses.passing import PassingBus
 from cos2p.errors import BusError, BusUnreachableError, StorageError
+from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses.passing import PassingBus
 from cos2p.monitoring.watch import Watch
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ Direction = Literal["in", "out"]
 
 
 class MeteredBus(PassingBus):
-    """See `cos2p.bus.Bus`.
+    """See `cos2p.log.bus.Bus`.
 
     Args:
         inner: the bus.

@@ -7,9 +7,9 @@ run is shown from the history that the role itself keeps, so it costs no second 
 from collections import Counter
 from collections.abc import Iterator
 
-from cos2p.bus import Bus
 from cos2p.clock import Clock
 from cos2p.history.run import RunHistory
+from cos2p.log.bus import Bus
 from cos2p.monitoring import metrics as of
 from cos2p.monitoring.metered_bus import MeteredBus
 from cos2p.monitoring.samples import Sample, run_samples

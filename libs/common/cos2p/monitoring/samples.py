@@ -13,9 +13,9 @@ from cos2p.history.device import DeviceRow
 from cos2p.history.figure import value_of
 from cos2p.history.run import RunHistory
 from cos2p.history.version import VersionRow
+from cos2p.model.units import UnitTable
 from cos2p.monitoring import metrics as of
 from cos2p.monitoring.metrics import Metric
-from cos2p.units import UnitTable
 
 STALENESS_BOUNDS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Upper bounds of the histogram's buckets, in versions."""

@@ -37,7 +37,7 @@ async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
         from aiohttp import web
     except ImportError as error:
         raise SettingsError(
-            f"COS2P_METRICS_PORT needs {error.name}: pip install 'cos2p[metrics]'"
+            f"COS2P_METRICS_PORT needs {error.name}: install Co-S2P's extra `metrics`"
         ) from error
     runner = web.AppRunner(_application(monitor), access_log=None)
     await runner.setup()

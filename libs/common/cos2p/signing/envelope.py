@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import msgpack
 from blake3 import blake3
 
-from cos2p.bus import Buffer
-from cos2p.codec import NAME_HEADER, VERSION_HEADER
+from cos2p.log.bus import Buffer
+from cos2p.log.codec import NAME_HEADER, VERSION_HEADER
 
 SIGNATURE_HEADER = "cos2p-signature"
 KEY_HEADER = "cos2p-key"

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cos2p.bus import Bus, NewRecord
-from cos2p.buses.passing import PassingBus
 from cos2p.clock import Clock
+from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.buses.passing import PassingBus
 from cos2p.signing.envelope import (
     KEY_HEADER,
     SEQUENCE_BYTES,
@@ -28,7 +28,7 @@ MICROSECONDS = 1_000_000
 
 
 class SigningBus(PassingBus):
-    """See `cos2p.bus.Bus`.
+    """See `cos2p.log.bus.Bus`.
 
     Args:
         inner: the bus.

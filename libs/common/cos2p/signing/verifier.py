@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from cryptography.exceptions import InvalidSignature
 
-from cos2p import messages as m
-from cos2p.bus import Record
 from cos2p.errors import SignatureError
-from cos2p.messages import Message
+from cos2p.log import messages as m
+from cos2p.log.bus import Record
+from cos2p.log.messages import Message
 from cos2p.signing.envelope import (
     KEY_HEADER,
     SEQUENCE_BYTES,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p_planner.choosers.question import Choice, Floats, Indices
+from cos2p_planner.choosers.question import Floats, Indices
+from cos2p_planner.state.choice import Choice
 
 
 @dataclass(frozen=True)

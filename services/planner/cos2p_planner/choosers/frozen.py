@@ -10,42 +10,41 @@ from functools import cached_property
 
 import numpy as np
 
-from cos2p.units import STEM
+from cos2p.model.units import STEM
 from cos2p_planner.choosers.basket import Basket, Limit
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask, Choice, Floats, Indices
+from cos2p_planner.choosers.question import Ask, Floats, Indices
+from cos2p_planner.state.choice import Choice
 
 
 class FrozenPrefixRule(KnapsackRule):
     """Trains neighbouring blocks, those of the lowest mean rank; so the prefix wanders in depth."""
 
-    def _pick(self, ask: Ask, ranks: Sequence[Floats], limits: Sequence[Limit]) -> Choice | None:
+    def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
         """The best stretch of blocks; without a prefix where all blocks fit, or no stretch does."""
-        plain = super()._pick(ask, ranks, limits)
+        plain = super()._pick(ask, rank, limits)
         blocks = self._structure.blocks
         if plain is not None and set(blocks) <= set(self._blocks_of(plain)):
             return plain
-        means = self._block_ranks(ranks[0])
-        stretches = [self._stretch(first, ask, ranks, Basket(limits)) for first in blocks]
+        means = self._block_ranks(rank)
+        stretches = [self._stretch(first, ask, rank, Basket(limits)) for first in blocks]
         found = [(kept, basket) for kept, basket in stretches if kept]
         if not found:
             return plain
         kept, basket = min(found, key=lambda each: float(means[np.array(each[0]) - STEM].mean()))
-        units = self._in_step([STEM, *kept], ranks[0], basket.chosen)
-        basket.fill(np.setdiff1d(units, self._before[kept[0]], assume_unique=True))
+        basket.fill(self._in_step(kept, rank, basket.chosen))
         return basket.choice
 
     def _stretch(
-        self, first: int, ask: Ask, ranks: Sequence[Floats], basket: Basket
+        self, first: int, ask: Ask, rank: Floats, basket: Basket
     ) -> tuple[list[int], Basket]:
         """As many blocks from `first` on as fit at their least width, with what they need."""
         before = self._before[first]
-        rows = (np.setdiff1d(ring.units, before) for ring in self._rings[STEM])
-        stem = [np.setdiff1d(self._structure.cores[STEM], before), *(r[:1] for r in rows)]
+        stem = np.setdiff1d(self._structure.cores[STEM], before)
         kept: list[int] = []
-        if basket.freeze(before) and basket.take(np.concatenate(stem)):
+        if basket.freeze(before) and basket.take(stem):
             for block in self._structure.blocks[first:]:
-                if not self._take_block(block, ask.width_min, ranks, basket):
+                if not self._take_block(block, ask.width_min, rank, basket):
                     break
                 kept.append(block)
         return kept, basket

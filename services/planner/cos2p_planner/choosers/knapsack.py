@@ -1,4 +1,4 @@
-"""The rule of `co-s2p`: a knapsack over units, under bytes, seconds and change, greedily.
+"""The rule of `co-s2p`: a knapsack over units, under bytes and seconds, greedily.
 
 Invariants of every choice: its forecast never exceeds the budget; the stem's core units are in it;
 a block is in it with its core and at least one unit of each of its prunable kinds, or not at all;
@@ -22,11 +22,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.cost import BACKWARD_FACTOR, CostModel
-from cos2p.units import STEM
+from cos2p.model.cost import BACKWARD_FACTOR, CostModel
+from cos2p.model.units import STEM
 from cos2p_planner.choosers.basket import Basket, Limit
-from cos2p_planner.choosers.question import Ask, Choice, Floats, Indices
+from cos2p_planner.choosers.question import Ask, Floats, Indices
 from cos2p_planner.choosers.structure import Ring, Structure
+from cos2p_planner.state.choice import Choice
 
 RECENCY_WEIGHT = 0.5
 """A unit that this device has just trained counts as covered by half a device more: coverage stays
@@ -35,16 +36,10 @@ GOLDEN = 0.6180339887498949
 
 
 class KnapsackRule:
-    """Holds nothing but the model's structure.
+    """Holds nothing but the model's structure."""
 
-    Args:
-        costs: the model's costs.
-        skips: whether a device too small for all blocks at their least width leaves some out;
-            otherwise it keeps all, however thin.
-    """
-
-    def __init__(self, costs: CostModel, *, skips: bool = True) -> None:
-        self._costs, self._skips = costs, skips
+    def __init__(self, costs: CostModel) -> None:
+        self._costs = costs
         self._bytes = costs.trained_bytes.astype(np.float64)
         self._structure = Structure(costs)
         self._rings = self._structure.rings
@@ -54,26 +49,16 @@ class KnapsackRule:
     @property
     def least_bytes(self) -> int:
         """Peak of the smallest submodel."""
-        if self._skips:
-            return self._costs.smallest_bytes
-        thinnest = self._structure.cut(
-            self._structure.blocks, lambda r: _lowest(self._bytes, r.units, 1)
-        )
-        return self._costs.peak_bytes(thinnest)
+        return self._costs.smallest_bytes
 
     def choose(self, ask: Ask) -> Choice | None:
         """The units that the device shall train; None where not even one block fits.
 
-        The limits give way in turn where nothing fits them all: first the change, then the seconds.
+        Where nothing fits the seconds, they give way: then it is the smallest submodel's bytes.
         """
         rank = self._rank(ask)
-        ranks = [rank]
-        if self._steady(ask):
-            held_first = rank.copy()
-            held_first[list(ask.held)] -= np.ptp(rank) + 1
-            ranks.append(held_first)
         for limits in self._limits(ask):
-            choice = self._pick(ask, ranks, limits) or self._pick(ask, [self._bytes], limits)
+            choice = self._pick(ask, rank, limits) or self._pick(ask, self._bytes, limits)
             if choice is not None:
                 return choice
         return None
@@ -82,39 +67,12 @@ class KnapsackRule:
         time = []
         if ask.seconds is not None:
             time.append(Limit(ask.seconds, ask.seconds / BACKWARD_FACTOR, ask.seconds_max))
-        if self._steady(ask):
-            yield [self._space(ask.budget_bytes), *time, self._change(ask)]
         yield [self._space(ask.budget_bytes), *time]
         if time and ask.budget_bytes >= self.least_bytes:
             yield [self._space(self.least_bytes)]
 
     def _space(self, budget_bytes: int) -> Limit:
         return Limit(self._bytes, self._costs.frozen_bytes.astype(np.float64), budget_bytes)
-
-    def _change(self, ask: Ask) -> Limit:
-        """What units cost that are new to the device; the cheapest block may always be."""
-        costs = self._bytes * ~self._costs.stem_core
-        held = list(ask.held)
-        allowed = max(ask.change_max * costs[held].sum(), self._cheapest_block(ask.width_min))
-        costs[held] = 0
-        return Limit(costs, np.zeros_like(costs), float(allowed))
-
-    def _cheapest_block(self, width_min: float) -> float:
-        """Bytes of the cheapest block at its least width; infinite where there is none."""
-        groups = (
-            [self._structure.cores[b]]
-            + [_lowest(self._bytes, r.units, r.count(width_min)) for r in self._rings[b]]
-            for b in self._structure.blocks
-        )
-        return min((float(self._bytes[np.concatenate(g)].sum()) for g in groups), default=np.inf)
-
-    def _steady(self, ask: Ask) -> bool:
-        """Whether the device may change part of what it holds only.
-
-        One that holds a single block moves as a whole, or it would never train another.
-        """
-        held = np.unique(self._costs.table.blocks[list(ask.held)])
-        return ask.change_max < 1 and bool(np.count_nonzero(held != STEM) > 1)
 
     def _rank(self, ask: Ask) -> Floats:
         """What orders units: lower is taken earlier; ties fall by a phase that moves on."""
@@ -124,40 +82,31 @@ class KnapsackRule:
         rank = rank - ask.value
         return rank if ask.prices is None else rank - ask.prices
 
-    def _pick(self, ask: Ask, ranks: Sequence[Floats], limits: Sequence[Limit]) -> Choice | None:
-        """Stem, blocks, and what still fits into them; the second rank is for too much change."""
+    def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
+        """Stem, blocks, and what still fits into them."""
         basket = Basket(limits)
-        if not self._take_block(STEM, 0.0, ranks, basket):
+        if not basket.take(self._structure.cores[STEM]):
             return None
-        kept = self._keep_blocks(ask, ranks, basket)
+        kept = self._keep_blocks(ask, rank, basket)
         if not kept and self._structure.blocks:
             return None
-        basket.fill(self._in_step([STEM, *kept], ranks[0], basket.chosen))
+        basket.fill(self._in_step(kept, rank, basket.chosen))
         return basket.choice
 
-    def _keep_blocks(self, ask: Ask, ranks: Sequence[Floats], basket: Basket) -> list[int]:
+    def _keep_blocks(self, ask: Ask, rank: Floats, basket: Basket) -> list[int]:
         """Take as many blocks as fit at their least width; where none does, one thinner block."""
-        order = self._by_rank(ranks[0])
-        if not self._skips:
-            all_fit = all(self._take_block(b, 0.0, ranks, basket) for b in order)
-            return order if all_fit else []
-        kept = [b for b in order if self._take_block(b, ask.width_min, ranks, basket)]
+        order = self._by_rank(rank)
+        kept = [b for b in order if self._take_block(b, ask.width_min, rank, basket)]
         if kept:
             return kept
-        thin = (b for b in order if self._take_block(b, 0.0, ranks, basket))
+        thin = (b for b in order if self._take_block(b, 0.0, rank, basket))
         return [b for b in (next(thin, None),) if b is not None]
 
-    def _take_block(
-        self, block: int, width: float, ranks: Sequence[Floats], basket: Basket
-    ) -> bool:
-        """Take a block's core and so much of each ring, by the first rank that the limits allow."""
+    def _take_block(self, block: int, width: float, rank: Floats, basket: Basket) -> bool:
+        """Take a block's core and its best units, this share of each ring, if the limits allow."""
         rings, core = self._rings[block], self._structure.cores[block]
-        return any(
-            basket.take(
-                np.concatenate([core, *(_lowest(rank, r.units, r.count(width)) for r in rings)])
-            )
-            for rank in ranks
-        )
+        best = (_lowest(rank, r.units, r.count(width)) for r in rings)
+        return basket.take(np.concatenate([core, *best]))
 
     def _by_rank(self, rank: Floats) -> list[int]:
         """The blocks, lowest rank first."""

@@ -10,16 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cos2p_planner.state.choice import Choice
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A submodel: unit indices, ascending, closed under their cores."""
-
-    trained: tuple[int, ...]
-    frozen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,8 +35,6 @@ class Ask:
         plan: number of the plan to be made, from 1.
         fleet_budgets: budgets of all devices that may train, this one's among them.
         prices: what the coverage floor adds to each unit's worth, in devices; None for no floor.
-        held: units of this device's newest plan; empty for its first.
-        change_max: share of the prunable cost of `held` that new units may cost.
         seconds: what each unit adds to a plan of the fewest steps; None where time is no limit.
         seconds_max: what may be added.
         norms: L2 norm of each unit's weights in the newest version; empty before it is known.
@@ -60,8 +52,6 @@ class Ask:
     plan: int = 1
     fleet_budgets: tuple[int, ...] = ()
     prices: Floats | None = None
-    held: tuple[int, ...] = ()
-    change_max: float = 1.0
     seconds: Floats | None = None
     seconds_max: float = 0.0
     norms: Floats | None = None

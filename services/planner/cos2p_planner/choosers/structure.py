@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from cos2p.cost import CostModel
-from cos2p.units import STEM, Kind
+from cos2p.model.cost import CostModel
+from cos2p.model.units import STEM, Kind
 from cos2p_planner.choosers.question import Indices
 
 ROUNDING = 1e-9
@@ -52,8 +52,8 @@ class Structure:
 
     @cached_property
     def rings(self) -> dict[int, tuple[Ring, ...]]:
-        """Rings of the stem (rows) and of each block."""
-        return {block: tuple(self._rings_of(block)) for block in (STEM, *self.blocks)}
+        """Rings of each block."""
+        return {block: tuple(self._rings_of(block)) for block in self.blocks}
 
     def _rings_of(self, block: int) -> Iterator[Ring]:
         table = self.costs.table
@@ -70,8 +70,8 @@ class Structure:
 
     def cut(self, blocks: Iterable[int], kept: Callable[[Ring], Indices]) -> tuple[int, ...]:
         """The submodel of the stem and these blocks that keeps `kept(ring)` of each ring."""
-        parts = []
-        for block in (STEM, *blocks):
+        parts = [self.cores[STEM]]
+        for block in blocks:
             parts += [self.cores[block], *(kept(ring) for ring in self.rings[block])]
         return tuple(np.sort(np.concatenate(parts)).tolist())
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from cos2p.units import Kind
+from cos2p.model.units import Kind
 from cos2p_worker.layout import Layout
 from cos2p_worker.models.exits import NO_EXITS, Exits
 

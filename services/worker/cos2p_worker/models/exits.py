@@ -63,31 +63,25 @@ SCALEFL_DEPTHS = (Fraction(1, 3), Fraction(1, 2), Fraction(3, 4))
 def exits_of(local: LocalConfig, block_count: int) -> Exits:
     """The exits that a run's local loss asks of a model.
 
-    `exits` has them after the blocks named, else after a third and two thirds of the depth;
-    `depthfl` after every block; `scalefl` after a third, a half and three quarters of the depth,
-    rounded up (there: after blocks 4, 6 and 9 of 12).
+    `exits` has them after a third and two thirds of the depth; `depthfl` after every block;
+    `scalefl` after a third, a half and three quarters of the depth, rounded up (there: after blocks
+    4, 6 and 9 of 12).
 
     Raises:
-        SettingsError: a block number that can't have an exit.
+        SettingsError: the model has too few blocks for the objective.
     """
-    after, last = local.exits.after, block_count - 1
     if local.objective in ("final", "fjord"):
         return NO_EXITS
     if local.objective != "exits":
-        if after:
-            raise SettingsError(
-                f"local.exits.after = {list(after)}: objective {local.objective!r} has exits of "
-                "its own; leave it empty"
-            )
         shares = SCALEFL_DEPTHS if local.objective == "scalefl" else _every(block_count)
         return Exits(_inner(shares, block_count), shared=False)
-    chosen = after or _inner(THIRDS, block_count)
-    if not chosen or sorted(set(chosen)) != list(chosen) or chosen[0] < 0 or chosen[-1] >= last:
+    after = _inner(THIRDS, block_count)
+    if not after:
         raise SettingsError(
-            f"local.exits.after = {list(after)}: name inner blocks, ascending, of 0 to {last - 1} "
-            f"(the model has {block_count} blocks, the last of which has the final head)"
+            f"local.objective = 'exits' needs a model of 2 blocks or more; this one has "
+            f"{block_count}: take objective 'final'"
         )
-    return Exits(chosen)
+    return Exits(after)
 
 
 def _every(block_count: int) -> tuple[Fraction, ...]:

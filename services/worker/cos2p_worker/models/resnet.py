@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cos2p.errors import SettingsError
-from cos2p.units import STEM
+from cos2p.model.units import STEM
 from cos2p_worker.layout import Layout, Shape, Slice, UnitSpec, layout_of, whole
 from cos2p_worker.models.architecture import Architecture, BlockTap, Tapped
 from cos2p_worker.models.exits import NO_EXITS, Exits

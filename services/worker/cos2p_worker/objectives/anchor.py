@@ -10,12 +10,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from cos2p.run_config import AnchorConfig
 from cos2p_worker.models.exits import heads_of
 from cos2p_worker.objectives.batch import BatchOf
 from cos2p_worker.objectives.divergence import divergence, ramp_up, soft
 
 ROUNDING = 1e-9
+TEMPERATURE = 2.0
+"""T of the softened outputs; no other value was measured."""
+RAMP = 0.3
+"""Share of the run over which the term's weight rises to T^2: an early teacher knows little. One
+run without a ramp, and one with twice the weight, were no worse (docs/log.md)."""
 
 
 def is_anchored(step: int, share: float) -> bool:
@@ -24,7 +28,7 @@ def is_anchored(step: int, share: float) -> bool:
 
 
 class Anchor:
-    """Weight * ramp * T^2 * KL(dispatched submodel's output || current output), on some steps.
+    """Ramp * T^2 * KL(dispatched submodel's output || current output), on some steps.
 
     The teacher is the submodel as it was dispatched, on the very batches of the anchored steps: its
     outputs are computed before the first local step, while the weights are still the teacher's.
@@ -33,13 +37,13 @@ class Anchor:
     2106.03097 (there the global model, and non-true classes only).
 
     Args:
-        config: share of steps, weight, temperature, ramp.
+        share: part of the steps that have the term.
         progress: share of the run that was done when the plan was made.
     """
 
-    def __init__(self, config: AnchorConfig, progress: float) -> None:
-        self._config = config
-        self._weight = config.weight * ramp_up(progress, config.ramp) * config.temperature**2
+    def __init__(self, share: float, progress: float) -> None:
+        self._share = share
+        self._weight = ramp_up(progress, RAMP) * TEMPERATURE**2
         self._taught: dict[int, Tensor] = {}
 
     def prepare(self, module: nn.Module, batch_of: BatchOf, steps: int) -> None:
@@ -50,9 +54,9 @@ class Anchor:
         module.eval()
         with torch.no_grad():
             for step in range(1, steps + 1):
-                if is_anchored(step, self._config.share):
+                if is_anchored(step, self._share):
                     outputs = heads_of(module(batch_of(step).inputs))[-1]
-                    self._taught[step] = soft(outputs, self._config.temperature)
+                    self._taught[step] = soft(outputs, TEMPERATURE)
         module.train(was_training)
 
     def kept(self) -> Iterator[Tensor]:
@@ -64,7 +68,7 @@ class Anchor:
         taught = self._taught.pop(step, None)
         if taught is None:
             return loss
-        return loss + self._weight * divergence(taught, soft(outputs, self._config.temperature))
+        return loss + self._weight * divergence(taught, soft(outputs, TEMPERATURE))
 
 
 class Proximal:

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from cos2p.messages import Plan
+from cos2p.log.messages import Plan
 from cos2p.run_config import LocalConfig, RunConfig
-from cos2p_worker.loss import Loss, adjusted, fedlc_shift, label_shift
+from cos2p_worker.loss import Loss, adjusted, label_shift
 from cos2p_worker.models.exits import heads_of
 from cos2p_worker.objectives.anchor import Anchor, Proximal
 from cos2p_worker.objectives.batch import Batch, BatchOf
@@ -108,12 +108,11 @@ def local_loss(task: Task, config: RunConfig, label_counts: Counts, plan: Plan) 
     local = config.local
     shift = None
     if label_counts is not None and local.logit_adjustment:
-        form = fedlc_shift if local.logit_form == "fedlc" else label_shift
-        shift = form(label_counts, local.logit_adjustment)
-    anchored = task.classes is not None and local.anchor.share and local.anchor.weight
+        shift = label_shift(label_counts, local.logit_adjustment)
+    anchored = task.classes is not None and local.anchor.share
     return LocalLoss(
         _objective(task, local, adjusted(task.loss, shift), plan),
-        Anchor(local.anchor, plan.progress) if anchored else None,
+        Anchor(local.anchor.share, plan.progress) if anchored else None,
         Proximal(local.proximal) if local.proximal else None,
         steps_differ=local.objective == "fjord",
     )

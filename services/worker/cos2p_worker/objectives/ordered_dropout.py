@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cos2p.nested import nested_widths
+from cos2p.model.nested import nested_widths
 from cos2p.run_config import ExitConfig
 from cos2p_worker.loss import Loss
 from cos2p_worker.models.architecture import Architecture
@@ -53,9 +53,10 @@ class OrderedDropout:
     """CE(f_p, y) with p drawn uniformly at each step; with distillation CE(f_pmax, y) + KD.
 
     Horvath et al., arXiv 2102.13451. KD is T^2 * CE(f_p, softmax(f_pmax / T)), the teacher
-    detached; as published T = 1 and its weight ("distillation") 1. Widths as in `cos2p.nested`;
-    with KD a step that draws p = p_max has no second pass. Deviations: inner dimensions are cut
-    only; one norm for all widths; an optimiser with momentum also moves what a step doesn't train.
+    detached; as published T = 1 and its weight ("distillation") 1. Widths as in
+    `cos2p.model.nested`; with KD a step that draws p = p_max has no second pass. Deviations: inner
+    dimensions are cut only; one norm for all widths; an optimiser with momentum also moves what
+    a step doesn't train.
 
     Args:
         loss: the task's, adjusted.

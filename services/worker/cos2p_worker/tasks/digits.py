@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
 from cos2p.run_config import (
-    AnchorConfig,
     LocalConfig,
     MergeConfig,
     PlanConfig,
@@ -65,7 +64,9 @@ def _part(part: Part | Literal["train"]) -> tuple[NDArray[np.float32], NDArray[n
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise SettingsError("the digits come with scikit-learn: install cos2p[demo]") from error
+        raise SettingsError(
+            "the digits come with scikit-learn: install Co-S2P's extra `digits`"
+        ) from error
     found = load_digits()
     images = (found.images / 8.0 - 1.0).astype(np.float32)
     labels = found.target.astype(np.int64)
@@ -94,13 +95,11 @@ TASK = Task(
     classes=CLASSES,
     # The margin is what transients add to the cost model's forecast in the smallest submodels.
     run=RunConfig(
-        rounds=RoundConfig(versions=80),
+        rounds=RoundConfig(versions=60),
         local=LocalConfig(
             steps=20,
-            batch_size=32,
             learning_rate=2e-3,
             learning_rate_final=0.3,
-            anchor=AnchorConfig(share=0.25),
         ),
         plans=PlanConfig(memory_margin=0.05, coverage_floor=1),
         merge=MergeConfig(average_decay=0.97, checkpoint_every=5),

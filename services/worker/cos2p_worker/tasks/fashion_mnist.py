@@ -138,7 +138,7 @@ TASK = Task(
     # The margin is what transients add to the cost model's forecast in the smallest submodels.
     run=RunConfig(
         rounds=RoundConfig(versions=120),
-        local=LocalConfig(steps=20, batch_size=32, learning_rate=1e-3),
+        local=LocalConfig(steps=20),
         plans=PlanConfig(memory_margin=0.1),
         merge=MergeConfig(average_decay=0.97, checkpoint_every=5),
     ),

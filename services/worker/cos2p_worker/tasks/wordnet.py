@@ -160,7 +160,7 @@ TASK = Task(
     classes=CLASSES,
     run=RunConfig(
         rounds=RoundConfig(versions=120),
-        local=LocalConfig(steps=20, batch_size=32, learning_rate=1e-3),
+        local=LocalConfig(steps=20),
         plans=PlanConfig(memory_margin=0.1),
         merge=MergeConfig(average_decay=0.97, checkpoint_every=5),
     ),

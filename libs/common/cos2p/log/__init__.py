@@ -1,0 +1,1 @@
+"""The log: buses, messages, blobs, and how they are read and kept."""

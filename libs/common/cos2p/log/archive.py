@@ -1,0 +1,113 @@
+"""A run's topics, from any bus, in one SQLite file that replays on a laptop.
+
+Invariants: each record keeps its offset, timestamp, key and headers, so every reference in the log
+still holds; no partition goes beyond the extent, and from its first record on nothing of it is
+missing but what compaction takes; the file appears under its name only when it is whole.
+Retention and compaction may run meanwhile: a record that goes before it was copied is left out, and
+so are those before it. Compacted topics come first, before much of them can go.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from cos2p.errors import BlobError, OffsetExpiredError, StorageError
+from cos2p.log.bus import Bus, Offsets
+from cos2p.log.buses.sqlite_log import SqliteLog
+from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, HEARTBEATS, MODELS, SNAPSHOTS, specs
+
+READ_BYTES = 4 << 20
+_EFFECTS_FIRST = tuple(dict.fromkeys((SNAPSHOTS, HEARTBEATS, MODELS, DECISIONS, FLEET, *CATALOGUE)))
+"""The run goes on while we ask for ends: what refers to others' records is asked for first."""
+
+Extent = Mapping[str, Mapping[int, Offsets]]
+"""What lies between the ends of each topic's partitions."""
+Told = Callable[[int], None]
+"""Told the records copied since it was told last."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What became of one topic partition.
+
+    Attributes:
+        topic: full name.
+        partition: of it.
+        first_offset: where it begins in the file.
+        record_count: how many records the file holds.
+        byte_count: of their values.
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    record_count: int
+    byte_count: int
+
+
+async def extent_of(bus: Bus, prefix: str) -> dict[str, dict[int, Offsets]]:
+    """All that the run's topics hold now; whatever a record in it refers to is in it, too."""
+    ends = {topic: await bus.end_offsets(topic.full_name(prefix)) for topic in _EFFECTS_FIRST}
+    return {topic.full_name(prefix): ends[topic] for topic in CATALOGUE}
+
+
+async def copy(
+    bus: Bus, prefix: str, extent: Extent, out: Path, told: Told = lambda _: None
+) -> list[Copied]:
+    """Copy what lies in the extent into a new file.
+
+    Raises:
+        StorageError: the disk is full, or the file can't be written.
+        BlobError: a record in the extent can't be read, and has not expired.
+        OffsetExpiredError: a segment file was removed or cut by hand.
+    """
+    unfinished = out.with_name(f".{out.stem}.unfinished.sqlite")
+    _remove(unfinished)
+    partitions = max(len(parts) for parts in extent.values())
+    try:
+        with closing(SqliteLog(unfinished, create=True)) as log:
+            log.create_topics(specs(prefix, partitions))
+            names = sorted(extent, key=lambda name: not log.topic(name).spec.compacted)
+            copied = [
+                await _copy_partition(bus, log, name, partition, extent[name][partition], told)
+                for name in names
+                for partition in extent[name]
+            ]
+        unfinished.rename(out)
+    except OSError as error:
+        raise StorageError(f"can't write {out}: {error.strerror}") from error
+    finally:
+        _remove(unfinished)
+    return copied
+
+
+async def _copy_partition(
+    bus: Bus, log: SqliteLog, topic: str, partition: int, ends: Offsets, told: Told
+) -> Copied:
+    entry = log.topic(topic)
+    place, compacted = entry.logs[partition], entry.spec.compacted
+    first = offset = ends.first
+    log.place(place, first, [])
+    while offset < ends.next:
+        try:
+            read = await bus.read(topic, partition, offset, bytes_max=READ_BYTES, wait_s=5.0)
+        except OffsetExpiredError:
+            first = min((await bus.end_offsets(topic))[partition].first, ends.next)
+            if first <= offset:
+                raise  # it has not expired: its bytes are gone
+            offset = first
+            log.place(place, first, [])
+            continue
+        if not read:
+            raise BlobError(f"{topic}[{partition}] ends at {offset}, not at {ends.next} as it said")
+        found = [r for r in read if r.offset < ends.next]
+        log.place(place, first, found, compacted=compacted)
+        offset = read[-1].offset + 1
+        told(len(found))
+    return Copied(topic, partition, first, *log.held(place))
+
+
+def _remove(file: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,189 @@
+"""Blobs: payloads larger than a record, as chunks in the log and a small reference to them.
+
+A claim check whose store is the log itself. Invariants: the chunks of a blob are in one partition
+in order, with other blobs' chunks in between at most; a reader holds one read of the bus at a
+time; whatever is missing, cut short, repeated or foreign is a typed error, never silence.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator
+
+from blake3 import blake3
+
+from cos2p.errors import (
+    ChunkForeignError,
+    ChunkMissingError,
+    DigestError,
+    OffsetExpiredError,
+)
+from cos2p.log.bus import Buffer, Bus, NewRecord
+from cos2p.log.messages import BlobRef
+from cos2p.log.topics import CHUNK_BYTES_MAX
+
+BLOB_HEADER = "cos2p-blob"
+CHUNK_HEADER = "cos2p-chunk"
+READ_BYTES_MAX = 2 << 20
+CHUNKS_PER_APPEND = 4
+"""Chunks handed to the bus at once: enough to keep it busy, few enough to keep memory flat."""
+
+
+async def write_blob(
+    bus: Bus,
+    topic: str,
+    partition: int,
+    blob_id: str,
+    parts: Iterable[Buffer],
+    *,
+    chunk_bytes: int = CHUNK_BYTES_MAX,
+) -> BlobRef:
+    """Append `parts` as the chunks of one blob; the reference to it.
+
+    Large parts are not copied: their bytes must not change before this returns.
+
+    Raises:
+        What the bus's append raises; the chunks written by then are orphans that nobody refers to.
+    """
+    hasher = blake3()
+    offsets: list[int] = []
+    byte_count = 0
+    group: list[NewRecord] = []
+    async with _Turns(bus, topic, partition, offsets) as turns:
+        for index, chunk in enumerate(_chunks(parts, chunk_bytes)):
+            hasher.update(chunk)
+            byte_count += len(chunk)
+            group.append(_record(blob_id, index, chunk))
+            if len(group) == CHUNKS_PER_APPEND:
+                await turns.append(group)
+                group = []
+        if group or not byte_count:
+            await turns.append(group or [_record(blob_id, 0, b"")])
+    return BlobRef(
+        topic=topic,
+        partition=partition,
+        first_offset=offsets[0],
+        last_offset=offsets[-1],
+        chunk_count=len(offsets),
+        byte_count=byte_count,
+        digest=hasher.digest(),
+        blob_id=blob_id,
+    )
+
+
+def _record(blob_id: str, index: int, chunk: Buffer) -> NewRecord:
+    headers = {BLOB_HEADER: blob_id.encode(), CHUNK_HEADER: str(index).encode()}
+    return NewRecord(chunk, blob_id.encode(), headers)
+
+
+class _Turns:
+    """Appends one group while the next is hashed; leaves when all are acknowledged."""
+
+    def __init__(self, bus: Bus, topic: str, partition: int, offsets: list[int]) -> None:
+        self._bus, self._place, self._offsets = bus, (topic, partition), offsets
+        self._under_way: asyncio.Task[list[int]] | None = None
+
+    async def append(self, group: list[NewRecord]) -> None:
+        """Take the next group once the one before is in the log."""
+        await self._settle()
+        self._under_way = asyncio.create_task(self._bus.append(*self._place, group))
+        await asyncio.sleep(0)  # it starts here, not when the next group is ready
+
+    async def __aenter__(self) -> "_Turns":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self._settle()
+        elif self._under_way is not None:
+            self._under_way.cancel()
+            await asyncio.wait([self._under_way])
+
+    async def _settle(self) -> None:
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            self._offsets += await under_way
+
+
+async def read_blob(
+    bus: Bus, ref: BlobRef, *, verify: bool = True, wait_s: float = 10.0
+) -> AsyncGenerator[memoryview, None]:
+    """Stream a blob's chunks in order.
+
+    Args:
+        bus: where it lies.
+        ref: its reference.
+        verify: check the whole digest at the end (off where units are checked one by one).
+        wait_s: patience with a bus that acknowledged a chunk but does not show it yet.
+
+    Raises:
+        ChunkMissingError: a gap, an expired offset, or fewer bytes than promised.
+        ChunkForeignError: a chunk of this blob with a wrong or repeated index, or too many bytes.
+        DigestError: other bytes than were written.
+    """
+    hasher = blake3()
+    index = byte_count = 0
+    offset = ref.first_offset
+    while offset <= ref.last_offset:
+        try:
+            # No more than is missing: what lies behind the blob would be read for nothing.
+            bytes_max = min(READ_BYTES_MAX, max(1, ref.byte_count - byte_count))
+            records = await bus.read(
+                ref.topic, ref.partition, offset, bytes_max=bytes_max, wait_s=wait_s
+            )
+        except OffsetExpiredError as error:
+            raise ChunkMissingError(f"{_name(ref)} has left the log: {error}") from error
+        await asyncio.sleep(0)  # a bus that fetches ahead asks for more before we hash
+        if not records:
+            raise ChunkMissingError(f"{_name(ref)}: nothing at offset {offset} after {wait_s:g} s")
+        for record in records:
+            offset = record.offset + 1
+            if record.offset > ref.last_offset:
+                break
+            if record.headers.get(BLOB_HEADER) != ref.blob_id.encode():
+                continue
+            _check_index(ref, record.headers.get(CHUNK_HEADER, b""), index)
+            index += 1
+            byte_count += len(record.value)
+            if byte_count > ref.byte_count:
+                raise ChunkForeignError(f"{_name(ref)} has more bytes than its reference says")
+            if verify:
+                hasher.update(record.value)
+            yield memoryview(record.value)
+    if index != ref.chunk_count or byte_count != ref.byte_count:
+        raise ChunkMissingError(
+            f"{_name(ref)}: {index} of {ref.chunk_count} chunks, "
+            f"{byte_count} of {ref.byte_count} bytes found"
+        )
+    if verify and hasher.digest() != ref.digest:
+        raise DigestError(f"{_name(ref)} has another digest than its reference says")
+
+
+def _name(ref: BlobRef) -> str:
+    return f"blob {ref.blob_id!r} in {ref.topic}[{ref.partition}]@{ref.first_offset}"
+
+
+def _check_index(ref: BlobRef, text: bytes, expected: int) -> None:
+    if bytes(text) == str(expected).encode():
+        return
+    if bytes(text).isdigit() and len(text) < 20 and int(text) > expected:
+        raise ChunkMissingError(f"{_name(ref)}: chunk {expected} is missing")
+    raise ChunkForeignError(f"{_name(ref)}: chunk {bytes(text)[:20]!r} where {expected} was due")
+
+
+def _chunks(parts: Iterable[Buffer], chunk_bytes: int) -> Iterator[Buffer]:
+    """Regroup buffers into chunks of `chunk_bytes`; copies only where a chunk spans buffers."""
+    pending = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while len(view):
+            if not pending and len(view) >= chunk_bytes:
+                yield view[:chunk_bytes]
+                view = view[chunk_bytes:]
+                continue
+            take = min(chunk_bytes - len(pending), len(view))
+            pending += view[:take]
+            view = view[take:]
+            if len(pending) == chunk_bytes:
+                yield bytes(pending)
+                pending = bytearray()
+    if pending:
+        yield bytes(pending)

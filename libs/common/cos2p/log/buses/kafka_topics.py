@@ -1,0 +1,227 @@
+"""Which topics there are on a Kafka, and making those that are missing.
+
+Invariants: asking for a topic never makes it; a topic made here is known to every broker before
+`create` returns; what was found once is not asked for again until `forget`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.metadata import MetadataRequest
+
+from cos2p.errors import BusError, SettingsError, TopicMismatchError, TopicMissingError
+from cos2p.log.bus import TopicSpec
+from cos2p.log.buses.kafka_link import Link, stop
+
+SEGMENTS_PER_RETENTION = 4
+COMPACTION = {
+    "segment.bytes": str(4 << 20),
+    "segment.ms": str(5 * 60 * 1000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "delete.retention.ms": str(60 * 1000),
+}
+"""The newest segment is never compacted: it is small and soon left, so that reading a compacted
+topic from its start moves a few MB. A broker's own cleaner looks every 15 s."""
+SETTLE_S = 0.5
+"""How long a topic must be missing: brokers hear of a new one at slightly different times."""
+
+
+class Asker(AIOKafkaClient):  # type: ignore[misc]
+    """A bare client that starts as the others do."""
+
+    async def start(self) -> None:
+        """Connect."""
+        await self.bootstrap()
+
+
+class Catalogue:
+    """Partition counts of the topics seen so far."""
+
+    def __init__(self, link: Link, replication: int) -> None:
+        self._link = link
+        self._replication = replication
+        self._counts: dict[str, int] = {}
+        self._asker: Asker | None = None
+        self._opening = asyncio.Lock()
+
+    async def require(self, topic: str, partition: int) -> int:
+        """How many partitions a topic has.
+
+        Raises:
+            TopicMissingError: no such topic or partition.
+            BusError: we may not know.
+            BusUnreachableError: no connection.
+        """
+        count = self._counts.get(topic)
+        if count is None:
+            count = (await self._ask([topic], settle=True)).get(topic)
+            if count is None:
+                raise TopicMissingError(
+                    f"{self._link.access.address}: there is no topic {topic}: "
+                    "run `cos2p topics create`"
+                )
+            self._counts[topic] = count
+        if not 0 <= partition < count:
+            raise TopicMissingError(
+                f"{self._link.access.address}: {topic} has {count} partitions, there is no "
+                f"{topic}[{partition}]"
+            )
+        return count
+
+    def forget(self, topic: str) -> None:
+        """Ask again next time."""
+        self._counts.pop(topic, None)
+
+    async def create(self, specs: Sequence[TopicSpec], envelope_bytes: int) -> None:
+        """Make what is missing and check the rest.
+
+        Raises:
+            TopicMismatchError: one exists with another number of partitions.
+            SettingsError: the replication factor is more than there are brokers.
+            BusError: we may not.
+        """
+        found = await self._ask([spec.name for spec in specs], settle=False)
+        missing = [spec for spec in specs if spec.name not in found]
+        if missing:
+            await self._make(missing, envelope_bytes)
+            found = await self._settled(specs)
+        for spec in specs:
+            if found[spec.name] != spec.partitions:
+                raise TopicMismatchError(
+                    f"{self._link.access.address}: topic {spec.name} has {found[spec.name]} "
+                    f"partitions, not {spec.partitions}"
+                )
+        self._counts.update({spec.name: spec.partitions for spec in specs})
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            await stop(asker)
+
+    async def _make(self, specs: Sequence[TopicSpec], envelope_bytes: int) -> None:
+        admin = await self._link.open(lambda: AIOKafkaAdminClient(**self._link.options))
+        try:
+            answer = await admin.create_topics(
+                [_new_topic(spec, self._replication, envelope_bytes) for spec in specs]
+            )
+        except (kafka.KafkaError, OSError, TimeoutError) as error:
+            raise await self._link.unreachable(error) from error
+        finally:
+            await stop(admin)
+        for name, code, *rest in answer.topic_errors:
+            self._check_made(name, kafka.for_code(code), rest[0] if rest else None)
+
+    def _check_made(self, name: str, error: type[Exception], text: str | None) -> None:
+        if error in (kafka.NoError, kafka.TopicAlreadyExistsError):
+            return
+        place = self._link.access.address
+        if error is kafka.InvalidReplicationFactorError:
+            raise SettingsError(
+                f"{place}: COS2P_REPLICATION={max(0, self._replication)} does not suit this "
+                f"cluster: {text}"
+            )
+        if error in (
+            kafka.TopicAuthorizationFailedError,
+            kafka.ClusterAuthorizationFailedError,
+        ):
+            raise BusError(f"{place}: not allowed: no ACL to create topic {name}")
+        raise BusError(f"{place}: topic {name} can't be made: {error.__name__}: {text}")
+
+    async def _settled(self, specs: Sequence[TopicSpec]) -> dict[str, int]:
+        """The topics, once every broker that answers knows them and their leaders."""
+        names = [spec.name for spec in specs]
+        deadline = asyncio.get_running_loop().time() + self._link.patience_s
+        while True:
+            asker = await self._open()
+            await asker.force_metadata_update()
+            views = [
+                await self._ask_one(asker, broker.nodeId, names)
+                for broker in asker.cluster.brokers()
+            ]
+            seen = [view for view in views if view is not None]
+            if seen and all(len(view) == len(names) for view in seen):
+                return seen[0]
+            if asyncio.get_running_loop().time() > deadline:
+                raise await self._link.unreachable(None)
+            await self._link.rest()
+
+    async def _ask(self, names: list[str], *, settle: bool) -> dict[str, int]:
+        now = asyncio.get_running_loop().time
+        start = now()
+        while True:
+            asker = await self._open()
+            node = asker.get_random_node()
+            view = None if node is None else await self._ask_one(asker, node, names)
+            if view is not None and (
+                len(view) == len(names) or not settle or now() > start + SETTLE_S
+            ):
+                return view
+            if view is None:
+                if now() > start + self._link.patience_s:
+                    await self.close()
+                    raise await self._link.unreachable(None)
+                await asker.force_metadata_update()
+            await self._link.rest()
+
+    async def _ask_one(self, asker: Asker, node: int, names: list[str]) -> dict[str, int] | None:
+        """Counts of the topics that a broker knows; None if it does not answer."""
+        try:
+            answer = await asker.send(node, MetadataRequest(names, False))
+        except (kafka.KafkaError, OSError, TimeoutError):
+            return None
+        counts: dict[str, int] = {}
+        for row in answer.to_object()["topics"]:
+            error = kafka.for_code(row["error_code"])
+            if error is kafka.TopicAuthorizationFailedError:
+                raise BusError(
+                    f"{self._link.access.address}: not allowed: no ACL for topic {row['topic']}"
+                )
+            if error is kafka.InvalidTopicError:
+                raise BusError(f"{row['topic']!r} is no name for a topic")
+            if error is kafka.NoError and row["partitions"]:
+                counts[row["topic"]] = len(row["partitions"])
+        return counts
+
+    async def _open(self) -> Asker:
+        async with self._opening:
+            if self._asker is None:
+                self._asker = await self._link.open(lambda: Asker(**self._link.options))
+            return self._asker
+
+
+def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
+    """A topic's settings, as Kafka names them.
+
+    Args:
+        spec: the topic.
+        envelope_bytes: room for a record's key, headers and framing beside its value.
+    """
+    retention_ms = -1 if spec.retention_s is None else int(spec.retention_s * 1000)
+    settings = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(retention_ms),
+        "retention.bytes": "-1",
+        "max.message.bytes": str(spec.record_bytes_max + envelope_bytes),
+    }
+    if spec.retention_s is not None:
+        # Segments expire whole, once they are not written any more.
+        settings["segment.ms"] = str(retention_ms // SEGMENTS_PER_RETENTION)
+    if not spec.compacted:
+        return settings
+    return settings | {
+        "cleanup.policy": "compact" if spec.retention_s is None else "compact,delete",
+        **COMPACTION,
+    }
+
+
+def _new_topic(spec: TopicSpec, replication: int, envelope_bytes: int) -> Any:
+    settings = topic_settings(spec, envelope_bytes)
+    topic = NewTopic(spec.name, spec.partitions, 1, topic_configs=settings)
+    # Brokers take -1 for their default; NewTopic's constructor does not.
+    topic.replication_factor = replication
+    return topic

@@ -1,0 +1,374 @@
+"""The embedded bus: one SQLite file, shared by the processes of one machine.
+
+`sqlite:PATH`. PATH is a run's folder (log.sqlite in WAL mode, and segments/ with the blobs' bytes)
+or, where it ends in .sqlite, a single file with every value in it: the archive format. This file is
+the asyncio side: patience with locks, waiting readers, what goes to a thread.
+Invariants: the event loop never waits for a lock, and not for the disk where much is moved; an
+append, cancelled or not, is whole or absent; a reader that waits is woken at once by this bus's own
+appends and by others' within an eighth of the time it has waited, 1 to 20 ms; what is over its
+retention goes within a minute of appends by anyone, a blob's file at most a quarter of its
+retention later; retention never runs by itself in a single file.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from cos2p.clock import Clock
+from cos2p.errors import (
+    BusUnreachableError,
+    OffsetExpiredError,
+    StorageError,
+    TopicMissingError,
+)
+from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.buses import limits
+from cos2p.log.buses.run_lock import RunLock
+from cos2p.log.buses.segments import SegmentFolder
+from cos2p.log.buses.sqlite_file import LockedError
+from cos2p.log.buses.sqlite_log import WAL_BYTES_MAX, Place, Row, SqliteLog, TopicEntry
+
+__all__ = ["RunLock", "SqliteBus"]
+
+T = TypeVar("T")
+
+SEGMENT_BYTES_MAX = 256 << 20
+INLINE_BYTES_MAX = 4096
+"""Smaller values are cheaper in their row than in a segment."""
+THREAD_BYTES_MIN = 256 << 10
+"""What moves more than this goes to a thread; less is faster than the way there and back."""
+CHECKPOINT_BYTES = 4 << 20
+"""The WAL is folded into the file after about so many bytes of this bus's own."""
+COMMIT_BYTES = 16 << 10
+"""What a small commit adds to the WAL."""
+RETENTION_EVERY_S = 60.0
+LOCK_PATIENCE_S = 30.0
+POLL_MIN_S, POLL_MAX_S, POLL_SHARE = 0.001, 0.020, 0.125
+
+
+class SqliteBus:
+    """One process's view of a run's log on this machine.
+
+    Args:
+        path: a run's folder, or a file that ends in .sqlite.
+        clock: gives the records their timestamps and says when they have expired.
+        segment_bytes_max: a full segment is left for a new one.
+        lock_patience_s: how long another process may hold the file's lock.
+
+    A bus must not be carried over a fork: open it in the child.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        lock_patience_s: float = LOCK_PATIENCE_S,
+    ) -> None:
+        self._path, self._clock, self._patience_s = path, clock, lock_patience_s
+        self._is_archive = path.suffix == ".sqlite"
+        self._file = path if self._is_archive else path / "log.sqlite"
+        self._log: SqliteLog | None = None
+        self._segments = SegmentFolder(path / "segments", segment_bytes_max)
+        self._topics: dict[str, TopicEntry] = {}
+        self._write_turn = asyncio.Lock()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._empty_since: dict[int, float] = {}
+        self._open_turn = asyncio.Lock()
+        self._bytes_since_checkpoint = 0
+        self._checkpoint: asyncio.Future[None] | None = None
+        self._retained_s: float | None = None
+
+    # ------------------------------------------------------------ the four verbs
+
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """See `Bus.create_topics`; makes the folder and the file where they are missing."""
+        log = await self._opened(create=True)
+        async with self._write_turn:
+            await self._patiently(partial(log.create_topics, specs))
+        self._topics.clear()
+        self._wake()
+
+    async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
+        """See `Bus.append`; all of the records or none are written.
+
+        Raises:
+            StorageError: the disk is full, or this is read-only.
+        """
+        entry, log_id = await self._place_of(topic, partition)
+        limits.check(entry.spec, records)
+        if not records:
+            return []
+        await self._retain()
+        first = await self._append(entry.spec, log_id, records)
+        self._wake()
+        await asyncio.sleep(0)  # Nothing above need have waited: let others run.
+        return list(range(first, first + len(records)))
+
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 4 << 20,
+        wait_s: float = 0,
+    ) -> list[Record]:
+        """See `Bus.read`.
+
+        Raises:
+            OffsetExpiredError: also where a segment file was removed or cut by hand.
+        """
+        _, log_id = await self._place_of(topic, partition)
+        log = await self._opened()
+        self._segments.seal_old(self._clock.now())
+        now = asyncio.get_running_loop().time
+        until = now() + wait_s
+        while True:
+            seen = await self._patiently(log.changes)
+            rows = await self._patiently(partial(log.select, log_id, offset, bytes_max))
+            if not rows or rows[0].offset != offset:
+                first = (await self._patiently(partial(log.ends, log_id))).first
+                if offset < first:
+                    raise OffsetExpiredError(
+                        f"{topic}[{partition}] in {self._file} starts at {first}, not at {offset}"
+                    )
+            if rows:
+                self._empty_since.pop(log_id, None)
+                await asyncio.sleep(0)
+                return await self._records(topic, partition, rows)
+            if now() >= until:
+                return []
+            await self._change(log, seen, self._empty_since.setdefault(log_id, now()), until)
+
+    async def end_offsets(self, topic: str) -> dict[int, Offsets]:
+        """See `Bus.end_offsets`."""
+        entry, _ = await self._place_of(topic, 0)
+        log = await self._opened()
+        return {
+            partition: await self._patiently(partial(log.ends, log_id))
+            for partition, log_id in enumerate(entry.logs)
+        }
+
+    async def close(self) -> None:
+        """See `Bus.close`. A bus that is used again opens again."""
+        async with self._write_turn:
+            self._segments.seal()
+            log, self._log = self._log, None
+            self._topics.clear()
+            checkpoint, self._checkpoint = self._checkpoint, None
+            try:
+                if checkpoint is not None:
+                    await checkpoint
+            finally:
+                if log is not None:
+                    # The last one out folds the WAL into the file, which may take a while.
+                    await _in_thread(log.close)
+
+    # ------------------------------------------------------------ what only this bus can
+
+    async def topic_names(self) -> list[str]:
+        """All topics of the run, sorted."""
+        log = await self._opened()
+        return await self._patiently(log.topic_names)
+
+    async def apply_retention(self) -> None:
+        """Drop records over their topic's retention, and segment files that nobody needs now."""
+        log = await self._opened()
+        self._segments.seal_old(self._clock.now())
+        while await self._expire(log):
+            pass
+
+    # ------------------------------------------------------------ appending
+
+    async def _append(self, spec: TopicSpec, log_id: int, records: Sequence[NewRecord]) -> int:
+        log = await self._opened()
+        places: list[Place | None] = [None] * len(records)
+        # What is compacted stays in its row: a file could go from under its neighbours.
+        apart = spec.bulk and not spec.compacted and not self._is_archive
+        far = [i for i, new in enumerate(records) if len(new.value) > INLINE_BYTES_MAX]
+        if not (apart and far):
+            return await self._insert(log, spec, log_id, records, places)
+        values = [records[i].value for i in far]
+        size = sum(len(v) for v in values)
+        async with self._write_turn:
+            if self._segments.is_due(spec.name, self._clock.now()):
+                await self._rotate(log, spec)
+            segment = self._segments.current(spec.name)
+            position = segment.reserve(size)
+        try:
+            if size < THREAD_BYTES_MIN:
+                segment.write(position, values)
+            else:
+                await _in_thread(partial(segment.write, position, values))
+            for i, value in zip(far, values, strict=True):
+                places[i] = Place(segment.number, position, len(value))
+                position += len(value)
+            return await self._insert(log, spec, log_id, records, places)
+        finally:
+            segment.release()
+
+    async def _insert(
+        self,
+        log: SqliteLog,
+        spec: TopicSpec,
+        log_id: int,
+        records: Sequence[NewRecord],
+        places: Sequence[Place | None],
+    ) -> int:
+        size = sum(len(r.value) for r, p in zip(records, places, strict=True) if p is None)
+        async with self._write_turn:
+            now_s = self._clock.now()
+            insert = partial(log.insert, log_id, now_s, records, places, compacted=spec.compacted)
+            first = await self._patiently(insert, in_thread=size >= THREAD_BYTES_MIN)
+        await self._keep_wal_small(log, size + COMMIT_BYTES)
+        return first
+
+    async def _keep_wal_small(self, log: SqliteLog, byte_count: int) -> None:
+        """Fold the WAL into the file, off the loop; a writer too fast for the disk waits for it."""
+        self._bytes_since_checkpoint += byte_count
+        checkpoint = self._checkpoint
+        if checkpoint is not None and self._bytes_since_checkpoint >= 2 * CHECKPOINT_BYTES:
+            await asyncio.wait([checkpoint])
+        if checkpoint is not None and checkpoint.done():
+            self._checkpoint = None
+            checkpoint.result()
+        # Many processes that each write little fill it together.
+        due = self._bytes_since_checkpoint >= CHECKPOINT_BYTES or log.wal_bytes() > WAL_BYTES_MAX
+        if self._checkpoint is None and due:
+            self._bytes_since_checkpoint = 0
+            self._checkpoint = asyncio.get_running_loop().run_in_executor(None, log.checkpoint)
+
+    async def _rotate(self, log: SqliteLog, spec: TopicSpec) -> None:
+        made = False
+        while not made:
+            number = await self._patiently(log.new_segment)
+            made = self._segments.rotate(spec, number, self._clock.now())
+
+    async def _retain(self) -> None:
+        """From time to time: let retention take some of what is due."""
+        now_s, before = self._clock.now(), self._retained_s
+        self._segments.seal_old(now_s)
+        if self._is_archive or (before is not None and 0 <= now_s - before < RETENTION_EVERY_S):
+            return
+        self._retained_s = now_s
+        if await self._expire(await self._opened()):
+            self._retained_s = None  # the next append goes on with it
+
+    async def _expire(self, log: SqliteLog) -> bool:
+        """Let retention take what is due, up to a limit; whether some is left."""
+        async with self._write_turn:
+            expire = partial(log.expire, self._clock.now())
+            more = await self._patiently(expire, in_thread=True)
+            unused = await self._patiently(log.unused_segments)
+            remove = partial(self._segments.remove, unused, log.unused_segments)
+            if unused and (gone := await self._patiently(remove, in_thread=True)):
+                await self._patiently(partial(log.forget_segments, gone))
+        return more
+
+    # ------------------------------------------------------------ reading
+
+    async def _records(self, topic: str, partition: int, rows: Sequence[Row]) -> list[Record]:
+        places = [row.value for row in rows if isinstance(row.value, Place)]
+        values = self._segments.read(places, may_wait=False)
+        if values is None:
+            values = await _in_thread(partial(self._segments.read, places, may_wait=True))
+        far = iter(values or ())
+        return [
+            Record(
+                topic,
+                partition,
+                row.offset,
+                row.timestamp_s,
+                row.key,
+                next(far) if isinstance(row.value, Place) else row.value,
+                row.headers,
+            )
+            for row in rows
+        ]
+
+    async def _change(self, log: SqliteLog, seen: int, since: float, until: float) -> None:
+        """Wait until someone has committed, or `until`."""
+        now = asyncio.get_running_loop().time
+        while (left := until - now()) > 0:
+            pause = min(max(POLL_SHARE * (now() - since), POLL_MIN_S), POLL_MAX_S, left)
+            await self._nap(pause)
+            if await self._patiently(log.changes) != seen:
+                return
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleep, or wake at this bus's next append."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        alarm = loop.call_later(seconds, _ring, waiter)
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            alarm.cancel()
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            _ring(waiter)
+
+    # ------------------------------------------------------------ the file
+
+    async def _place_of(self, topic: str, partition: int) -> tuple[TopicEntry, int]:
+        entry = self._topics.get(topic)
+        if entry is None:
+            log = await self._opened()
+            entry = self._topics[topic] = await self._patiently(partial(log.topic, topic))
+        if not 0 <= partition < len(entry.logs):
+            raise TopicMissingError(f"there is no {topic}[{partition}] in {self._file}")
+        return entry, entry.logs[partition]
+
+    async def _opened(self, *, create: bool = False) -> SqliteLog:
+        if self._log is None:
+            async with self._open_turn:
+                if self._log is None:
+                    self._check_path()
+                    self._log = await self._patiently(partial(SqliteLog, self._file, create=create))
+        return self._log
+
+    def _check_path(self) -> None:
+        if self._is_archive == self._path.is_dir() and self._path.exists():
+            raise BusUnreachableError(
+                f"no run at {self._path}: a run is a folder, or a file whose name ends in .sqlite"
+            )
+
+    async def _patiently(self, call: Callable[[], T], *, in_thread: bool = False) -> T:
+        """Call again while another process holds the lock."""
+        now = asyncio.get_running_loop().time
+        started_s, pause = now(), POLL_MIN_S / 2
+        while True:
+            try:
+                return await _in_thread(call) if in_thread else call()
+            except LockedError as error:
+                if now() - started_s > self._patience_s:
+                    raise StorageError(
+                        f"{self._file} was locked by another process for {self._patience_s:g} s: "
+                        "is one stopped in the middle of a write, or its disk stuck?"
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, POLL_MAX_S)
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """Run off the event loop; if cancelled, still wait for the end: the call holds files."""
+    work = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()
+        raise
+
+
+def _ring(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,366 @@
+"""Every message of the ring, newest version of each; `codec.py` puts them on the wire.
+
+Invariants: messages are frozen; unknown fields are ignored, missing new ones have defaults; a field
+is never renamed or retyped; every number is finite and every list bounded. Who writes and reads
+each of them, and where, is in `topics.py`.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cos2p.log.values import BlobRef as BlobRef
+from cos2p.log.values import DeviceProfile as DeviceProfile
+from cos2p.log.values import Digest, Name, Seconds, Text
+from cos2p.log.values import LeftOut as LeftOut
+from cos2p.log.values import Outcome as Outcome
+from cos2p.log.values import Plan as Plan
+from cos2p.model.unit_wire import Body, Count, UnitColumns, UnitScores
+from cos2p.run_config import RunConfig
+
+PROTOCOL = 1
+"""What roles must have in common beside messages that both can read: rises when a worker of one
+image and a planner or aggregator of another can't work together."""
+
+
+class Message(Body):
+    """Base of all messages."""
+
+    VERSION: ClassVar[int] = 1
+
+    run_id: Name
+
+    @property
+    def key(self) -> str:
+        """The key of its record: the worker that it is from or for; empty where there is none."""
+        return str(getattr(self, "worker_id", ""))
+
+
+# ---------------------------------------------------------------- fleet
+
+
+class Hello(Message):
+    """A worker is there (said at start, and again every while: it may be told twice)."""
+
+    worker_id: Name
+    incarnation: Count
+    """Rises with every start of the worker; reports of an older one are refused."""
+    profile: DeviceProfile
+    sample_count: Count
+    label_counts: Annotated[tuple[Count, ...], Field(max_length=100_000)] | None = None
+    """Samples per label; None where the device keeps them to itself."""
+    units_digest: Digest
+    """Digest of the worker's own unit table: another model is refused."""
+    protocol: Count = 1
+    """The worker's `PROTOCOL`: a device of another one gets no plans."""
+
+
+class Heartbeat(Message):
+    """A worker is alive. Only the newest of each worker is kept."""
+
+    worker_id: Name
+    incarnation: Count
+    state: Literal["idle", "fetching", "training", "uploading", "stopping"]
+    plan_id: Name | None = None
+    steps_done: Count = 0
+
+
+class Report(Message):
+    """What came of a plan."""
+
+    worker_id: Name
+    incarnation: Count
+    plan_id: Name
+    status: Literal["done", "out_of_memory", "abandoned", "failed"]
+    blob: BlobRef | None = None
+    """The delta; None unless done."""
+    sample_count: Count = 0
+    """Different samples trained on."""
+    steps_done: Count = 0
+    idle_s: Seconds = 0
+    fetch_s: Seconds = 0
+    train_s: Seconds = 0
+    throttle_s: Seconds = 0
+    """Seconds of train_s slept to play a slower device (demo only)."""
+    upload_s: Seconds = 0
+    peak_bytes: Count = 0
+    """Measured peak of the training itself."""
+    bytes_down: Count = 0
+    bytes_up: Count = 0
+    loss_first: float | None = None
+    loss_last: float | None = None
+    scores: UnitScores | None = None
+    detail: Text = ""
+
+
+class Goodbye(Message):
+    """A worker leaves on purpose."""
+
+    worker_id: Name
+    incarnation: Count
+    reason: Text = ""
+
+
+class Evaluated(Message):
+    """The evaluator's verdict on a published version (moving average, and raw)."""
+
+    evaluator_id: Name
+    version: Count
+    sample_count: Count
+    loss: float
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    raw_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    plain_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of the published model with its units as they are."""
+    scaled_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of the published model with its units scaled by survival. The figures but these two are of
+    one or the other, as evaluation.scaling says."""
+    exit_accuracies: Annotated[tuple[float, ...], Field(max_length=64)] = ()
+    """Of each inner exit, shallow first."""
+    mean_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of the mean of all exits' probabilities, the final head among them."""
+
+
+class RunRequested(Message):
+    """`cos2p init`: please run this."""
+
+    config: RunConfig
+    task: Annotated[str, Field(max_length=500)]
+    """module:attribute of the task that the workers load."""
+    units: UnitColumns
+    checkpoint: BlobRef
+    """Version 0."""
+
+
+class StopRequested(Message):
+    """An operator asks for the end."""
+
+    reason: Text = ""
+
+
+class AdmitRequested(Message):
+    """An operator asks to forgive a device the updates that failed checks."""
+
+    worker_id: Name
+
+
+# ---------------------------------------------------------------- decisions
+
+
+class Decision(Message):
+    """Base of what only the planner writes."""
+
+    epoch: Count
+    """The writing planner's epoch; decisions of an epoch below the newest are void."""
+    fleet_offset: Count
+    """The next `fleet` record to handle: all before it were handled when this was decided."""
+    at_s: Seconds
+    """The planner's clock when it decided, seconds since the epoch. A fold knows no other time."""
+
+
+class EpochStarted(Decision):
+    """A planner process has taken over."""
+
+    planner_id: Name
+
+
+class RunStarted(Decision):
+    """The run begins: all that a replay needs."""
+
+    config: RunConfig
+    task: Annotated[str, Field(max_length=500)]
+    units: UnitColumns
+    checkpoint: BlobRef
+
+
+class PlanIssued(Decision):
+    """A worker is asked to train; the aggregator cuts its units at this point of the log."""
+
+    plan: Plan
+
+    @property
+    def key(self) -> str:
+        """See `Message.key`."""
+        return self.plan.worker_id
+
+
+class PlanCancelled(Decision):
+    """A plan ends without a report: EXPIRED (silent) or CANCELLED (restart, leave, stop)."""
+
+    plan_id: Name
+    worker_id: Name
+    outcome: Literal[Outcome.EXPIRED, Outcome.CANCELLED]
+    reason: Text
+
+
+class DeviceExcluded(Decision):
+    """A device gets no plans from here on, until it is admitted."""
+
+    worker_id: Name
+    reason: Text
+
+
+class DeviceAdmitted(Decision):
+    """The reason for which a device was excluded is gone: it may have plans again."""
+
+    worker_id: Name
+
+
+class UpdateAdmitted(Decision):
+    """A plan ends ACCEPTED: its delta counts in the open version."""
+
+    plan_id: Name
+    worker_id: Name
+    blob: BlobRef
+    weight: Annotated[float, Field(gt=0)]
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the delta itself (normalisation by steps done, FedNova)."""
+    staleness: Count
+    steps_done: Count
+
+
+class UpdateRefused(Decision):
+    """A report does not count. It ends its plan unless the plan had ended before (DUPLICATE)."""
+
+    plan_id: Name
+    worker_id: Name
+    outcome: Literal[Outcome.STALE, Outcome.DUPLICATE, Outcome.INVALID, Outcome.CANCELLED]
+    reason: Text
+
+
+class RoundClosed(Decision):
+    """Version `version` is the merge of what was admitted since the version before."""
+
+    version: Annotated[int, Field(ge=1)]
+    reason: Literal["count", "deadline", "all", "group"]
+    update_count: Count
+    step: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the server's step: below 1 where a few devices' updates move the model less."""
+    waited_s: Seconds
+    coverage_min: Count
+    """N*: least merged updates of any prunable unit over the window."""
+    coverage_planned: Count = 0
+    """N* as planned: least number of devices that hold any prunable unit now."""
+    coverage_bound: float = 0.0
+    """The most that N* could be: the window's updates times their mean share of the cost."""
+    devices_bound: Count = 0
+    """floor(sum r_i) over the devices that can train, r_i the affordable share of the cost."""
+    staleness_mean: float = 0.0
+
+
+class RunEnded(Decision):
+    """Nothing more is planned; `version` is the last."""
+
+    version: Count
+    reason: Literal["target", "stopped", "stalled", "failed"]
+    detail: Text = ""
+
+
+# ---------------------------------------------------------------- models
+
+
+class Made(Message):
+    """Base of what only the aggregator writes."""
+
+    decisions_offset: Count
+    """The next `decisions` record to obey: this one carries out the record before it."""
+
+
+class RunOpened(Made):
+    """What a worker has to know of the run (by shard 0, before version 0)."""
+
+    config: RunConfig
+    task: Annotated[str, Field(max_length=500)]
+    units_digest: Digest
+    protocol: Count = 1
+    """The aggregator's `PROTOCOL`: a worker of another one leaves."""
+
+
+class Dispatched(Made):
+    """The weights of a plan are in `submodels` (one record per aggregator shard)."""
+
+    plan: Plan
+    shard: Count
+    shard_count: Annotated[int, Field(ge=1, le=64)]
+    blob: BlobRef
+
+    @property
+    def key(self) -> str:
+        """See `Message.key`."""
+        return self.plan.worker_id
+
+
+class VersionPublished(Made):
+    """A shard has made a version. Its `decisions_offset` is where recovery goes on."""
+
+    version: Count
+    shard: Count
+    shard_count: Annotated[int, Field(ge=1, le=64)]
+    digest: Digest
+    """Digest of the unit digests."""
+    unit_digests: Annotated[bytes, Field(max_length=8 * 65_536)]
+    """Eight bytes per unit that the shard owns, in table order."""
+    unit_norms: Annotated[bytes, Field(max_length=4 * 65_536)] = b""
+    """L2 norm of each owned unit's raw weights: float32, little-endian, in table order."""
+    unit_shares: Annotated[bytes, Field(max_length=4 * 65_536)] = b""
+    """Of each owned unit: weight of this version's updates whose submodels held it, trained or
+    frozen, over that of all its updates. float32, little-endian, in table order; empty where it has
+    none (version 0)."""
+    left_out: Annotated[tuple[LeftOut, ...], Field(max_length=10_000)] = ()
+    merged_count: Count = 0
+    step_norm: Annotated[float, Field(ge=0)] = 0.0
+    """L2 norm of this shard's change from the version before."""
+    model_norm: Annotated[float, Field(ge=0)] = 0.0
+    delta_square: Annotated[float, Field(ge=0)] = 0.0
+    """Weighted mean over updates of their squared delta norm, summed over the units merged: with
+    step_norm it gives the dispersion of updates."""
+    checkpoint: BlobRef | None = None
+    open_plans: Annotated[tuple[Count, ...], Field(max_length=100_000)] = ()
+    """With a checkpoint: offsets in `decisions` of the PlanIssued of each plan open at this point,
+    ascending. Recovery reads these and what follows, not what lies between."""
+
+
+class RunFinished(Made):
+    """The aggregator has obeyed RunEnded: workers may go."""
+
+    version: Count
+    reason: Text
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+class SnapshotPart(Message):
+    """A piece of a fold's state: where there are all pieces, a reader need not fold the log."""
+
+    of: Literal["planner", "history"]
+    """Whose state."""
+    number: Count
+    """Rises with each snapshot of one fold."""
+    part: Count
+    part_count: Annotated[int, Field(ge=1, le=4096)]
+    protocol: Count
+    """The writer's `PROTOCOL`."""
+    digest: Digest
+    """Of the whole state's bytes."""
+    body: Annotated[bytes, Field(max_length=900_000)]
+
+    @property
+    def key(self) -> str:
+        """Two slots by turns: while one snapshot is written, the one before it stays whole."""
+        return f"{self.of}/{self.number % 2}/{self.part}"
+
+
+# ---------------------------------------------------------------- dead letters
+
+
+class DeadLetter(Message):
+    """A record that could not be read, kept for a person to look at."""
+
+    topic: Annotated[str, Field(max_length=249)]
+    partition: Count
+    offset: Count
+    reason: Text
+    reader: Name
+    value_head: Annotated[bytes, Field(max_length=4096)]
+    """The first bytes of the record's value."""

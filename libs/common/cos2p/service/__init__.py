@@ -1,0 +1,1 @@
+"""What every service has around its core: its life, its logs, its bus."""

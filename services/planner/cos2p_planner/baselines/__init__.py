@@ -1,0 +1,1 @@
+"""Published methods to compare with, and the policies by name."""

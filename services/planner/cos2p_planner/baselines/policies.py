@@ -1,0 +1,259 @@
+"""Methods by name: how each chooses units, and the settings that it was published with.
+
+Invariant: a policy is a value; the cores know none by name, so that a baseline is one entry more.
+A run file overrides a policy's preset, so that any choice of units can run under any closing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from cos2p.errors import SettingsError
+from cos2p.model.cost import CostModel
+from cos2p.run_config import RunConfig
+from cos2p_planner.baselines import depth, width
+from cos2p_planner.baselines.magnitude import MagnitudeRule
+from cos2p_planner.baselines.whole import SmallestRule, WholeRule
+from cos2p_planner.choosers.frozen import FrozenPrefixRule
+from cos2p_planner.choosers.knapsack import KnapsackRule
+from cos2p_planner.choosers.question import ChoiceRule
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One method.
+
+    Attributes:
+        name: what a run file calls it.
+        chooser: makes its rule for a model and a run's settings.
+        preset: settings that the published method fixes, as in a run file; a run file overrides
+            them, they override the task's.
+        source: where it is published.
+    """
+
+    name: str
+    chooser: Callable[[CostModel, RunConfig], ChoiceRule]
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+def _knapsack(costs: CostModel, config: RunConfig) -> ChoiceRule:
+    """Our own rule, with the depth action that the run asks for."""
+    frozen = config.plans.depth == "frozen-prefix"
+    return FrozenPrefixRule(costs) if frozen else KnapsackRule(costs)
+
+
+CO_S2P = Policy("co-s2p", _knapsack, source="docs/method.md")
+"""Ours: its values are the defaults of `RunConfig`, chosen on validation data (docs/log.md)."""
+OURS_OFF: Mapping[str, Any] = {
+    "plans": {"nested_depth": 0.0, "block_width_min": 0.5, "growth": {"start": 1.0}},
+    "local": {"anchor": {"share": 0.0}, "align_steps": False},
+}
+"""What is ours turned off. A published rule that cuts blocks keeps half of a block's width before
+it takes another one."""
+
+
+def _as_published(
+    rounds: Mapping[str, Any],
+    *,
+    plans: Mapping[str, Any] = MappingProxyType({}),
+    local: Mapping[str, Any] = MappingProxyType({}),
+    server_lr: float = 1.0,
+    answer: str = "final",
+    scaling: str = "none",
+) -> Mapping[str, Any]:
+    """A baseline's preset: what it fixes, over everything of ours turned off.
+
+    Each plan is cut anew, nothing steers the cut but the method, steps are neither aligned nor
+    normalised, no average is published (evaluations score raw versions beside it anyway), the whole
+    model is used unscaled (scaled accuracy is told beside it), and the local loss is the method's.
+    Its logit adjustment is the run's: all are compared under one. Where all train the same small
+    model, that is what is used: `scaling` "survival" silences the units that nobody trains.
+    """
+    return {
+        "rounds": {"normalise_steps": False, **rounds},
+        "plans": {
+            **OURS_OFF["plans"],
+            "hold_plans": 1,
+            "importance": "none",
+            "coverage_floor": 0,
+            **plans,
+        },
+        "local": {
+            **OURS_OFF["local"],
+            "objective": "final",
+            "proximal": 0.0,
+            "score_every": 0,
+            **local,
+        },
+        "merge": {"server_lr": server_lr, "average_decay": 0.0},
+        "evaluation": {"scaling": scaling, "answer": answer},
+    }
+
+
+def _barrier(
+    sample_exponent: float,
+    local: Mapping[str, Any] = MappingProxyType({}),
+    answer: str = "final",
+    scaling: str = "none",
+    **plans: Any,
+) -> Mapping[str, Any]:
+    """A synchronous baseline's preset, updates weighed by samples ** sample_exponent.
+
+    Deviation, all of them: every device that can train takes part in each round, none is drawn.
+    """
+    rounds = {"closing": "synchronous", "sample_exponent": sample_exponent}
+    return _as_published(rounds, plans=plans, local=local, answer=answer, scaling=scaling)
+
+
+NO_BOUND = 1_000_000
+"""staleness_max of methods that refuse nothing for its age."""
+ASYNCHRONOUS = {
+    "sample_exponent": 0.0,
+    "staleness_on": "delta",
+    "staleness_exponent": 0.5,
+    "staleness_max": NO_BOUND,
+}
+"""s(tau) = (1 + tau) ** -0.5 on each delta, all devices alike."""
+FJORD = {"objective": "fjord", "exits": {"distillation": 0.0}}
+"""Ordered dropout alone; its distillation variant costs the weakest twice the work."""
+DEPTHFL = {
+    "objective": "depthfl",
+    "exits": {"distillation": 1.0, "temperature": 1.0, "ramp": 0.3},
+}
+"""Mutual distillation of all exits, ramped over 300 of 1000 rounds; the mean of all exits predicts.
+Deviation: no FedDyn term."""
+SCALEFL = {
+    "objective": "scalefl",
+    "exits": {"distillation": 0.0, "temperature": 3.0, "ramp": 0.25},
+}
+"""As for images; the paper distils text with 0.05, after a quarter of the rounds. It predicts with
+the deepest exit of each level; the mean of all exits is kinder where no device has the last one."""
+FEDAVG = "FedAvg, arXiv 1602.05629"
+SYNCHRONOUS = (
+    Policy(
+        "fedavg-ideal",
+        lambda costs, _: WholeRule(costs),
+        _barrier(1, enforce_memory=False),
+        f"{FEDAVG}, the whole model everywhere",
+    ),
+    Policy(
+        "fedavg-exclusive",
+        lambda costs, _: WholeRule(costs),
+        _barrier(1),
+        f"{FEDAVG}, only devices that hold the whole model",
+    ),
+    Policy(
+        "fedavg-small",
+        lambda costs, _: SmallestRule(costs),
+        _barrier(1, scaling="survival"),
+        f"{FEDAVG}, the largest submodel that all can hold",
+    ),
+    Policy(
+        "heterofl",
+        lambda costs, _: width.heterofl(costs),
+        _barrier(0),
+        "HeteroFL, arXiv 2010.01264",
+    ),
+    Policy(
+        "fjord",
+        lambda costs, _: width.fjord(costs),
+        _barrier(1, FJORD),
+        "FjORD, arXiv 2102.13451",
+    ),
+    Policy(
+        "federated-dropout",
+        lambda costs, config: width.federated_dropout(costs, config.seed),
+        _barrier(0),
+        "Federated Dropout, arXiv 1812.07210",
+    ),
+    Policy(
+        "fedrolex",
+        lambda costs, _: width.fedrolex(costs),
+        _barrier(0),
+        "FedRolex, arXiv 2212.01548",
+    ),
+    Policy(
+        "depthfl",
+        lambda costs, _: depth.depthfl(costs),
+        _barrier(0, DEPTHFL, "mean"),
+        "DepthFL, ICLR 2023",
+    ),
+    Policy(
+        "scalefl",
+        lambda costs, _: depth.scalefl(costs),
+        _barrier(0, SCALEFL, "mean"),
+        "ScaleFL, CVPR 2023",
+    ),
+    Policy(
+        "fiarse",
+        lambda costs, _: MagnitudeRule(costs),
+        _barrier(0),
+        "FIARSE, NeurIPS 2024, by whole units",
+    ),
+)
+FEDASYNC = Policy(
+    "fedasync",
+    lambda costs, _: SmallestRule(costs),
+    _as_published(
+        {**ASYNCHRONOUS, "closing": "buffer", "update_count": 1},
+        local={"proximal": 0.005},
+        server_lr=0.9,
+        scaling="survival",
+    ),
+    "FedAsync, arXiv 1903.03934",
+)
+"""Each arrival makes a version: alpha = 0.9, polynomial s, proximal term 0.005.
+
+Deviation: published is w + alpha s (w_i - w); ours takes the delta against the dispatched base, so
+that a late update moves the model, and does not pull it back to where the device began.
+"""
+FEDBUFF = Policy(
+    "fedbuff",
+    lambda costs, _: SmallestRule(costs),
+    _as_published({**ASYNCHRONOUS, "closing": "buffer", "update_count": 10}, scaling="survival"),
+    "FedBuff, arXiv 2106.06639",
+)
+"""K = 10 arrivals make a version: w + 1/K sum s(tau) delta.
+
+Deviation: no momentum at the server.
+"""
+FEDCOMPASS = Policy(
+    "fedcompass",
+    lambda costs, _: SmallestRule(costs),
+    _as_published({**ASYNCHRONOUS, "closing": "compass"}, server_lr=0.9, scaling="survival"),
+    "FedCompass, arXiv 2309.14675",
+)
+"""Groups of arrival: w + alpha/n sum s(tau) delta, alpha = 0.9; Q_min is local.steps_min, Q_max
+local.steps (published: 20 and 100). For deviations see `closings.Compass`."""
+IN_OUR_ROUNDS = {"plans": {**OURS_OFF["plans"], "hold_plans": 1}}
+"""Their choice of units in our loop: our closing, weights, anchor and aligned steps stay on."""
+STAGGERED = Policy(
+    "fedrolex-staggered",
+    lambda costs, _: width.fedrolex_staggered(costs),
+    IN_OUR_ROUNDS,
+    "FedRolex, arXiv 2212.01548, each device at its own place, in our own rounds",
+)
+STAGGERED_SKIP = Policy(
+    "fedrolex-staggered-skip",
+    lambda costs, _: width.fedrolex_staggered_skip(costs),
+    IN_OUR_ROUNDS,
+    "the same, with blocks left out in turn by devices too small for a part of each",
+)
+BASELINES = (*SYNCHRONOUS, STAGGERED, STAGGERED_SKIP, FEDASYNC, FEDBUFF, FEDCOMPASS)
+POLICIES: Mapping[str, Policy] = MappingProxyType({p.name: p for p in (CO_S2P, *BASELINES)})
+
+
+def policy_named(name: str) -> Policy:
+    """The policy of a name.
+
+    Raises:
+        SettingsError: there is none; the text lists the names.
+    """
+    try:
+        return POLICIES[name]
+    except KeyError:
+        raise SettingsError(
+            f"no policy is named {name!r}: take one of {', '.join(sorted(POLICIES))}"
+        ) from None

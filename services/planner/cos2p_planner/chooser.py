@@ -1,0 +1,122 @@
+"""What a rule is asked for a device, and whether it is asked at all: units are held for some plans.
+
+Invariants: units that a device holds are kept while the hold lasts and they fit; a question is a
+function of the decision log, the fleet's words and what the aggregator has published.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from cos2p.model.cost import FLOAT_BYTES, CostModel, Workload
+from cos2p_planner.baselines.policies import policy_named
+from cos2p_planner.choosers.nesting import WEIGHT, nested_value, waiting
+from cos2p_planner.choosers.question import Ask, Floats
+from cos2p_planner.state.choice import Choice
+from cos2p_planner.state.device import Device
+from cos2p_planner.state.fleet import Fleet
+from cos2p_planner.state.importance import Importance
+from cos2p_planner.state.ledger import Ledger
+from cos2p_planner.state.run import Run
+
+
+class Chooser:
+    """What a run's policy chooses, and what beyond the decisions it chooses by.
+
+    Args:
+        run: the run, started.
+        importance: what units are worth, kept up to date by others.
+    """
+
+    def __init__(self, run: Run, importance: Importance) -> None:
+        self._run, self._importance = run, importance
+        self._rule = policy_named(run.config.policy).chooser(run.costs, run.config)
+
+    @property
+    def least_bytes(self) -> int:
+        """Budget under which a device gets no plans."""
+        return self._rule.least_bytes
+
+    def choose(
+        self,
+        device: Device,
+        ledger: Ledger,
+        fleet: Fleet,
+        others: Sequence[str],
+        *,
+        limit_s: float,
+        progress: float,
+    ) -> Choice | None:
+        """The device's units: those it holds while the hold lasts and they fit, else a new choice.
+
+        Args:
+            device: who asks.
+            ledger: the run's plans and versions.
+            fleet: all devices.
+            others: devices that can train now, this one left out.
+            limit_s: seconds that its plan may last.
+            progress: share of the run that is done.
+        """
+        run = self._run
+        held, plans = run.holdings.held(device.worker_id)
+        fits = run.costs.peak_bytes(held.trained, held.frozen) <= device.budget_bytes
+        if plans and fits and plans < run.config.plans.hold_plans:
+            return held
+        share = run.config.plans.growth.share_at(progress)
+        choice = self._rule.choose(self._ask(device, ledger, fleet, others, limit_s, share))
+        device.unserved = "" if choice else f"no cut of {run.config.policy} fits its budget"
+        return choice
+
+    def _ask(
+        self,
+        device: Device,
+        ledger: Ledger,
+        fleet: Fleet,
+        others: Sequence[str],
+        limit_s: float,
+        share: float,
+    ) -> Ask:
+        """The question, where this share of the model is in play."""
+        run, plans = self._run, self._run.config.plans
+        holdings = run.holdings
+        coverage = holdings.coverage(others)
+        value = plans.importance_weight * self._importance.value(device)
+        value = value + nested_value(run.table, plans.nested_depth, len(others) + 1)
+        prices = holdings.prices(coverage, float(np.ptp(value)))
+        late = waiting(run.table, share)
+        in_play = run.costs.memory_for_fraction(share)
+        number, choices = holdings.turn(device.worker_id)
+        seconds, fixed_s = unit_seconds(device, run.costs, run.config.local.steps_min)
+        return Ask(
+            budget_bytes=min(device.budget_bytes, max(in_play, self._rule.least_bytes)),
+            coverage=coverage,
+            recency=holdings.recency(device.worker_id),
+            value=value - late * WEIGHT * (len(others) + 1),
+            phase=holdings.choice_count,
+            width_min=plans.block_width_min,
+            device=number,
+            choice=choices,
+            version=ledger.version,
+            plan=ledger.plan_count + 1,
+            fleet_budgets=tuple(d.budget_bytes for d in fleet if not (d.excluded or d.objection)),
+            prices=np.where(late, 0.0, prices),
+            seconds=None if math.isinf(limit_s) else seconds,
+            seconds_max=limit_s - fixed_s,
+            norms=self._importance.norms,
+        )
+
+
+def unit_seconds(device: Device, costs: CostModel, steps: int) -> tuple[Floats, float]:
+    """What each trained unit adds to a plan of so many steps, and what the plan takes besides.
+
+    Seconds, shape (units,). The wire counts by the unit until the device has shown how long it
+    takes besides its steps, and with the rest from then on.
+    """
+    profile = device.profile
+    rate = device.calibration.seconds_factor / profile.flops_per_s
+    seconds: Floats = steps * costs.batch_size * rate * costs.trained_flops
+    speed = device.speed(Workload(0, costs.batch_size, 1, 0, 0))
+    if not speed.known:
+        seconds = seconds + 2 * FLOAT_BYTES * costs.table.sizes / profile.bytes_per_s
+    return seconds, speed.duration_s(steps)

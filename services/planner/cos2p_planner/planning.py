@@ -1,0 +1,142 @@
+"""Making a plan: the device's units (held for some plans, then chosen anew), steps and deadline.
+
+Invariants: a plan's forecast peak is within the device's budget; everything in it is a function of
+the log and the fleet's words (its seed of the run's seed and the plan's number).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from cos2p.log import messages as m
+from cos2p.model.cost import Workload
+from cos2p_planner.chooser import Chooser
+from cos2p_planner.rules.closing import Closing, OpenRound, Order, closing_of
+from cos2p_planner.state.choice import Choice
+from cos2p_planner.state.device import Device
+from cos2p_planner.state.fleet import Fleet
+from cos2p_planner.state.importance import Importance, ImportanceState
+from cos2p_planner.state.ledger import Ledger
+from cos2p_planner.state.run import Run
+from cos2p_planner.state.speed import Speed
+
+SEED_MAX = 2**62 - 1
+
+
+def plan_seed(run_seed: int, plan_number: int) -> int:
+    """Seed of a plan: the same run, settings and number give the same one."""
+    digest = blake3(f"{run_seed}:{plan_number}".encode()).digest(length=8)
+    return int.from_bytes(digest, "little") & SEED_MAX
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a run's settings make of choosing, valuing and closing."""
+
+    chooser: Chooser
+    importance: Importance
+    closing: Closing
+
+    @classmethod
+    def of(cls, run: Run, known: ImportanceState | None = None) -> "Rules":
+        """The rules of a run.
+
+        Args:
+            run: the run.
+            known: what a snapshot held of the units' values.
+
+        Raises:
+            SettingsError: it names a policy that there is not.
+        """
+        importance = Importance(run.table, run.config, known)
+        closing = closing_of(run.config.rounds, run.config.local)
+        return cls(Chooser(run, importance), importance, closing)
+
+
+def speed_of(device: Device, run: Run, choice: Choice) -> Speed:
+    """How fast a device trains these units."""
+    step = Workload(
+        run.costs.training_flops(choice.trained, choice.frozen),
+        run.costs.batch_size,
+        1,
+        run.costs.weight_bytes(choice.trained + choice.frozen),
+        run.costs.weight_bytes(choice.trained),
+    )
+    return device.speed(step)
+
+
+def issue(
+    asked: Sequence[Device],
+    able: Sequence[Device],
+    state: OpenRound,
+    by: Rules,
+    ledger: Ledger,
+    fleet: Fleet,
+) -> Iterator[m.Plan]:
+    """Plans for devices, one by one: each must be in the ledger before the next is drawn.
+
+    Args:
+        asked: devices that shall have one.
+        able: devices that can train.
+        state: the open round.
+        by: the run's rules.
+        ledger: the run.
+        fleet: all devices.
+    """
+    assert ledger.run is not None
+    run, names = ledger.run, [d.worker_id for d in able]
+    for device in asked:
+        others = [w for w in names if w != device.worker_id]
+        progress = run.progress(state.version, state.now)
+        limit_s = by.closing.limit_s(state)
+        choice = by.chooser.choose(
+            device, ledger, fleet, others, limit_s=limit_s, progress=progress
+        )
+        if choice is None:
+            continue
+        number = ledger.plan_count + 1
+        order = by.closing.order(speed_of(device, run, choice), number, state)
+        yield make_plan(
+            device, run, choice, order, number=number, version=state.version, progress=progress
+        )
+
+
+def make_plan(
+    device: Device,
+    run: Run,
+    choice: Choice,
+    order: Order,
+    *,
+    number: int,
+    version: int,
+    progress: float,
+) -> m.Plan:
+    """The plan of a choice.
+
+    Args:
+        device: whose plan.
+        run: the run.
+        choice: its units.
+        order: its steps, deadline and group.
+        number: counts the run's plans from 1.
+        version: the newest.
+        progress: share of the run that is done.
+    """
+    local = run.config.local
+    return m.Plan(
+        plan_id=f"p{number:06d}",
+        worker_id=device.worker_id,
+        incarnation=device.incarnation,
+        base_version=version,
+        trained=choice.trained,
+        frozen=choice.frozen,
+        local_steps=order.steps,
+        batch_size=local.batch_size,
+        learning_rate=local.learning_rate_at(progress),
+        progress=progress,
+        seed=plan_seed(run.config.seed, number),
+        deadline_s=order.deadline_s,
+        group=order.group,
+        peak_bytes=run.costs.peak_bytes(choice.trained, choice.frozen),
+    )

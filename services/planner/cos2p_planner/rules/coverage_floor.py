@@ -1,0 +1,92 @@
+"""Whether the coverage floor is met, and if not, which units fall short and why.
+
+Invariant: told once per change. Units that fall short are told only once they have done so for a
+whole window of versions: devices that choose anew leave gaps for a moment.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cos2p_planner.choosers.nesting import waiting
+from cos2p_planner.state.device import Device
+from cos2p_planner.state.fleet import Notice
+from cos2p_planner.state.run import Run
+
+NAMES_MAX = 5
+
+
+def planned_coverage(run: Run, able: Sequence[Device]) -> NDArray[np.int64]:
+    """How many of the devices that can train hold each prunable unit, shape (prunable units,)."""
+    counts = run.holdings.coverage(d.worker_id for d in able)[run.table.prunable]
+    return counts.astype(np.int64)
+
+
+def out_of_reach(run: Run, able: Sequence[Device]) -> str:
+    """Why no plan of these devices could meet the floor; empty where one could."""
+    floor, bound = run.config.plans.coverage_floor, devices_bound(run, able)
+    if floor <= bound:
+        return ""
+    return (
+        f"plans.coverage_floor is {floor}, but the budgets of the {len(able)} devices that can "
+        f"train make {affordable(run, able):.2f} models: "
+        f"every unit can be held {bound} times at most"
+    )
+
+
+def devices_bound(run: Run, able: Sequence[Device]) -> int:
+    """The most that N* can be: floor(sum r_i), r_i what a device's budget affords of the cost."""
+    # Thirds that make a whole must count as one, whatever floating point says.
+    return int(affordable(run, able) + 1e-9)
+
+
+def affordable(run: Run, able: Sequence[Device]) -> float:
+    """How many models' prunable cost the devices' budgets afford together."""
+    return sum(run.costs.fraction_of(d.budget_bytes) for d in able)
+
+
+class FloorWatch:
+    """Looks at each version that closes."""
+
+    def __init__(self) -> None:
+        self._told = ""
+        self._short_count = 0
+
+    def closed(self, run: Run, able: Sequence[Device], progress: float) -> list[Notice]:
+        """What to tell the operator after a version, if anything has changed.
+
+        Args:
+            run: the run.
+            able: devices that can train.
+            progress: share of the run that is done; blocks that still wait fall short of nothing.
+        """
+        floor = run.config.plans.coverage_floor
+        if not floor:
+            return []
+        counts = planned_coverage(run, able)
+        late = waiting(run.table, run.config.plans.growth.share_at(progress))
+        short = np.flatnonzero(run.table.prunable)[(counts < floor) & ~late[run.table.prunable]]
+        self._short_count = self._short_count + 1 if len(short) else 0
+        why, state = out_of_reach(run, able), "out of reach"
+        if not why:
+            lasting = self._short_count >= run.config.rounds.coverage_window
+            state = "short" if lasting else "" if not len(short) else self._told
+        if state == self._told:
+            return []
+        self._told = state
+        if not state:
+            return [("coverage_floor_met", {"floor": str(floor)})]
+        reason = why or (
+            "the budgets would do, but blocks, whole units and held submodels leave gaps"
+        )
+        return [("coverage_short", {"reason": reason, "units": _named(run, short, counts)})]
+
+
+def _named(run: Run, short: NDArray[np.int64], counts: NDArray[np.int64]) -> str:
+    """The units that fall short, least covered first, with the number of devices that hold them."""
+    of_unit = dict(zip(np.flatnonzero(run.table.prunable).tolist(), counts.tolist(), strict=True))
+    ordered = sorted(short.tolist(), key=lambda u: (of_unit[u], u))
+    names = [f"{run.table.units[u].name} ({of_unit[u]})" for u in ordered[:NAMES_MAX]]
+    more = len(ordered) - NAMES_MAX
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,1 @@
+"""What the planner knows: folds of the log, and nothing that decides."""

@@ -1,0 +1,166 @@
+"""What each device holds: its units, for how many plans it has had them, and how lately others.
+
+Invariant: a function of the decisions alone (plans issued, and plans that ended with their device
+gone or in trouble), in log order, so that a restarted planner chooses as the first one would have.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cos2p.log.state_codec import Floats, Floats32
+from cos2p.model.cost import CostModel
+from cos2p_planner.state.choice import Choice
+from cos2p_planner.state.prices import FloorPrices
+
+RECENCY_DECAY = 0.8
+"""Per choice of the device: how fast it forgets that it trained a unit."""
+LONGING = 0.05
+"""Per choice: how much a unit that the device does not train gains. Without it two devices may swap
+the same two sets for ever, and never train the rest (seen on the digits model)."""
+NOTHING = Choice(())
+
+
+@dataclass
+class HoldingsState:
+    """What a snapshot holds of the holdings; devices in the order of their first plans.
+
+    Attributes:
+        held: each device's units.
+        plans: for how many plans it has had them.
+        choices: how many choices it has had.
+        present: the devices that count for the floor, and the share of the model that each holds.
+        recency: see `Holdings.recency`, shape (devices, units).
+        theta: the floor's dual prices, shape (units,).
+        due: N* as far as it is possible now.
+    """
+
+    held: dict[str, Choice] = field(default_factory=dict)
+    plans: dict[str, int] = field(default_factory=dict)
+    choices: Counter[str] = field(default_factory=Counter)
+    present: dict[str, float] = field(default_factory=dict)
+    recency: Floats32 | None = None
+    theta: Floats | None = None
+    due: int = 0
+
+
+class Holdings:
+    """The units that devices hold, as rows of one matrix (devices, units).
+
+    Args:
+        costs: the model's.
+        coverage_floor: `plans.coverage_floor`.
+        state: what a snapshot held.
+    """
+
+    def __init__(
+        self, costs: CostModel, coverage_floor: int = 0, state: HoldingsState | None = None
+    ) -> None:
+        state = state or HoldingsState()
+        unit_count = len(costs.table)
+        self._costs = costs
+        self._held, self._plans, self._choices = state.held, state.plans, state.choices
+        self._present = state.present
+        self.choice_count = state.choices.total()
+        self._rows = {worker_id: row for row, worker_id in enumerate(self._held)}
+        room = max(8, len(self._rows))
+        self._masks = np.zeros((room, unit_count), np.uint8)
+        for row, choice in enumerate(self._held.values()):
+            self._masks[row, list(choice.trained)] = 1
+        self._recency = np.zeros((room, unit_count), np.float32)
+        if state.recency is not None:
+            self._recency[: len(self._rows)] = state.recency
+        present = [self._rows[worker_id] for worker_id in self._present]
+        self._counts = self._masks[present].sum(axis=0, dtype=np.int64)
+        """How many of the devices that count for the floor hold each unit."""
+        self._all_counts = self._masks.sum(axis=0, dtype=np.int64)
+        prunable = costs.table.prunable
+        self._prices = FloorPrices(coverage_floor, prunable, state.theta, state.due)
+
+    @property
+    def state(self) -> HoldingsState:
+        """What a snapshot holds of it."""
+        recency = self._recency[: len(self._rows)]
+        theta, due = self._prices.theta, self._prices.due
+        return HoldingsState(
+            self._held, self._plans, self._choices, self._present, recency, theta, due
+        )
+
+    def issue(self, worker_id: str, choice: Choice) -> None:
+        """A plan with these units went to a device."""
+        if self._held.get(worker_id) == choice and worker_id in self._present:
+            self._plans[worker_id] += 1
+            return
+        self.release(worker_id)
+        trained = list(choice.trained)
+        row = self._row(worker_id)
+        self._all_counts -= self._masks[row]
+        self._masks[row] = 0
+        self._masks[row, trained] = 1
+        self._all_counts += self._masks[row]
+        self._counts += self._masks[row]
+        self._present[worker_id] = self._costs.share(trained)
+        if self._held.get(worker_id) == choice:
+            self._plans[worker_id] += 1
+            return
+        recency = self._recency[row]
+        recency[recency > 0] *= RECENCY_DECAY
+        recency -= LONGING
+        recency[trained] = 1.0
+        self._held[worker_id] = choice
+        self._plans[worker_id] = 1
+        self._choices[worker_id] += 1
+        self.choice_count += 1
+        self._prices.step(self._counts, sum(self._present.values()))
+
+    def release(self, worker_id: str) -> None:
+        """A device is gone or in trouble: until its next plan it counts for no floor."""
+        if self._present.pop(worker_id, None) is not None:
+            self._counts -= self._masks[self._rows[worker_id]]
+
+    def held(self, worker_id: str) -> tuple[Choice, int]:
+        """A device's units and how many plans it has had with them; none and 0 for a new one."""
+        return self._held.get(worker_id, NOTHING), self._plans.get(worker_id, 0)
+
+    def turn(self, worker_id: str) -> tuple[int, int]:
+        """A device's number, in the order of first plans, and how many choices it has had."""
+        return self._rows.get(worker_id, len(self._rows)), self._choices[worker_id]
+
+    def coverage(self, workers: Iterable[str]) -> NDArray[np.float64]:
+        """How many of these devices hold each unit, shape (units,)."""
+        wanted = np.zeros(len(self._masks), np.bool_)
+        wanted[[self._rows[w] for w in workers if w in self._rows]] = True
+        if 2 * np.count_nonzero(wanted) > len(self._rows):  # nearly all: count the others instead
+            wanted[: len(self._rows)] ^= True
+            counts = self._all_counts - self._masks[wanted].sum(axis=0, dtype=np.int64)
+        else:
+            counts = self._masks[wanted].sum(axis=0, dtype=np.int64)
+        found: NDArray[np.float64] = counts.astype(np.float64)
+        return found
+
+    def prices(self, coverage: NDArray[np.float64], spread: float = 0.0) -> NDArray[np.float64]:
+        """What the coverage floor adds to each unit's worth, in devices, shape (units,).
+
+        Args:
+            coverage: how many other devices hold each unit, shape (units,).
+            spread: of the device's values.
+        """
+        return self._prices.of(coverage, spread)
+
+    def recency(self, worker_id: str) -> NDArray[np.float64]:
+        """1 for units that the device holds now, lower the longer ago, shape (units,)."""
+        row = self._rows.get(worker_id)
+        if row is None:
+            return np.zeros(self._recency.shape[1])
+        recency: NDArray[np.float64] = self._recency[row].astype(np.float64)
+        return recency
+
+    def _row(self, worker_id: str) -> int:
+        row = self._rows.setdefault(worker_id, len(self._rows))
+        if row >= len(self._masks):
+            self._masks = np.concatenate([self._masks, np.zeros_like(self._masks)])
+            self._recency = np.concatenate([self._recency, np.zeros_like(self._recency)])
+        return row
