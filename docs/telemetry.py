@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cos2p.history.curve import POINTS_MAX, Verdict
+from cos2p.history.curve import POINTS_MAX, Judgement
 from cos2p.history.device import DeviceRow
 from cos2p.history.figure import figures_of
 from cos2p.history.plan import PlanRow
@@ -61,7 +61,7 @@ def page() -> Iterator[str]:
     yield HEAD
     yield from _table("Of a version", VersionRow)
     yield NORMS
-    yield from _table("Of a version's verdict", Verdict)
+    yield from _table("Of a version's verdict", Judgement)
     yield VERDICTS.format(rows=ROWS_MAX, points=POINTS_MAX)
     yield from _table("Of a device", DeviceRow)
     yield DEVICES

@@ -15,12 +15,12 @@ from PIL import Image
 from cos2p.errors import SettingsError
 from cos2p_worker.models.stems import Patches
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
-from cos2p_worker.task import Dataset, Place, Task
+from cos2p_worker.task import DataPlace, Dataset, Task
 
 CLASSES, SIDE = 3, 32
 
 
-def load(place: Place, part: str) -> Dataset:
+def load(place: DataPlace, part: str) -> Dataset:
     """All images of the train, test or validation part, RGB in -1..1, shape (n, 3, SIDE, SIDE)."""
     folders = sorted(p for p in (place.data_dir or Path("photos")).glob("*") if p.is_dir())
     if len(folders) != CLASSES:
@@ -35,13 +35,13 @@ def load(place: Place, part: str) -> Dataset:
     return Dataset(torch.from_numpy(np.stack(images)), torch.tensor(labels))
 
 
-def train_shard(place: Place, index: int, count: int) -> Dataset:
+def train_shard(place: DataPlace, index: int, count: int) -> Dataset:
     """Every count-th image. On real devices each has its own folder: return all of it."""
     data = load(place, "train")
     return Dataset(data.inputs[index::count], data.labels[index::count])
 
 
-def evaluation(place: Place) -> Dataset:
+def evaluation(place: DataPlace) -> Dataset:
     """What nobody trains on."""
     return load(place, place.part)
 

@@ -16,7 +16,7 @@ from cos2p.model.units import STEM
 from cos2p.run_config import LocalConfig, RoundConfig, RunConfig
 from cos2p_worker.layout import Slice, UnitSpec, layout_of, whole
 from cos2p_worker.models.architecture import Architecture
-from cos2p_worker.task import Dataset, Place, Task
+from cos2p_worker.task import DataPlace, Dataset, Task
 
 COLUMNS, CLASSES = 30, 2
 WIDTH, BLOCKS, NEURONS, GROUP = 32, 4, 64, 16
@@ -94,13 +94,13 @@ def load(part: str) -> Dataset:
     return Dataset(torch.tensor(rows[mine], dtype=torch.float32), torch.tensor(labels[mine]))
 
 
-def train_shard(place: Place, index: int, count: int) -> Dataset:
+def train_shard(place: DataPlace, index: int, count: int) -> Dataset:
     """What device `index` of `count` trains on. On a real device: its own file, whole."""
     data = load("train")
     return Dataset(data.inputs[index::count], data.labels[index::count])
 
 
-def evaluation(place: Place) -> Dataset:
+def evaluation(place: DataPlace) -> Dataset:
     """Rows that no device trains on."""
     return load(place.part)
 

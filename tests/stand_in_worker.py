@@ -12,7 +12,7 @@ from cos2p.service.lifecycle import run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
 from cos2p_sim.learner import StandInTrainer, Temper
-from cos2p_worker.shell import Device, Kit, run_worker
+from cos2p_worker.shell import Kit, WorkerDevice, run_worker
 
 FLOPS_PER_S = 1e9
 MEMORY_BYTES = 60_000
@@ -32,7 +32,7 @@ def main() -> int:
         await run_worker(
             context,
             worker_id=settings.worker_id,
-            device=Device(
+            device=WorkerDevice(
                 device_class=settings.device_class,
                 memory_bytes=temper.memory_bytes,
                 scratch_dir=settings.scratch_dir,

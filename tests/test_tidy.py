@@ -178,6 +178,16 @@ def test_no_class_has_more_than_20_attributes() -> None:
     assert many == MANY_ATTRIBUTES
 
 
+def test_no_two_public_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+
+    assert {} == {name: found for name, found in homes.items() if len(found) > 1}
+
+
 def modules_imported(tree: ast.Module) -> Iterator[str]:
     """Our modules that a module imports, at once or later; type checkers' own imports are none."""
     waiting: list[ast.AST] = [tree]

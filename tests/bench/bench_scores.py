@@ -13,7 +13,7 @@ from cos2p_worker.submodel import all_units
 from cos2p_worker.task import Dataset, Task, load_task
 from cos2p_worker.torch_trainer import Power, local_machine, local_plan
 from cos2p_worker.train import HeldState, Training
-from cos2p_worker.trainer import Watch
+from cos2p_worker.trainer import TrainingControl
 
 TASKS = ("fashion-mnist-vit", "digits", "fashion-mnist-cnn")
 STEPS, BATCH, SAMPLES = 10, 32, 320
@@ -52,7 +52,7 @@ def _plans(task: Task, importance: str) -> Iterator[float]:
     held: HeldState | None = None
     while True:
         began = time.thread_time()
-        _, held = training.run(plan, base, held, Watch())
+        _, held = training.run(plan, base, held, TrainingControl())
         yield time.thread_time() - began
 
 

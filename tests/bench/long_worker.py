@@ -15,7 +15,7 @@ from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
 from cos2p_sim.learner import StandInTrainer, Temper
 from cos2p_worker.core import Send, WorkerCore
-from cos2p_worker.shell import Device, Kit, run_worker
+from cos2p_worker.shell import Kit, WorkerDevice, run_worker
 
 MEMORY_BYTES = 100_000_000
 
@@ -35,7 +35,7 @@ def main() -> int:
             run_worker(
                 context,
                 worker_id="worker-new",
-                device=Device(MEMORY_BYTES),
+                device=WorkerDevice(MEMORY_BYTES),
                 kit_factory=kit,
             )
         )

@@ -26,7 +26,7 @@ from cos2p.settings import BusSettings
 from cos2p_cli import options, pool
 from cos2p_cli.audit import audit_budgets
 from cos2p_cli.demo_result import Alone, DemoResult, to_document, to_text
-from cos2p_cli.fleet import Device, demo_devices, describe
+from cos2p_cli.fleet import LocalDevice, demo_devices, describe
 from cos2p_cli.local_run import (
     LocalRun,
     RunSpec,
@@ -156,7 +156,7 @@ class Demo:
         }
 
     def _opening(
-        self, request: RunRequested, cost: CostModel, devices: Sequence[Device]
+        self, request: RunRequested, cost: CostModel, devices: Sequence[LocalDevice]
     ) -> list[Text]:
         table = cost.table
         whole = plain_bytes(cost.memory_for_fraction(1.0))
@@ -181,7 +181,7 @@ class Demo:
         ]
 
     async def _train_alone(
-        self, crew: Crew, spec: RunSpec, local: LocalRun, devices: Sequence[Device]
+        self, crew: Crew, spec: RunSpec, local: LocalRun, devices: Sequence[LocalDevice]
     ) -> list[Alone]:
         """Train each worker by itself: on its data, in its budget, as many steps as in the run."""
         assert local.request is not None
@@ -224,7 +224,7 @@ class Demo:
             return list(await asyncio.gather(*(one(job) for job in jobs)))
 
     async def _result(
-        self, bus: Bus, local: LocalRun, devices: Sequence[Device], alone: Sequence[Alone]
+        self, bus: Bus, local: LocalRun, devices: Sequence[LocalDevice], alone: Sequence[Alone]
     ) -> DemoResult:
         audit = await audit_budgets(bus, self._settings.prefix)
         page = ReportInput(

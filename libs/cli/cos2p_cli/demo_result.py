@@ -21,7 +21,7 @@ from cos2p.log.messages import Outcome
 from cos2p.model.cost import plain_bytes
 from cos2p_cli import figures
 from cos2p_cli.audit import Audit
-from cos2p_cli.fleet import Device
+from cos2p_cli.fleet import LocalDevice
 from cos2p_cli.status import document
 
 
@@ -50,7 +50,7 @@ class DemoResult:
 
     run: RunHistory
     audit: Audit
-    devices: Sequence[Device]
+    devices: Sequence[LocalDevice]
     alone: Sequence[Alone]
     folder: Path
     bus: str

@@ -32,7 +32,7 @@ DEMO_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Device:
+class LocalDevice:
     """One worker of a local run.
 
     Attributes:
@@ -48,22 +48,22 @@ class Device:
     memory_bytes: int | None = None
 
 
-def demo_devices(worker_count: int) -> list[Device]:
+def demo_devices(worker_count: int) -> list[LocalDevice]:
     """Return the demo's fleet, spread over the four classes: eight workers are two of each."""
     each = -(-worker_count // len(DEMO_CLASSES))
     kinds = [k for k in DEMO_CLASSES for _ in range(each)]
     if worker_count % len(DEMO_CLASSES):
         kinds = [DEMO_CLASSES[i % len(DEMO_CLASSES)] for i in range(worker_count)]
         kinds.sort(key=DEMO_CLASSES.index)
-    return [Device(f"worker-{i}", i, kind) for i, kind in enumerate(kinds)]
+    return [LocalDevice(f"worker-{i}", i, kind) for i, kind in enumerate(kinds)]
 
 
-def plain_devices(worker_count: int, memory_bytes: int | None) -> list[Device]:
+def plain_devices(worker_count: int, memory_bytes: int | None) -> list[LocalDevice]:
     """Return workers without a simulated class."""
-    return [Device(f"worker-{i}", i, None, memory_bytes) for i in range(worker_count)]
+    return [LocalDevice(f"worker-{i}", i, None, memory_bytes) for i in range(worker_count)]
 
 
-def describe(devices: Sequence[Device]) -> list[str]:
+def describe(devices: Sequence[LocalDevice]) -> list[str]:
     """Describe the fleet, with a line per class."""
     counts = Counter(d.kind for d in devices)
     return [

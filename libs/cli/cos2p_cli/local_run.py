@@ -25,7 +25,7 @@ from cos2p.log.topics import FLEET
 from cos2p.model.cost import CostModel
 from cos2p.settings import BusSettings, WorkerSettings, load_settings
 from cos2p_cli import pool
-from cos2p_cli.fleet import Device
+from cos2p_cli.fleet import LocalDevice
 from cos2p_cli.supervisor import Child, Crew
 
 REFRESH_S = 0.25
@@ -135,7 +135,7 @@ class LocalRun:
             with contextlib.suppress(TopicMissingError):
                 await self._bus.end_offsets(FLEET.full_name(self.spec.settings.prefix))
 
-    def start(self, devices: Sequence[Device]) -> None:
+    def start(self, devices: Sequence[LocalDevice]) -> None:
         """Start planner, aggregators, evaluator and workers.
 
         Raises:
@@ -242,7 +242,7 @@ class LocalRun:
         await self.crew.finished(*self.roles, deadline_s=LEAVE_S)
 
 
-def with_budget(device: Device, cost: CostModel) -> Device:
+def with_budget(device: LocalDevice, cost: CostModel) -> LocalDevice:
     """Return the device with its budget in bytes, set by the share of its class if it has one.
 
     Raises:

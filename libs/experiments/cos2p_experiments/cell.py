@@ -38,7 +38,7 @@ from cos2p_sim.cluster import silent_log
 from cos2p_sim.loop import VirtualLoop, run_virtual
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initialise
-from cos2p_worker.shell import Device, Kit, run_worker
+from cos2p_worker.shell import Kit, WorkerDevice, run_worker
 from cos2p_worker.torch_trainer import use_threads
 
 PREFIX = "cos2p"
@@ -177,7 +177,9 @@ class Cell:
         await run_worker(
             self._context(WireBus(self.bus, self._clock, PREFIX, member.bytes_per_s)),
             worker_id=member.worker_id,
-            device=Device(member.memory_bytes, member.board.name, bytes_per_s=member.bytes_per_s),
+            device=WorkerDevice(
+                member.memory_bytes, member.board.name, bytes_per_s=member.bytes_per_s
+            ),
             kit_factory=kit,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cos2p.history.curve import Verdict
+from cos2p.history.curve import Judgement
 from cos2p.history.device import DeviceRow
 from cos2p.history.run import RunHistory
 from cos2p.history.state import Span
@@ -111,7 +111,9 @@ class Fold:
     def curve(self) -> tuple[CurvePoint, ...]:
         """Return the evaluated versions, ascending."""
         return tuple(
-            CurvePoint(**_fields(verdict, Verdict), **_fields(self._spent[verdict.version], Spent))
+            CurvePoint(
+                **_fields(verdict, Judgement), **_fields(self._spent[verdict.version], Spent)
+            )
             for verdict in self._run.accuracy
         )
 

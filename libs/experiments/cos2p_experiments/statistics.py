@@ -24,7 +24,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A paired difference over the seeds that both sides have.
 
     Attributes:
@@ -63,7 +63,7 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(len(values), float(np.mean(values)), sd)
 
 
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> PairedDifference | None:
     """Return `ours` - `theirs` over the seeds that both have; None where they share none.
 
     With no variance at all, p is 1 for a mean of 0, else 0. These are the limits of the t test.
@@ -77,12 +77,12 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
     if given is None:
         return None
     if given.sd is None:
-        return Difference(given.count, given.mean, None, None)
+        return PairedDifference(given.count, given.mean, None, None)
     error = given.sd / np.sqrt(given.count)
     free = given.count - 1
     half = float(stdtrit(free, (1 + CONFIDENCE) / 2) * error)
     p = float(2 * stdtr(free, -abs(given.mean) / error)) if error else float(given.mean == 0)
-    return Difference(given.count, given.mean, half, p)
+    return PairedDifference(given.count, given.mean, half, p)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

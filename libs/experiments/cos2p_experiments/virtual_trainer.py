@@ -20,7 +20,7 @@ from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.torch_trainer import Power, TorchTrainer
-from cos2p_worker.trainer import TrainingStoppedError, TrainResult, Watch
+from cos2p_worker.trainer import TrainingControl, TrainingStoppedError, TrainResult
 
 JITTER = 0.1
 """Standard deviation of the log of a plan's seconds: boards throttle and do other work."""
@@ -65,13 +65,13 @@ class VirtualTrainer:
         return self._member.flops_per_s
 
     async def train(
-        self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: Watch
+        self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: TrainingControl
     ) -> TrainResult:
         """See `Trainer.train`. The result is computed at once, then the device's time passes."""
         begun_s = time.thread_time()
         try:
             # A watch of its own: steps and stops count only while the device's time passes.
-            result = await self._inner.train(plan, base, Watch())
+            result = await self._inner.train(plan, base, TrainingControl())
         finally:
             self.cpu_s += time.thread_time() - begun_s
         step_s = self.step_s(plan) * self._jitter()
@@ -96,7 +96,7 @@ class VirtualTrainer:
         self._plan_count += 1
         return float(np.exp(JITTER * drawn.standard_normal()))
 
-    async def _pass(self, plan: Plan, step_s: float, watch: Watch) -> None:
+    async def _pass(self, plan: Plan, step_s: float, watch: TrainingControl) -> None:
         """Let the plan's seconds pass."""
         ends = np.linspace(0, plan.local_steps, min(plan.local_steps, SLICES_MAX) + 1).astype(int)
         for before, steps_done in pairwise(ends):

@@ -7,7 +7,7 @@ one seed is marked as such.
 from dataclasses import dataclass
 
 from cos2p.model.cost import plain_bytes
-from cos2p_experiments.statistics import Censored, Difference, Spread
+from cos2p_experiments.statistics import Censored, PairedDifference, Spread
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Contrast:
     p_corrected: float | None
 
     @classmethod
-    def of(cls, difference: Difference, p_corrected: float | None) -> "Contrast":
+    def of(cls, difference: PairedDifference, p_corrected: float | None) -> "Contrast":
         """Combine a difference with its corrected p."""
         d = difference
         return cls(d.count, d.mean, d.half_width, d.p, p_corrected)

@@ -33,7 +33,7 @@ from cos2p_sim.learner import StandInTrainer
 from cos2p_sim.role_bus import RoleBus
 from cos2p_sim.scenario import Case
 from cos2p_sim.watched import WatchedLog
-from cos2p_worker.shell import Device, Kit, run_worker
+from cos2p_worker.shell import Kit, WorkerDevice, run_worker
 
 PREFIX = "sim"
 RUN_ID = "sim"
@@ -42,7 +42,7 @@ Body = Callable[[Bus, asyncio.Event], Awaitable[None]]
 
 
 @dataclass
-class Process:
+class SimulatedProcess:
     """One process of the run, with its kills and stops.
 
     Attributes:
@@ -159,14 +159,14 @@ class Cluster:
 
     # ------------------------------------------------------------ processes
 
-    def _processes(self) -> list[Process]:
+    def _processes(self) -> list[SimulatedProcess]:
         config, fates = self._case.config, self._case.scenario.crashes
-        found = [Process("planner-0", self._planner("planner-0"))]
+        found = [SimulatedProcess("planner-0", self._planner("planner-0"))]
         for shard in range(config.merge.shards):
             if shard != fates.lost_shard:
-                found.append(Process(f"aggregator-{shard}", self._aggregator(shard)))
+                found.append(SimulatedProcess(f"aggregator-{shard}", self._aggregator(shard)))
         for device in draw_fleet(self._case, self._table):
-            found.append(Process(device.worker_id, self._worker(device)))
+            found.append(SimulatedProcess(device.worker_id, self._worker(device)))
         chance = np.random.default_rng([self._case.seed, 5])
         for process in found:
             process.kills = [
@@ -182,10 +182,12 @@ class Cluster:
                 process.kills, process.returns = [float(chance.uniform(0, fates.within_s))], False
         if chance.random() < fates.rival_share:
             starts_at_s = float(chance.uniform(1, fates.within_s))
-            found.append(Process("planner-1", self._planner("planner-1"), starts_at_s=starts_at_s))
+            found.append(
+                SimulatedProcess("planner-1", self._planner("planner-1"), starts_at_s=starts_at_s)
+            )
         return found
 
-    def _dying_share(self, process: Process) -> float:
+    def _dying_share(self, process: SimulatedProcess) -> float:
         worker = process.name.startswith("worker")
         return self._case.scenario.crashes.dying_share if worker else 0.0
 
@@ -217,7 +219,7 @@ class Cluster:
             return run_worker(
                 self._context(device.worker_id, bus, stop),
                 worker_id=device.worker_id,
-                device=Device(device.claimed_bytes, device.device_class),
+                device=WorkerDevice(device.claimed_bytes, device.device_class),
                 kit_factory=kit,
             )
 
@@ -225,7 +227,7 @@ class Cluster:
 
     # ------------------------------------------------------------ lives of processes
 
-    async def _supervise(self, process: Process) -> None:
+    async def _supervise(self, process: SimulatedProcess) -> None:
         await self._clock.sleep(process.starts_at_s)
         while True:
             chance = self._chance(process)
@@ -236,12 +238,12 @@ class Cluster:
             low, high = self._case.scenario.crashes.restart_s
             await self._clock.sleep(float(chance.uniform(low, high)))
 
-    def _chance(self, process: Process) -> np.random.Generator:
+    def _chance(self, process: SimulatedProcess) -> np.random.Generator:
         # Not `hash`, which differs between Python processes.
         name = crc32(process.name.encode())
         return np.random.default_rng([self._case.seed, 6, name, process.lives])
 
-    async def _live(self, process: Process, chance: np.random.Generator) -> bool:
+    async def _live(self, process: SimulatedProcess, chance: np.random.Generator) -> bool:
         """Run one life of a process; True if another one must follow."""
         process.lives += 1
         fleet = FLEET.full_name(PREFIX) if process.name.startswith("worker") else None
@@ -262,7 +264,9 @@ class Cluster:
         self._bus.acknowledge(bus.acknowledged)
         return self._goes_on(process, task, stop)
 
-    def _goes_on(self, process: Process, task: "asyncio.Future[None]", stop: asyncio.Event) -> bool:
+    def _goes_on(
+        self, process: SimulatedProcess, task: "asyncio.Future[None]", stop: asyncio.Event
+    ) -> bool:
         if task.cancelled():
             return process.returns
         error = task.exception()
@@ -280,7 +284,11 @@ class Cluster:
                 raise error
 
     def _set_timers(
-        self, process: Process, task: "asyncio.Future[None]", bus: FaultyBus, stop: asyncio.Event
+        self,
+        process: SimulatedProcess,
+        task: "asyncio.Future[None]",
+        bus: FaultyBus,
+        stop: asyncio.Event,
     ) -> list[asyncio.TimerHandle]:
         loop = asyncio.get_running_loop()
 

@@ -16,11 +16,11 @@ from cos2p.model.cost import CostModel, Workload
 from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 from cos2p_worker.trainer import (
+    TrainingControl,
     TrainingFailedError,
     TrainingOutOfMemoryError,
     TrainingStoppedError,
     TrainResult,
-    Watch,
 )
 
 SLICES = 3
@@ -78,7 +78,7 @@ class StandInTrainer:
         self,
         plan: Plan,
         base: Mapping[int, NDArray[np.float32]],
-        watch: Watch,
+        watch: TrainingControl,
     ) -> TrainResult:
         """See `Trainer.train`."""
         mood = np.random.default_rng([plan.seed, 1]).random()

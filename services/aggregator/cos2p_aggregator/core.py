@@ -41,9 +41,9 @@ from cos2p_aggregator.effects import (
     Pause,
     Publish,
 )
-from cos2p_aggregator.ledger import Ledger, StartPoint, first_difference
+from cos2p_aggregator.ledger import PublishedRecords, StartPoint, first_difference
 from cos2p_aggregator.plans import OpenPlans, Recall, contradiction
-from cos2p_aggregator.store import Closing, ModelStore
+from cos2p_aggregator.store import ModelStore, VersionRecipe
 from cos2p_aggregator.update import UpdateMerge
 
 PAUSE_BYTES = 32 << 20
@@ -57,7 +57,7 @@ LEFT_OUT_MAX = 10_000
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardPlace:
     """Which part of the model a core owns.
 
     Attributes:
@@ -92,7 +92,11 @@ class AggregatorCore:
     """
 
     def __init__(
-        self, place: Place, *, ledger: Ledger | None = None, start: StartPoint | None = None
+        self,
+        place: ShardPlace,
+        *,
+        ledger: PublishedRecords | None = None,
+        start: StartPoint | None = None,
     ) -> None:
         self._place = place
         self._ledger = ledger
@@ -243,7 +247,7 @@ class AggregatorCore:
             raise contradiction(offset, f"closes {closed.version} after {self.version}")
         self.version += 1
         counts, done, merge = self._model.counts, 0, self._config.config.merge
-        closing = Closing(self.version, merge.server_lr * closed.step, merge.average_decay)
+        closing = VersionRecipe(self.version, merge.server_lr * closed.step, merge.average_decay)
         for byte_count in self._model.close(closing):
             done += byte_count
             if done >= PAUSE_BYTES:

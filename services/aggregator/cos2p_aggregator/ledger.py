@@ -37,7 +37,7 @@ class StartPoint:
 
 
 @dataclass
-class Ledger:
+class PublishedRecords:
     """One shard's records on `models`, noted from the newest to the oldest.
 
     Attributes:

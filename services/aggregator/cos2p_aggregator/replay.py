@@ -20,7 +20,7 @@ from cos2p.log.mailbox import Letter
 from cos2p.log.messages import Decision, UpdateAdmitted
 from cos2p.log.topics import DECISIONS, UPDATES
 from cos2p.model.units import UnitTable
-from cos2p_aggregator.core import AggregatorCore, Place
+from cos2p_aggregator.core import AggregatorCore, ShardPlace
 from cos2p_aggregator.effects import Load, Merge, Publish
 from cos2p_aggregator.ledger import StartPoint, unit_digests_of
 from cos2p_aggregator.replay_plan import (
@@ -64,7 +64,7 @@ class VersionReplay:
 
 
 @dataclass(frozen=True)
-class Difference:
+class DigestDifference:
     """The first place where the replay's bytes differ from the run's."""
 
     version: int
@@ -89,7 +89,7 @@ class ReplayResult:
     started_at: int
     what_if: bool
     versions: tuple[VersionReplay, ...]
-    difference: Difference | None
+    difference: DigestDifference | None
 
     @property
     def compared_count(self) -> int:
@@ -148,7 +148,7 @@ async def replay(
     rebuild = _Rebuild(run, changes.any, shards or 1)
     updates_topic = UPDATES.full_name(prefix)
     cores = [
-        AggregatorCore(Place(s, updates_topic, rebuild.shards), start=start)
+        AggregatorCore(ShardPlace(s, updates_topic, rebuild.shards), start=start)
         for s in range(rebuild.shards)
     ]
     async for letter in _needed(bus, prefix, run, start):
@@ -182,7 +182,7 @@ async def _needed(
         yield letter
 
 
-async def _named(bus: Bus, prefix: str, run: Survey, made: "_Made") -> "Difference | None":
+async def _named(bus: Bus, prefix: str, run: Survey, made: "_Made") -> "DigestDifference | None":
     """Find the first unit in which a version differs from the published one."""
     table = run.started.units.table()
     told: dict[int, bytes] = {}
@@ -190,7 +190,7 @@ async def _named(bus: Bus, prefix: str, run: Survey, made: "_Made") -> "Differen
         told |= unit_digests_of(await read_told(bus, prefix, record), table)
     for unit in sorted(told):
         if told[unit] != made.digests[unit]:
-            return Difference(made.version, table.units[unit].name)
+            return DigestDifference(made.version, table.units[unit].name)
     return None
 
 
@@ -255,7 +255,7 @@ class _Rebuild:
 
     def __init__(self, run: Survey, what_if: bool, shards: int) -> None:
         self.shards = shards
-        self.difference: Difference | None = None
+        self.difference: DigestDifference | None = None
         self.suspect: _Made | None = None
         """The current version, where a digest over its units differs from the published one."""
         self._run, self._what_if = run, what_if

@@ -30,7 +30,7 @@ from cos2p_aggregator.ledger import StartPoint, start_point
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BlobPlace:
     """Where a blob begins."""
 
     topic: str
@@ -54,7 +54,7 @@ class Told:
     seal: bytes
     shard_count: int
     decisions_offset: int
-    checkpoint: Place | None
+    checkpoint: BlobPlace | None
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Survey:
                 seal_of(message.unit_digests),
                 message.shard_count,
                 message.decisions_offset,
-                None if blob is None else Place(blob.topic, blob.partition, blob.first_offset),
+                None if blob is None else BlobPlace(blob.topic, blob.partition, blob.first_offset),
             )
 
     def lost_before(self, version: int) -> int:
@@ -221,7 +221,7 @@ class _Extent:
         self._bus = bus
         self._ends: dict[str, dict[int, Offsets]] = {}
 
-    async def holds(self, blob: BlobRef | Place) -> bool:
+    async def holds(self, blob: BlobRef | BlobPlace) -> bool:
         """Return whether retention has not removed the blob; True for one that was never there."""
         if blob.topic not in self._ends:
             try:

@@ -18,7 +18,7 @@ from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
 from cos2p.log.run_request import require_run
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
 from cos2p.service.role import RoleContext
-from cos2p_aggregator.core import AggregatorCore, Place
+from cos2p_aggregator.core import AggregatorCore, ShardPlace
 from cos2p_aggregator.effects import (
     Checkpoint,
     Dispatch,
@@ -111,7 +111,7 @@ class _Shell:
         whole = ledger.newest_checkpoint
         start = None if whole is None else start_point((whole,), started.units.table())
         self._log.info("run_found", run=started.run_id, version=start.version if start else 0)
-        place = Place(self._shard, UPDATES.full_name(self._prefix))
+        place = ShardPlace(self._shard, UPDATES.full_name(self._prefix))
         core = AggregatorCore(place, ledger=ledger, start=start)
         async with contextlib.aclosing(self._decisions(start)) as letters:
             async for letter in letters:

@@ -15,18 +15,18 @@ from cos2p.log.bus import Bus, Record
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter
 from cos2p.log.messages import Dispatched, RunFinished, RunOpened, VersionPublished
 from cos2p.log.topics import DECISIONS, MODELS
-from cos2p_aggregator.ledger import Ledger, StartPoint
+from cos2p_aggregator.ledger import PublishedRecords, StartPoint
 
 TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
-async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> Ledger:
+async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> PublishedRecords:
     """Read what a shard has published since its newest whole version.
 
     Raises:
         What the bus raises.
     """
-    ledger = Ledger(shard)
+    ledger = PublishedRecords(shard)
     async for letter in newest_first(bus, prefix, MODELS, TOLD, run_id=run_id):
         ledger.take(letter.message)
         if ledger.complete:

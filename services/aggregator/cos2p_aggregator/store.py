@@ -22,7 +22,7 @@ from cos2p_aggregator.merge import F32Array
 
 
 @dataclass(frozen=True)
-class Closing:
+class VersionRecipe:
     """How a version is made from what was accumulated.
 
     Attributes:
@@ -139,7 +139,7 @@ class ModelStore:
         self._delta_squares[unit] += weight * scale * scale * square_sum
         self._counts[unit] += 1
 
-    def close(self, closing: Closing) -> Iterator[int]:
+    def close(self, closing: VersionRecipe) -> Iterator[int]:
         """Make the next version, unit by unit; yield each unit's bytes so that a caller can pause.
 
         The units touched get w += server_lr * sum(a * delta) / sum(a) (FedAvg restricted to the
@@ -180,7 +180,7 @@ class ModelStore:
             found = self._raw_digests[unit] = unit_digest(self.raw(unit))
         return found
 
-    def _step(self, unit: int, closing: Closing) -> None:
+    def _step(self, unit: int, closing: VersionRecipe) -> None:
         raw, accumulator = self.raw(unit), self._accumulator[self._places[unit]]
         rate = closing.server_lr / self._weights[unit]
         step = merge.apply_step(raw, accumulator, rate, scratch=self._scratch)

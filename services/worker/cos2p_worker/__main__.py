@@ -19,7 +19,7 @@ from cos2p.service.lifecycle import Body, role_parser, run_role, run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings
 from cos2p_worker.device import GpuProbe, cpu_limit, memory_limit, thread_count
-from cos2p_worker.shell import Device, Kit, run_worker
+from cos2p_worker.shell import Kit, WorkerDevice, run_worker
 
 if TYPE_CHECKING:
     from cos2p_worker.task import Task
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _device(settings: WorkerSettings) -> Device:
+def _device(settings: WorkerSettings) -> WorkerDevice:
     """Find what this machine lets the worker use, and set torch's threads."""
     cpus = cpu_limit()
     threads = settings.threads or _threads_asked() or thread_count(cpus)
@@ -88,7 +88,7 @@ def _device(settings: WorkerSettings) -> Device:
     torch.set_num_threads(threads)
     gpu: GpuProbe | None = torch.cuda.mem_get_info if torch.cuda.is_available() else None
     limit = memory_limit(settings.memory_bytes, gpu=gpu)
-    return Device(
+    return WorkerDevice(
         memory_bytes=limit.bytes_free,
         device_class=settings.device_class,
         cpus=min(cpus, float(threads)),
@@ -112,7 +112,7 @@ def _task(settings: WorkerSettings, opened: RunOpened) -> "Task":
     return task.at(settings.data_dir, opened.config.seed)
 
 
-def _worker(settings: WorkerSettings, device: Device) -> Body:
+def _worker(settings: WorkerSettings, device: WorkerDevice) -> Body:
     def build(opened: RunOpened) -> Kit:
         from cos2p_worker.torch_trainer import Power, TorchTrainer
 

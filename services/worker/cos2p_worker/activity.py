@@ -37,10 +37,10 @@ from cos2p_worker.core import (
 from cos2p_worker.fetch import Base, fetch_base
 from cos2p_worker.trainer import (
     Trainer,
+    TrainingControl,
     TrainingFailedError,
     TrainingOutOfMemoryError,
     TrainingStoppedError,
-    Watch,
 )
 
 POLL_S = 5.0
@@ -71,7 +71,7 @@ class Activity:
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._base: dict[str, Base] = {}
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, TrainingControl] = {}
         self._one_at_a_time = asyncio.Lock()
         self._steps_done = 0
 
@@ -206,14 +206,14 @@ class Activity:
         )
         await self._do(self._core.uploaded(plan.plan_id, blob, self._clock.now()))
 
-    def _new_watch(self) -> Watch:
+    def _new_watch(self) -> TrainingControl:
         stop = threading.Event()
 
         def on_step(steps_done: int) -> None:
             if not stop.is_set():
                 self._steps_done = steps_done
 
-        return Watch(stop, on_step)
+        return TrainingControl(stop, on_step)
 
     def _release(self, plan_id: str) -> None:
         self._watches.pop(plan_id, None)

@@ -15,7 +15,7 @@ from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.torch_trainer import Power, local_machine, local_plan
 from cos2p_worker.train import Training
-from cos2p_worker.trainer import Watch
+from cos2p_worker.trainer import TrainingControl
 
 
 def units_alone(task: Task, config: RunConfig, memory_bytes: int, who: str) -> tuple[int, ...]:
@@ -43,6 +43,6 @@ def train_alone(
     training = Training(task, shard, config, local_machine(Power()))
     values = initial_values(task, seed, units)
     plan = local_plan(units, steps, config.local, seed)
-    result, _ = training.run(plan, values, None, Watch())
+    result, _ = training.run(plan, values, None, TrainingControl())
     trained = {u: values[u] + result.deltas[u] for u in units}
     return judge_values(task, trained, task.evaluation_data(), units).accuracy or 0.0

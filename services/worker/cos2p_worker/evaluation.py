@@ -14,7 +14,7 @@ BATCH = 512
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Scores:
     """How good a (sub)model is.
 
     Attributes:
@@ -30,7 +30,7 @@ class Verdict:
     mean_accuracy: float | None = None
 
 
-def judge(task: Task, module: nn.Module, data: Dataset) -> Verdict:
+def judge(task: Task, module: nn.Module, data: Dataset) -> Scores:
     """Evaluate a module without training it."""
     module.eval()
     loss_sum, right = 0.0, torch.zeros(0, dtype=torch.int64)
@@ -44,9 +44,9 @@ def judge(task: Task, module: nn.Module, data: Dataset) -> Verdict:
                 right = found if not start else right + found
     loss = loss_sum / len(data)
     if task.classes is None:
-        return Verdict(loss, None)
+        return Scores(loss, None)
     *exits, final, mean = (right.double() / len(data)).tolist()
-    return Verdict(loss, final, tuple(exits), mean if exits else None)
+    return Scores(loss, final, tuple(exits), mean if exits else None)
 
 
 def _right(heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _right(heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
 
 def judge_values(
     task: Task, values: UnitArrays, data: Dataset, units: tuple[int, ...] | None = None
-) -> Verdict:
+) -> Scores:
     """Evaluate the (sub)model with these values; all units unless `units` names some."""
     chosen = all_units(task.model) if units is None else units
     module = build_submodel(task.model, (), chosen, values, torch.device("cpu"))

@@ -32,7 +32,7 @@ from cos2p_worker.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Device:
+class WorkerDevice:
     """What the worker knows of its machine before it has trained anything."""
 
     memory_bytes: int
@@ -58,7 +58,7 @@ KitFactory = Callable[[RunOpened], Awaitable[Kit]]
 
 
 async def run_worker(
-    context: RoleContext, *, worker_id: str, device: Device, kit_factory: KitFactory
+    context: RoleContext, *, worker_id: str, device: WorkerDevice, kit_factory: KitFactory
 ) -> None:
     """Work for the context's run until it is finished or the worker is asked to stop.
 
@@ -105,7 +105,7 @@ async def run_worker(
         await activity.run(mailbox, [finish] if finish else [])
 
 
-def _check(opened: RunOpened, kit: Kit, device: Device, worker_id: str) -> None:
+def _check(opened: RunOpened, kit: Kit, device: WorkerDevice, worker_id: str) -> None:
     if {kit.trainer.units_digest, kit.table.digest} != {opened.units_digest}:
         raise SettingsError(
             f"the model of this worker's task is not that of run {opened.run_id}, "
@@ -116,7 +116,7 @@ def _check(opened: RunOpened, kit: Kit, device: Device, worker_id: str) -> None:
 
 
 async def _hello(
-    opened: RunOpened, trainer: Trainer, device: Device, worker_id: str, now: float
+    opened: RunOpened, trainer: Trainer, device: WorkerDevice, worker_id: str, now: float
 ) -> Hello:
     return Hello(
         run_id=opened.run_id,
@@ -130,7 +130,7 @@ async def _hello(
     )
 
 
-async def _profile(device: Device, trainer: Trainer) -> DeviceProfile:
+async def _profile(device: WorkerDevice, trainer: Trainer) -> DeviceProfile:
     return DeviceProfile(
         device_class=device.device_class,
         accelerator=device.accelerator,

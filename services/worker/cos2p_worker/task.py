@@ -66,7 +66,7 @@ Part = Literal["test", "validation"]
 
 
 @dataclass(frozen=True)
-class Place:
+class DataPlace:
     """Where a task's data are, and how they are distributed.
 
     Attributes:
@@ -109,12 +109,12 @@ class Task:
 
     name: str
     model: Architecture
-    train_shard: Callable[[Place, int, int], Dataset]
-    evaluation: Callable[[Place], Dataset]
+    train_shard: Callable[[DataPlace, int, int], Dataset]
+    evaluation: Callable[[DataPlace], Dataset]
     classes: int | None = None
     loss: Loss = functional.cross_entropy
     run: RunConfig = field(default_factory=RunConfig)
-    place: Place = field(default_factory=Place)
+    place: DataPlace = field(default_factory=DataPlace)
 
     @property
     def layout(self) -> Layout:
@@ -139,7 +139,7 @@ class Task:
         Raises:
             SettingsError: a value that `Place` does not allow.
         """
-        return replace(self, place=Place(data_dir, seed, alpha, part))
+        return replace(self, place=DataPlace(data_dir, seed, alpha, part))
 
     def for_run(self, config: RunConfig) -> "Task":
         """Return the same task with the model that the run's settings require: its exits.

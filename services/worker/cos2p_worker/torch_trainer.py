@@ -21,7 +21,7 @@ from cos2p.run_config import AnchorConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.train import MEASURED_STEPS, HeldState, Machine, Training
-from cos2p_worker.trainer import TrainResult, Watch
+from cos2p_worker.trainer import TrainingControl, TrainResult
 
 TIMED_STEPS = 4
 """Steps timed for the speed of the device, after those that warm up."""
@@ -66,7 +66,7 @@ class TorchTrainer:
         self,
         plan: Plan,
         base: Mapping[int, NDArray[np.float32]],
-        watch: Watch,
+        watch: TrainingControl,
     ) -> TrainResult:
         """See `Trainer.train`."""
         held, self.held = self.held, None
@@ -84,7 +84,7 @@ class TorchTrainer:
         machine = replace(self._training.machine, slowdown=1.0, memory_bytes=None)
         training = replace(self._training, task=task, config=config, machine=machine)
         ends: list[float] = []
-        watch = Watch(on_step=lambda _: ends.append(machine.busy()))
+        watch = TrainingControl(on_step=lambda _: ends.append(machine.busy()))
         plan = local_plan(cost.smallest, MEASURED_STEPS + TIMED_STEPS, config.local, seed=0)
         values = initial_values(training.task, seed=0, units=cost.smallest)
         training.run(plan, values, None, watch)

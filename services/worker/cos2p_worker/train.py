@@ -32,11 +32,11 @@ from cos2p_worker.score import GateScorer
 from cos2p_worker.submodel import build_submodel, read_units
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.trainer import (
+    TrainingControl,
     TrainingFailedError,
     TrainingOutOfMemoryError,
     TrainingStoppedError,
     TrainResult,
-    Watch,
 )
 
 MEASURED_STEPS = 2
@@ -89,7 +89,7 @@ class Training:
     machine: Machine
 
     def run(
-        self, plan: Plan, base: UnitArrays, held: HeldState | None, watch: Watch
+        self, plan: Plan, base: UnitArrays, held: HeldState | None, watch: TrainingControl
     ) -> tuple[TrainResult, HeldState]:
         """Train a plan.
 
@@ -164,7 +164,7 @@ class _Session:
             device = self._machine.device
             self.scorer = GateScorer(task.units, plan.trained, task.classes, device)
 
-    def steps(self, watch: Watch) -> tuple[list[float], float]:
+    def steps(self, watch: TrainingControl) -> tuple[list[float], float]:
         """Train all steps; return the loss of each, and the seconds slept."""
         losses: list[float] = []
         slept_s, unpaid = self._prepare(watch.stop), 0

@@ -87,7 +87,7 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class Watch:
+class TrainingControl:
     """Stops a plan's training and follows its steps.
 
     Attributes:
@@ -121,7 +121,7 @@ class Trainer(Protocol):
         self,
         plan: Plan,
         base: Mapping[int, NDArray[np.float32]],
-        watch: Watch,
+        watch: TrainingControl,
     ) -> TrainResult:
         """Train a plan in a thread.
 

@@ -14,7 +14,7 @@ from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.codec import decode
 from cos2p.log.mailbox import Outbox
 from cos2p.log.topics import MODELS
-from cos2p_aggregator.replay import Difference, ReplayResult, replay
+from cos2p_aggregator.replay import DigestDifference, ReplayResult, replay
 from cos2p_aggregator.replay_plan import survey
 from cos2p_aggregator.staleness import staleness_rule
 
@@ -124,7 +124,7 @@ def test_a_flipped_byte_of_an_update_is_found_by_version_and_unit(
 
     found = asyncio.run(go())
 
-    assert Difference(2, "block1.head.1") == found.difference
+    assert DigestDifference(2, "block1.head.1") == found.difference
     with pytest.raises(DivergedError, match=r"version 2, .* in unit block1\.head\.1"):
         found.check()
 

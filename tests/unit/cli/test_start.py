@@ -9,7 +9,7 @@ from cos2p.model.cost import CostModel
 from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p.settings import BusSettings
-from cos2p_cli.fleet import DEMO_CLASSES, Device
+from cos2p_cli.fleet import DEMO_CLASSES, LocalDevice
 from cos2p_cli.local_run import claim, free_folder, with_budget
 from cos2p_cli.start import StartOptions, changes_of, init
 from cos2p_planner.presets import config_of
@@ -74,7 +74,7 @@ def test_the_next_free_folder_has_the_next_number(tmp_path: Path) -> None:
 def test_a_class_becomes_a_budget_in_bytes() -> None:
     cost = CostModel.of(large_table(), RunConfig())
 
-    device = with_budget(Device("w", 0, DEMO_CLASSES[0]), cost)
+    device = with_budget(LocalDevice("w", 0, DEMO_CLASSES[0]), cost)
 
     assert device.memory_bytes is not None
     assert 0.6 == pytest.approx(cost.fraction_of(device.memory_bytes), abs=1e-6)
@@ -84,7 +84,7 @@ def test_a_budget_below_the_smallest_submodel_says_which_would_do() -> None:
     cost = CostModel.of(large_table(), RunConfig())
 
     with pytest.raises(BudgetError, match=str(cost.smallest_bytes)):
-        with_budget(Device("w", 0, None, 1), cost)
+        with_budget(LocalDevice("w", 0, None, 1), cost)
 
 
 def test_an_unknown_policy_is_refused_before_a_run_is_asked_for() -> None:

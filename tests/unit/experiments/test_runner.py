@@ -28,7 +28,11 @@ from cos2p_experiments.runner import (
 from cos2p_experiments.spec import CellSpec
 from cos2p_experiments.suite import load_suite
 
-pytestmark = pytest.mark.processes
+pytestmark = [
+    pytest.mark.processes,
+    # The cells of the module's fixture take half a minute: one process runs them.
+    pytest.mark.xdist_group("experiments in processes"),
+]
 
 TINY = CellSpec(
     suite="test",

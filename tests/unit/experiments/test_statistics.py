@@ -6,7 +6,7 @@ import pytest
 
 from cos2p_experiments.statistics import (
     Censored,
-    Difference,
+    PairedDifference,
     Spread,
     censored,
     first_reach,
@@ -41,7 +41,7 @@ def test_a_paired_difference_has_student_s_interval_and_p() -> None:
 
 
 def test_only_seeds_that_both_sides_have_are_paired() -> None:
-    assert Difference(1, 1.0, None, None) == paired({0: 2.0, 1: 9.0}, {0: 1.0, 2: 7.0})
+    assert PairedDifference(1, 1.0, None, None) == paired({0: 2.0, 1: 9.0}, {0: 1.0, 2: 7.0})
 
 
 def test_sides_without_a_common_seed_have_no_difference() -> None:
@@ -52,7 +52,7 @@ def test_sides_without_a_common_seed_have_no_difference() -> None:
 def test_differences_that_are_all_alike_have_the_limit_of_p(shift: float, expected: float) -> None:
     found = paired({0: 1.0 + shift, 1: 2.0 + shift}, {0: 1.0, 1: 2.0})
 
-    assert Difference(2, shift, 0.0, expected) == found
+    assert PairedDifference(2, shift, 0.0, expected) == found
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:

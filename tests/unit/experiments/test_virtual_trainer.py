@@ -18,10 +18,10 @@ from cos2p_worker.initial import initial_values
 from cos2p_worker.task import load_task
 from cos2p_worker.torch_trainer import local_plan
 from cos2p_worker.trainer import (
+    TrainingControl,
     TrainingOutOfMemoryError,
     TrainingStoppedError,
     TrainResult,
-    Watch,
 )
 
 TASK = load_task("digits").at(None, 0)
@@ -51,7 +51,7 @@ def timed(work: Callable[[], Coroutine[Any, Any, TrainResult]]) -> tuple[TrainRe
 
 
 def test_a_plan_takes_the_device_what_the_cost_model_says_but_for_jitter() -> None:
-    result, took_s = timed(lambda: trainer().train(plan(), VALUES, Watch()))
+    result, took_s = timed(lambda: trainer().train(plan(), VALUES, TrainingControl()))
 
     assert pytest.approx(4 * (0.1 + STEP_FIXED_S), rel=0.5) == took_s
     assert pytest.approx(took_s) == result.train_s
@@ -60,8 +60,8 @@ def test_a_plan_takes_the_device_what_the_cost_model_says_but_for_jitter() -> No
 def test_a_slower_device_takes_longer_by_as_much_and_learns_the_same() -> None:
     slow = replace(ORIN, flops_per_s=ORIN.flops_per_s / 10)
 
-    fast_result, fast_s = timed(lambda: trainer().train(plan(), VALUES, Watch()))
-    slow_result, slow_s = timed(lambda: trainer(slow).train(plan(), VALUES, Watch()))
+    fast_result, fast_s = timed(lambda: trainer().train(plan(), VALUES, TrainingControl()))
+    slow_result, slow_s = timed(lambda: trainer(slow).train(plan(), VALUES, TrainingControl()))
 
     assert pytest.approx((1.0 + STEP_FIXED_S) / (0.1 + STEP_FIXED_S)) == slow_s / fast_s
     for unit, delta in fast_result.deltas.items():
@@ -70,7 +70,10 @@ def test_a_slower_device_takes_longer_by_as_much_and_learns_the_same() -> None:
 
 def test_jitter_depends_on_seed_device_and_its_count_of_plans_alone() -> None:
     async def seconds(which: VirtualTrainer, *plans: Plan) -> list[float]:
-        return [(await which.train(p, VALUES, Watch())).train_s / which.step_s(p) for p in plans]
+        return [
+            (await which.train(p, VALUES, TrainingControl())).train_s / which.step_s(p)
+            for p in plans
+        ]
 
     whole, small = plan(), plan(COST.smallest)
     both = run_virtual(seconds(trainer(), whole, small))
@@ -88,20 +91,20 @@ def test_a_plan_over_the_devices_memory_runs_out_of_it() -> None:
     small = replace(ORIN, memory_bytes=COST.peak_bytes(WHOLE) // 2)
 
     with pytest.raises(TrainingOutOfMemoryError, match="the device has"):
-        timed(lambda: trainer(small).train(plan(), VALUES, Watch()))
+        timed(lambda: trainer(small).train(plan(), VALUES, TrainingControl()))
 
 
 def test_where_memory_is_not_enforced_it_does_not() -> None:
     small = replace(ORIN, memory_bytes=COST.peak_bytes(WHOLE) // 2)
     ideal = RunConfig.model_validate(CONFIG.model_dump() | {"plans": {"enforce_memory": False}})
 
-    result, _ = timed(lambda: trainer(small, ideal).train(plan(), VALUES, Watch()))
+    result, _ = timed(lambda: trainer(small, ideal).train(plan(), VALUES, TrainingControl()))
 
     assert result.peak_bytes > small.memory_bytes
 
 
 def test_a_stopped_plan_ends_before_its_next_step_and_its_state_is_lost() -> None:
-    which, watch = trainer(), Watch()
+    which, watch = trainer(), TrainingControl()
 
     async def stop_soon() -> float:
         begun = asyncio.get_running_loop().time()
@@ -111,8 +114,8 @@ def test_a_stopped_plan_ends_before_its_next_step_and_its_state_is_lost() -> Non
         return asyncio.get_running_loop().time() - begun
 
     assert 0.15 < run_virtual(stop_soon()) < 0.3
-    fresh, _ = timed(lambda: trainer().train(plan(), VALUES, Watch()))
-    after, _ = timed(lambda: which.train(plan(), VALUES, Watch()))
+    fresh, _ = timed(lambda: trainer().train(plan(), VALUES, TrainingControl()))
+    after, _ = timed(lambda: which.train(plan(), VALUES, TrainingControl()))
     assert fresh.loss_last == after.loss_last
 
 
@@ -125,7 +128,7 @@ def test_steps_are_told_as_they_pass() -> None:
         def on_step(steps: int) -> None:
             told.append((steps, asyncio.get_running_loop().time() - begun))
 
-        await trainer().train(plan(), VALUES, Watch(on_step=on_step))
+        await trainer().train(plan(), VALUES, TrainingControl(on_step=on_step))
 
     run_virtual(listen())
 

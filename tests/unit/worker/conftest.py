@@ -14,7 +14,7 @@ from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.models.resnet import ResNetConfig, Stage, resnet
 from cos2p_worker.models.stems import Patches, Words
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
-from cos2p_worker.task import Dataset, Place, Task
+from cos2p_worker.task import DataPlace, Dataset, Task
 
 CLASSES = 4
 LENGTH = 6
@@ -105,11 +105,11 @@ def two_blobs(count: int, seed: int) -> Dataset:
     return Dataset(images, labels)
 
 
-def quarters_shard(place: Place, index: int, count: int) -> Dataset:
+def quarters_shard(place: DataPlace, index: int, count: int) -> Dataset:
     return two_blobs(64, 100 * place.seed + index)
 
 
-def quarters_evaluation(place: Place) -> Dataset:
+def quarters_evaluation(place: DataPlace) -> Dataset:
     return two_blobs(100, 9999)
 
 

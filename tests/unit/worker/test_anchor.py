@@ -23,7 +23,7 @@ from cos2p_worker.submodel import all_units, build_submodel, read_units
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.torch_trainer import Power, local_machine
 from cos2p_worker.train import Training, draw_batches, make_optimizer
-from cos2p_worker.trainer import Watch
+from cos2p_worker.trainer import TrainingControl
 
 PlanOf = Callable[..., Plan]
 Deltas = dict[int, NDArray[np.float32]]
@@ -38,7 +38,7 @@ def config_of(**local: object) -> RunConfig:
 
 def train(task: Task, config: RunConfig, plan: Plan) -> Deltas:
     training = Training(task, task.shard(0, 2), config, local_machine(Power()))
-    result, _ = training.run(plan, initial_values(task, 0), None, Watch())
+    result, _ = training.run(plan, initial_values(task, 0), None, TrainingControl())
     return dict(result.deltas)
 
 

@@ -15,7 +15,7 @@ from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import build_submodel
 from cos2p_worker.task import Task, load_task
 from cos2p_worker.torch_trainer import Power, TorchTrainer, local_plan
-from cos2p_worker.trainer import Watch
+from cos2p_worker.trainer import TrainingControl
 
 Image = pytest.importorskip("PIL.Image")
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,7 +53,7 @@ def test_the_folder_task_trains(folder_task: Task) -> None:
     plan = local_plan(tuple(range(len(folder_task.units))), 20, LocalConfig(batch_size=8), seed=0)
     values = initial_values(folder_task, 0)
 
-    result = asyncio.run(trainer.train(plan, values, Watch()))
+    result = asyncio.run(trainer.train(plan, values, TrainingControl()))
 
     assert result.loss_last < result.loss_first
 
@@ -103,6 +103,6 @@ def test_the_table_task_trains(table_task: Task) -> None:
     plan = local_plan(tuple(range(len(table_task.units))), 20, LocalConfig(batch_size=16), seed=0)
     values = initial_values(table_task, 0)
 
-    result = asyncio.run(trainer.train(plan, values, Watch()))
+    result = asyncio.run(trainer.train(plan, values, TrainingControl()))
 
     assert result.loss_last < result.loss_first

@@ -18,7 +18,7 @@ from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Task
 from cos2p_worker.torch_trainer import Power, local_machine
 from cos2p_worker.train import Training
-from cos2p_worker.trainer import TrainResult, Watch
+from cos2p_worker.trainer import TrainingControl, TrainResult
 
 PlanOf = Callable[..., Plan]
 EXITS = ExitConfig(distillation=0.5, final_share=0.5)
@@ -34,7 +34,7 @@ def made(task: Task, objective: str, **local: object) -> Task:
 
 def train(task: Task, plan: Plan, seed: int = 0) -> TrainResult:
     training = Training(task, task.shard(0, 2), task.run, local_machine(Power()))
-    return training.run(plan, initial_values(task, seed), None, Watch())[0]
+    return training.run(plan, initial_values(task, seed), None, TrainingControl())[0]
 
 
 def prefix(task: Task, blocks: int) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from cos2p_worker.submodel import all_units, build_submodel
 from cos2p_worker.task import Task
 from cos2p_worker.torch_trainer import Power, local_machine
 from cos2p_worker.train import Training
-from cos2p_worker.trainer import TrainResult, Watch
+from cos2p_worker.trainer import TrainingControl, TrainResult
 
 UnitValues = dict[int, NDArray[np.float32]]
 Make = Callable[[Architecture, int], UnitValues]
@@ -131,7 +131,7 @@ def made(**local: object) -> RunConfig:
 
 def train(task: Task, config: RunConfig, plan: Plan) -> TrainResult:
     training = Training(task, task.shard(0, 2), config, local_machine(Power()))
-    return training.run(plan, initial_values(task, 0), None, Watch())[0]
+    return training.run(plan, initial_values(task, 0), None, TrainingControl())[0]
 
 
 @pytest.mark.parametrize("distillation", [0.0, 1.0])

@@ -15,7 +15,7 @@ from cos2p_worker.task import Dataset, Task
 from cos2p_worker.tasks import digits
 from cos2p_worker.torch_trainer import Power, local_machine, local_plan
 from cos2p_worker.train import Training
-from cos2p_worker.trainer import Watch
+from cos2p_worker.trainer import TrainingControl
 
 KB = 1024
 
@@ -133,5 +133,5 @@ def peak_of(task: Task, config: RunConfig, units: tuple[int, ...]) -> int:
     data = Dataset(torch.zeros(64, 1, 8, 8), torch.arange(64) % 10)
     training = Training(task, data, config, local_machine(Power()))
     plan = local_plan(units, 3, config.local, seed=0)
-    result, _ = training.run(plan, initial_values(task, 0, units), None, Watch())
+    result, _ = training.run(plan, initial_values(task, 0, units), None, TrainingControl())
     return result.peak_bytes

@@ -18,7 +18,7 @@ from cos2p_worker.submodel import all_units, build_submodel
 from cos2p_worker.task import Task
 from cos2p_worker.torch_trainer import Power, local_machine
 from cos2p_worker.train import Training
-from cos2p_worker.trainer import GateScores, TrainResult, Watch
+from cos2p_worker.trainer import GateScores, TrainingControl, TrainResult
 
 Values = dict[int, NDArray[np.float32]]
 Make = Callable[[Architecture, int], Values]
@@ -202,7 +202,7 @@ def train(task: Task, plan: Plan, base: Values, importance: str, **local: object
         local=LocalConfig.model_validate({"batch_size": 16, "anchor": {"share": 0.0}} | local),
     )
     training = Training(task, task.shard(0, 1), config, local_machine(Power()))
-    return training.run(plan, base, None, Watch())[0]
+    return training.run(plan, base, None, TrainingControl())[0]
 
 
 @pytest.mark.parametrize(("every", "steps", "scored_steps"), [(5, 10, 2), (5, 11, 3), (1, 4, 4)])

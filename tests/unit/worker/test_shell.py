@@ -39,13 +39,13 @@ from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
 from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
 from cos2p_sim.loop import run_virtual
-from cos2p_worker.shell import Device, Kit, run_worker
+from cos2p_worker.shell import Kit, WorkerDevice, run_worker
 from cos2p_worker.trainer import (
+    TrainingControl,
     TrainingFailedError,
     TrainingOutOfMemoryError,
     TrainingStoppedError,
     TrainResult,
-    Watch,
 )
 
 M = TypeVar("M", bound=Message)
@@ -69,7 +69,7 @@ class ScriptedTrainer:
     label_counts: tuple[int, ...] | None = (4, 6)
     units_digest = TABLE.digest
 
-    def __init__(self, before: Callable[[Plan, Watch], Awaitable[None]]) -> None:
+    def __init__(self, before: Callable[[Plan, TrainingControl], Awaitable[None]]) -> None:
         self._before = before
         self.bases: list[dict[int, NDArray[np.float32]]] = []
         self.stops = 0
@@ -82,7 +82,7 @@ class ScriptedTrainer:
         self,
         plan: Plan,
         base: Mapping[int, NDArray[np.float32]],
-        watch: Watch,
+        watch: TrainingControl,
     ) -> TrainResult:
         self.bases.append({u: np.array(v) for u, v in base.items()})
         watch.on_step(1)
@@ -95,11 +95,11 @@ class ScriptedTrainer:
         return TrainResult(deltas, plan.local_steps, 8, 2.0, 1.0, 4096, 0.25)
 
 
-async def at_once(plan: Plan, watch: Watch) -> None:
+async def at_once(plan: Plan, watch: TrainingControl) -> None:
     """Trains in no time."""
 
 
-async def for_ever(plan: Plan, watch: Watch) -> None:
+async def for_ever(plan: Plan, watch: TrainingControl) -> None:
     """Trains until it is told to stop."""
     while not watch.stop.is_set():  # noqa: ASYNC110 - the protocol's event is that of a thread
         await asyncio.sleep(0.005)
@@ -141,7 +141,7 @@ class Stage:
     async def say(self, message: Message) -> None:
         await self.bus.append(MODELS.full_name(PREFIX), 0, [encode(message)])
 
-    async def work(self, device: Device | None = None, table: UnitTable = TABLE) -> None:
+    async def work(self, device: WorkerDevice | None = None, table: UnitTable = TABLE) -> None:
         """Run the worker to its end."""
 
         async def kit(opened: RunOpened) -> Kit:
@@ -150,7 +150,7 @@ class Stage:
         await run_worker(
             RoleContext(self.bus, LoopClock(), self.log, PREFIX, self.stop),
             worker_id="w0",
-            device=device or Device(memory_bytes=1 << 20, scratch_dir=self.folder),
+            device=device or WorkerDevice(memory_bytes=1 << 20, scratch_dir=self.folder),
             kit_factory=kit,
         )
 
@@ -290,7 +290,7 @@ def test_labels_can_be_withheld(tmp_path: Path) -> None:
     async def both() -> None:
         stage = Stage(tmp_path, ScriptedTrainer(at_once))
         await stage.open()
-        device = Device(memory_bytes=1 << 20, share_labels=False, scratch_dir=tmp_path)
+        device = WorkerDevice(memory_bytes=1 << 20, share_labels=False, scratch_dir=tmp_path)
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             group.create_task(stage.work(device))
             [hello] = await stage.hear(Hello)
@@ -330,7 +330,7 @@ def test_a_damaged_or_missing_dispatch_is_reported_and_the_next_plan_goes_on(
 def test_training_that_fails_is_reported_and_the_next_plan_goes_on(
     tmp_path: Path, error: Exception, status: str
 ) -> None:
-    async def fail_first(plan: Plan, watch: Watch) -> None:
+    async def fail_first(plan: Plan, watch: TrainingControl) -> None:
         if plan.plan_id == "p1":
             raise error
 
@@ -348,7 +348,7 @@ def test_training_that_fails_is_reported_and_the_next_plan_goes_on(
 
 
 def test_a_newer_plan_stops_the_older_s_training_at_once(tmp_path: Path) -> None:
-    async def hang_first(plan: Plan, watch: Watch) -> None:
+    async def hang_first(plan: Plan, watch: TrainingControl) -> None:
         if plan.plan_id == "p1":
             await for_ever(plan, watch)
 
@@ -395,7 +395,7 @@ def test_a_worker_asked_to_stop_abandons_its_plan_and_says_goodbye(tmp_path: Pat
 
     async def both() -> None:
         stage = Stage(tmp_path, ScriptedTrainer(for_ever))
-        device = Device(1 << 20, scratch_dir=tmp_path, shutdown_deadline_s=0.3)
+        device = WorkerDevice(1 << 20, scratch_dir=tmp_path, shutdown_deadline_s=0.3)
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             group.create_task(stage.work(device))
             group.create_task(script(stage))
@@ -524,7 +524,7 @@ def test_a_budget_below_the_smallest_submodel_says_which_would_do(tmp_path: Path
         stage = Stage(tmp_path, ScriptedTrainer(at_once))
         await stage.open()
         with pytest.raises(BudgetError, match=r"\d+ bytes\) would do"):
-            await stage.work(Device(memory_bytes=100, scratch_dir=tmp_path))
+            await stage.work(WorkerDevice(memory_bytes=100, scratch_dir=tmp_path))
 
     asyncio.run(both())
 
@@ -553,7 +553,7 @@ def test_a_scratch_folder_that_can_t_be_made_is_an_error(tmp_path: Path) -> None
         await stage.open()
         (tmp_path / "file").write_text("")
         with pytest.raises(StorageError, match="file/below"):
-            await stage.work(Device(1 << 20, scratch_dir=tmp_path / "file/below"))
+            await stage.work(WorkerDevice(1 << 20, scratch_dir=tmp_path / "file/below"))
 
     asyncio.run(both())
 
@@ -591,7 +591,7 @@ def test_a_disk_that_can_t_hold_the_weights_is_reported_and_ends_the_worker(tmp_
             units_digest=HUGE_TABLE.digest,
         )
         await stage.say(opened)
-        device = Device(memory_bytes=1 << 62, scratch_dir=tmp_path)
+        device = WorkerDevice(memory_bytes=1 << 62, scratch_dir=tmp_path)
         work = asyncio.create_task(stage.work(device, HUGE_TABLE))
         [hello, *_] = await stage.hear(Hello)
         blob = await write_blob(stage.bus, SUBMODELS.full_name(PREFIX), 0, "p1", [b"x"])

@@ -12,7 +12,7 @@ from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import all_units
 from cos2p_worker.task import Task
 from cos2p_worker.torch_trainer import Power, TorchTrainer
-from cos2p_worker.trainer import Trainer, TrainingStoppedError, TrainResult, Watch
+from cos2p_worker.trainer import Trainer, TrainingControl, TrainingStoppedError, TrainResult
 
 PlanOf = Callable[..., Plan]
 
@@ -24,7 +24,7 @@ def trainer_of(task: Task, power: Power | None = None) -> TorchTrainer:
 async def train(
     trainer: Trainer, task: Task, plan: Plan, stop: threading.Event | None = None
 ) -> TrainResult:
-    watch = Watch(stop or threading.Event())
+    watch = TrainingControl(stop or threading.Event())
     return await trainer.train(plan, initial_values(task, 0), watch)
 
 

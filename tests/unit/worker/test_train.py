@@ -17,11 +17,11 @@ from cos2p_worker.submodel import all_units, build_submodel
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.train import HeldState, Machine, Training, draw_batches
 from cos2p_worker.trainer import (
+    TrainingControl,
     TrainingFailedError,
     TrainingOutOfMemoryError,
     TrainingStoppedError,
     TrainResult,
-    Watch,
 )
 
 PlanOf = Callable[..., Plan]
@@ -61,7 +61,7 @@ def run(
     training: Training, plan: Plan, held: HeldState | None = None, seed: int = 0
 ) -> tuple[TrainResult, HeldState]:
     base = initial_values(training.task, seed)
-    return training.run(plan, base, held, Watch())
+    return training.run(plan, base, held, TrainingControl())
 
 
 def length(result: TrainResult) -> float:
@@ -170,14 +170,14 @@ def test_base_values_may_be_memory_mapped_and_stay_as_they_are(task: Task, plan_
     before = {u: value.tobytes() for u, value in values.items()}
 
     training = training_of(task)
-    training.run(plan_of(all_units(task.model)), values, None, Watch())
+    training.run(plan_of(all_units(task.model)), values, None, TrainingControl())
 
     assert before == {u: value.tobytes() for u, value in values.items()}
 
 
 def test_progress_is_told_after_each_step(task: Task, plan_of: PlanOf) -> None:
     steps: list[int] = []
-    watch = Watch(on_step=steps.append)
+    watch = TrainingControl(on_step=steps.append)
 
     training_of(task).run(plan_of(all_units(task.model)), initial_values(task, 0), None, watch)
 
@@ -186,7 +186,7 @@ def test_progress_is_told_after_each_step(task: Task, plan_of: PlanOf) -> None:
 
 def test_it_stops_before_the_next_step(task: Task, plan_of: PlanOf) -> None:
     stop = threading.Event()
-    watch = Watch(stop, lambda done: stop.set() if done == 2 else None)
+    watch = TrainingControl(stop, lambda done: stop.set() if done == 2 else None)
 
     with pytest.raises(TrainingStoppedError, match="after 2 steps"):
         training_of(task).run(plan_of(all_units(task.model)), initial_values(task, 0), None, watch)
@@ -198,13 +198,15 @@ def test_the_throttle_sleeps_a_multiple_of_the_busy_time(task: Task, plan_of: Pl
     training = training_of(task, slowdown=3.0, busy=Ticks(0.5))
 
     result, held = training.run(
-        plan_of(all_units(task.model)), initial_values(task, 0), None, Watch(stop)
+        plan_of(all_units(task.model)), initial_values(task, 0), None, TrainingControl(stop)
     )
 
     assert [3 * 1.0, 1.0] == stop.seconds
     assert result.throttle_s > 0
     stop.seconds.clear()
-    training.run(plan_of(all_units(task.model)), initial_values(task, 0), held, Watch(stop))
+    training.run(
+        plan_of(all_units(task.model)), initial_values(task, 0), held, TrainingControl(stop)
+    )
     assert [1.0] * 4 == stop.seconds
 
 
@@ -212,7 +214,7 @@ def test_a_device_that_is_not_slowed_never_sleeps(task: Task, plan_of: PlanOf) -
     stop = Sleeps()
 
     result, _ = training_of(task).run(
-        plan_of(all_units(task.model)), initial_values(task, 0), None, Watch(stop)
+        plan_of(all_units(task.model)), initial_values(task, 0), None, TrainingControl(stop)
     )
 
     assert [] == stop.seconds

@@ -17,7 +17,7 @@ POINTS_MAX = 512
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """The evaluator's result for one version; docs/telemetry.md describes each figure."""
 
     version: Annotated[int, Figure("the version judged", "", "Evaluated")]
@@ -47,7 +47,7 @@ class Verdict:
     ] = ()
 
     @classmethod
-    def of(cls, message: m.Evaluated, at_s: float) -> "Verdict":
+    def of(cls, message: m.Evaluated, at_s: float) -> "Judgement":
         """Make the verdict from a message appended at `at_s`."""
         names = (f.name for f in fields(cls) if f.name != "judged_s")
         return cls(judged_s=at_s, **{name: getattr(message, name) for name in names})
@@ -74,11 +74,11 @@ class Curve:
         offered: number of versions whose verdicts were taken so far.
     """
 
-    points: list[Verdict] = field(default_factory=list)
+    points: list[Judgement] = field(default_factory=list)
     stride: int = 1
     offered: int = 0
 
-    def take(self, verdict: Verdict, *, thinned: bool) -> None:
+    def take(self, verdict: Judgement, *, thinned: bool) -> None:
         """Take the next verdict; it replaces an older one on the same version.
 
         Args:

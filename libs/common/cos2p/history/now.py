@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.history.curve import Verdict
+from cos2p.history.curve import Judgement
 from cos2p.history.device import DeviceRow
 from cos2p.history.state import HistoryState
 from cos2p.history.version import VersionRow
@@ -113,11 +113,11 @@ class RunNow:
         return self.config.rounds.versions
 
     @property
-    def accuracy(self) -> list[Verdict]:
+    def accuracy(self) -> list[Judgement]:
         """Verdicts, oldest version first; thinned unless all rows are kept."""
         return self.state.curve.points
 
-    def exits(self, verdict: Verdict) -> list[tuple[str, float]]:
+    def exits(self, verdict: Judgement) -> list[tuple[str, float]]:
         """Name and accuracy of each inner exit and of the mean of all heads."""
         if self.table is None or not verdict.exit_accuracies:
             return []

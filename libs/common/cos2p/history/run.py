@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cos2p.history import version as of_version
-from cos2p.history.curve import Verdict
+from cos2p.history.curve import Judgement
 from cos2p.history.device import DeviceRow, natural
 from cos2p.history.now import Beat, RunNow
 from cos2p.history.plan import PlanRow
@@ -206,11 +206,11 @@ class RunHistory(RunNow):
             case m.Goodbye():
                 self._device(message.worker_id).leave(at_s)
             case m.Evaluated():
-                self._judged(Verdict.of(message, at_s))
+                self._judged(Judgement.of(message, at_s))
             case _:
                 pass
 
-    def _judged(self, verdict: Verdict) -> None:
+    def _judged(self, verdict: Judgement) -> None:
         state, version = self.state, verdict.version
         state.curve.take(verdict, thinned=self._rows_max is not None)
         if version in state.rows:

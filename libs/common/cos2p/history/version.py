@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.history.curve import Verdict
+from cos2p.history.curve import Judgement
 from cos2p.history.device import Labels
 from cos2p.history.figure import Figure, figures_of, json_of
 from cos2p.log import messages as m
@@ -139,14 +139,14 @@ class VersionRow:
         ),
     ] = None
     pruning_noise_max: Annotated[float | None, Figure("the largest", "share", MADE)] = None
-    verdict: Verdict | None = None
+    verdict: Judgement | None = None
     counts: Counts16 = field(
         default_factory=lambda: np.zeros(0, np.int16), compare=False, repr=False
     )
 
     def to_json(self) -> dict[str, Any]:
         """The row's only JSON form: its figures and its verdict's, null if not known."""
-        empty = dict.fromkeys(figures_of(Verdict))
+        empty = dict.fromkeys(figures_of(Judgement))
         return {**empty, **(self.verdict.to_json() if self.verdict else {}), **json_of(self)}
 
 
@@ -155,7 +155,7 @@ def row_fields(plain: dict[str, Any]) -> dict[str, Any]:
     own = {f.name for f in fields(VersionRow)} - {"verdict", "counts"}
     row = {k: v for k, v in plain.items() if k in own}
     if plain.get("judged_s") is not None:
-        row["verdict"] = {f.name: plain[f.name] for f in fields(Verdict) if f.name in plain}
+        row["verdict"] = {f.name: plain[f.name] for f in fields(Judgement) if f.name in plain}
     return row
 
 

@@ -23,7 +23,7 @@ INTERVALS_KEPT = 9
 
 
 @dataclass(slots=True)
-class Merged:
+class UnitCounts:
     """What was merged into a version, or is about to be.
 
     Attributes:
@@ -55,10 +55,10 @@ class RunState:
     started_s: float
     opened_s: float
     progress_s: float
-    open: Merged
+    open: UnitCounts
     arrivals: Arrivals
     holdings: HoldingsState
-    window: list[Merged] = field(default_factory=list)
+    window: list[UnitCounts] = field(default_factory=list)
     intervals: list[float] = field(default_factory=list)
     open_staleness: list[int] = field(default_factory=list)
 
@@ -174,14 +174,14 @@ class Run:
         least = int(prunable.min()) if len(prunable) else self.update_count
         return least, self._state.open.share + sum(past.share for past in self._past())
 
-    def _nothing(self) -> Merged:
-        return Merged(np.zeros(len(self.table), np.int64))
+    def _nothing(self) -> UnitCounts:
+        return UnitCounts(np.zeros(len(self.table), np.int64))
 
     def _counts(self) -> NDArray[np.int64]:
         """Return the window's updates that trained each unit, shape (units,)."""
         return self._state.open.counts + sum(past.counts for past in self._past())
 
-    def _past(self) -> list[Merged]:
+    def _past(self) -> list[UnitCounts]:
         """Return the closed versions of the window."""
         length = self.config.rounds.coverage_window - 1
         return self._state.window[-length:] if length else []

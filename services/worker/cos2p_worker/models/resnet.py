@@ -94,7 +94,7 @@ class ResNetConfig:
         return tuple(found)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A residual block with `groups` units of inner channels."""
 
     def __init__(self, config: ResNetConfig, stage: Stage, groups: int) -> None:
@@ -113,7 +113,7 @@ class Block(nn.Module):
         return z
 
 
-class Exit(nn.Module):
+class ResidualExit(nn.Module):
     """A classifier after an inner block of a stage."""
 
     def __init__(self, config: ResNetConfig, stage: Stage) -> None:
@@ -144,11 +144,16 @@ class ResNet(Tapped):
             for i, stage in enumerate(reached)
         )
         self.blocks = nn.ModuleDict(
-            {str(i): Block(config, config.stages[stages[i]], n) for i, n in sorted(groups.items())}
+            {
+                str(i): ResidualBlock(config, config.stages[stages[i]], n)
+                for i, n in sorted(groups.items())
+            }
         )
         self.norm = nn.GroupNorm(config.stream_groups, widths[-1]) if final else None
         self.head = nn.Linear(widths[-1] * config.pool**2, config.classes) if final else None
-        self.exits = nn.ModuleDict({str(b): Exit(config, config.stages[stages[b]]) for b in inner})
+        self.exits = nn.ModuleDict(
+            {str(b): ResidualExit(config, config.stages[stages[b]]) for b in inner}
+        )
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map float images (batch, channels, side, side) to each head's logits (batch, classes)."""

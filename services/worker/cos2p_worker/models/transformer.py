@@ -81,7 +81,7 @@ class Linear(nn.Linear):
         nn.init.uniform_(self.bias, -bound, bound)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: TransformerConfig, shape: BlockShape) -> None:
@@ -113,7 +113,7 @@ class Block(nn.Module):
         return mixed.transpose(1, 2).reshape(batch, tokens, -1)
 
 
-class Exit(nn.Module):
+class TransformerExit(nn.Module):
     """A classifier after an inner block; it reads the stream as the final head does."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -144,10 +144,12 @@ class Transformer(Tapped):
         nn.init.normal_(self.positions, std=POSITION_STD)
         if config.pool == "token":
             self.token = nn.Parameter(torch.zeros(1, config.width))
-        self.blocks = nn.ModuleDict({str(i): Block(config, s) for i, s in sorted(shapes.items())})
+        self.blocks = nn.ModuleDict(
+            {str(i): TransformerBlock(config, s) for i, s in sorted(shapes.items())}
+        )
         self.norm = nn.LayerNorm(config.width) if final else None
         self.head = Linear(config.width, config.classes) if final else None
-        self.exits = nn.ModuleDict({str(b): Exit(config) for b in inner})
+        self.exits = nn.ModuleDict({str(b): TransformerExit(config) for b in inner})
 
     def forward(self, samples: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map the stem's samples, (batch, ...), to float logits (batch, classes) of each head."""

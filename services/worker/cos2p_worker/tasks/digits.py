@@ -21,7 +21,7 @@ from cos2p.run_config import (
 )
 from cos2p_worker.models.stems import Patches
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
-from cos2p_worker.task import Dataset, Part, Place, Task
+from cos2p_worker.task import DataPlace, Dataset, Part, Task
 from cos2p_worker.tasks.dirichlet import dirichlet_split
 
 CLASSES = 10
@@ -42,7 +42,7 @@ MODEL = TransformerConfig(
 )
 
 
-def train_shard(place: Place, index: int, count: int) -> Dataset:
+def train_shard(place: DataPlace, index: int, count: int) -> Dataset:
     """Return the data of device `index` of `count`.
 
     Labels are split by Dirichlet(0.3) or the place's alpha.
@@ -53,7 +53,7 @@ def train_shard(place: Place, index: int, count: int) -> Dataset:
     return _dataset(images[shards[index]], labels[shards[index]])
 
 
-def evaluation(place: Place) -> Dataset:
+def evaluation(place: DataPlace) -> Dataset:
     """Return images that no device trains on."""
     return _dataset(*_part(place.part))
 

@@ -23,7 +23,7 @@ from cos2p.run_config import LocalConfig, MergeConfig, PlanConfig, RoundConfig, 
 from cos2p_worker.models.resnet import ResNetConfig, Stage, resnet
 from cos2p_worker.models.stems import Patches
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
-from cos2p_worker.task import Dataset, Part, Place, Task
+from cos2p_worker.task import DataPlace, Dataset, Part, Task
 from cos2p_worker.tasks.affine import maps, moved
 from cos2p_worker.tasks.dirichlet import dirichlet_split
 from cos2p_worker.tasks.known_file import Source
@@ -51,7 +51,7 @@ SHA256 = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class ImageSelection:
     """The images that a task uses."""
 
     train: int = TRAIN_IMAGES - VALIDATION_IMAGES
@@ -60,12 +60,12 @@ class Choice:
     affine: bool = False
 
 
-DEMO = Choice(train=12_000, validation=2_000, test=2_000)
-FULL = Choice()
-AFFINE = Choice(affine=True)
+DEMO = ImageSelection(train=12_000, validation=2_000, test=2_000)
+FULL = ImageSelection()
+AFFINE = ImageSelection(affine=True)
 
 
-def train_shard(choice: Choice, place: Place, index: int, count: int) -> Dataset:
+def train_shard(choice: ImageSelection, place: DataPlace, index: int, count: int) -> Dataset:
     """Return the data of device `index` of `count`.
 
     Labels are split by Dirichlet(0.3) or the place's alpha.
@@ -76,7 +76,7 @@ def train_shard(choice: Choice, place: Place, index: int, count: int) -> Dataset
     return _dataset(images[shards[index]], labels[shards[index]])
 
 
-def evaluation(choice: Choice, place: Place) -> Dataset:
+def evaluation(choice: ImageSelection, place: DataPlace) -> Dataset:
     """Return images that no device trains on."""
     return _dataset(*_part(choice, place.data_dir, place.part))
 
@@ -94,7 +94,7 @@ def read_idx(data_dir: Path | None, name: str, digest: str) -> NDArray[np.uint8]
 
 
 def _part(
-    choice: Choice, data_dir: Path | None, part: Part | Literal["train"]
+    choice: ImageSelection, data_dir: Path | None, part: Part | Literal["train"]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the first images of a part, in an order that is the same everywhere."""
     of = _moved_files if choice.affine else _files

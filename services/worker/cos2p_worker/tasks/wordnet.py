@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cos2p.run_config import LocalConfig, MergeConfig, PlanConfig, RoundConfig, RunConfig
 from cos2p_worker.models.stems import PADDING, Words
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
-from cos2p_worker.task import Dataset, Part, Place, Task
+from cos2p_worker.task import DataPlace, Dataset, Part, Task
 from cos2p_worker.tasks.dirichlet import dirichlet_split
 from cos2p_worker.tasks.known_file import Source
 
@@ -60,7 +60,7 @@ Gloss = tuple[str, int]
 """A text, and the number of its lexicographer file."""
 
 
-def train_shard(place: Place, index: int, count: int) -> Dataset:
+def train_shard(place: DataPlace, index: int, count: int) -> Dataset:
     """Return the data of device `index` of `count`.
 
     Labels are split by Dirichlet(0.3) or the place's alpha.
@@ -71,7 +71,7 @@ def train_shard(place: Place, index: int, count: int) -> Dataset:
     return _dataset(words[shards[index]], labels[shards[index]])
 
 
-def evaluation(place: Place) -> Dataset:
+def evaluation(place: DataPlace) -> Dataset:
     """Return glosses that no device trains on."""
     return _dataset(*_part(place.data_dir, place.part))
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from cos2p.errors import OffsetExpiredError, StorageError
 from cos2p.log.bus import Buffer, TopicSpec
-from cos2p.log.buses.sqlite_log import Place
+from cos2p.log.buses.sqlite_log import SegmentSlice
 
 _IOV_MAX = 512
 
@@ -184,7 +184,7 @@ class SegmentFolder:
         if (segment := self._current.pop(topic, None)) is not None:
             segment.seal()
 
-    def read(self, places: Sequence[Place], *, may_wait: bool) -> list[memoryview] | None:
+    def read(self, places: Sequence[SegmentSlice], *, may_wait: bool) -> list[memoryview] | None:
         """Read the values at `places`, in order; adjacent values are read together.
 
         Args:
@@ -236,7 +236,7 @@ class SegmentFolder:
             for fd in locked.values():
                 os.close(fd)
 
-    def _read_run(self, places: Sequence[Place], may_wait: bool) -> list[memoryview] | None:
+    def _read_run(self, places: Sequence[SegmentSlice], may_wait: bool) -> list[memoryview] | None:
         first = places[0].position
         size = places[-1].position + places[-1].byte_count - first
         path = self._path(places[0].segment)
@@ -277,7 +277,7 @@ class SegmentFolder:
         return self._folder / f"{number:08d}.seg"
 
 
-def _adjoin(a: Place, b: Place) -> bool:
+def _adjoin(a: SegmentSlice, b: SegmentSlice) -> bool:
     return a.segment == b.segment and a.position + a.byte_count == b.position
 
 

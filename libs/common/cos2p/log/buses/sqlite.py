@@ -34,7 +34,7 @@ from cos2p.log.buses import limits
 from cos2p.log.buses.run_lock import RunLock
 from cos2p.log.buses.segments import SegmentFolder
 from cos2p.log.buses.sqlite_file import LockedError
-from cos2p.log.buses.sqlite_log import WAL_BYTES_MAX, Place, Row, SqliteLog, TopicEntry
+from cos2p.log.buses.sqlite_log import WAL_BYTES_MAX, Row, SegmentSlice, SqliteLog, TopicEntry
 
 __all__ = ["RunLock", "SqliteBus"]
 
@@ -192,7 +192,7 @@ class SqliteBus:
 
     async def _append(self, spec: TopicSpec, log_id: int, records: Sequence[NewRecord]) -> int:
         log = await self._opened()
-        places: list[Place | None] = [None] * len(records)
+        places: list[SegmentSlice | None] = [None] * len(records)
         # Compacted records stay in their rows: a file could be removed under its neighbours.
         apart = spec.bulk and not spec.compacted and not self._is_archive
         far = [i for i, new in enumerate(records) if len(new.value) > INLINE_BYTES_MAX]
@@ -211,7 +211,7 @@ class SqliteBus:
             else:
                 await _in_thread(partial(segment.write, position, values))
             for i, value in zip(far, values, strict=True):
-                places[i] = Place(segment.number, position, len(value))
+                places[i] = SegmentSlice(segment.number, position, len(value))
                 position += len(value)
             return await self._insert(log, spec, log_id, records, places)
         finally:
@@ -223,7 +223,7 @@ class SqliteBus:
         spec: TopicSpec,
         log_id: int,
         records: Sequence[NewRecord],
-        places: Sequence[Place | None],
+        places: Sequence[SegmentSlice | None],
     ) -> int:
         size = sum(len(r.value) for r, p in zip(records, places, strict=True) if p is None)
         async with self._write_turn:
@@ -282,7 +282,7 @@ class SqliteBus:
     # ------------------------------------------------------------ reading
 
     async def _records(self, topic: str, partition: int, rows: Sequence[Row]) -> list[Record]:
-        places = [row.value for row in rows if isinstance(row.value, Place)]
+        places = [row.value for row in rows if isinstance(row.value, SegmentSlice)]
         values = self._segments.read(places, may_wait=False)
         if values is None:
             values = await _in_thread(partial(self._segments.read, places, may_wait=True))
@@ -294,7 +294,7 @@ class SqliteBus:
                 row.offset,
                 row.timestamp_s,
                 row.key,
-                next(far) if isinstance(row.value, Place) else row.value,
+                next(far) if isinstance(row.value, SegmentSlice) else row.value,
                 row.headers,
             )
             for row in rows

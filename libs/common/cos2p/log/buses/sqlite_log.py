@@ -42,7 +42,7 @@ WAL_BYTES_MAX = 8 << 20
 
 
 @dataclass(frozen=True)
-class Place:
+class SegmentSlice:
     """The place of a value in a segment."""
 
     segment: int
@@ -58,12 +58,12 @@ class Row:
     timestamp_s: float
     key: bytes
     headers: dict[str, bytes]
-    value: bytes | Place
+    value: bytes | SegmentSlice
 
     @property
     def byte_count(self) -> int:
         """Number of bytes of the value."""
-        return self.value.byte_count if isinstance(self.value, Place) else len(self.value)
+        return self.value.byte_count if isinstance(self.value, SegmentSlice) else len(self.value)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class SqliteLog:
         log: int,
         timestamp_s: float,
         records: Sequence[NewRecord],
-        places: Sequence[Place | None],
+        places: Sequence[SegmentSlice | None],
         *,
         compacted: bool = False,
     ) -> int:
@@ -230,7 +230,9 @@ class SqliteLog:
             )
             with closing(cursor):
                 for place, at, key, headers, value, segment, position, byte_count in cursor:
-                    where = value if segment is None else Place(segment, position, byte_count)
+                    where = (
+                        value if segment is None else SegmentSlice(segment, position, byte_count)
+                    )
                     row = Row(place - base, at, key, msgpack.unpackb(headers), where)
                     size += row.byte_count
                     if found and size > bytes_max:
@@ -392,7 +394,7 @@ def _pack(new: NewRecord) -> bytes:
 
 
 def _columns(
-    value: Buffer, place: Place | None
+    value: Buffer, place: SegmentSlice | None
 ) -> tuple[Buffer | None, int | None, int | None, int | None]:
     if place is None:
         return value, None, None, None
