@@ -23,7 +23,8 @@ version has come for `liveness.warn_after_s` (the line names who is waited for),
 failed. A service that waits for its run is ready.
 
 The planner shows the run and its devices, from what it reads and decides anyway; every service
-shows itself. The packages are in the extra `metrics` (`pip install 'cos2p[metrics]'`).
+shows itself. The packages are in the extra
+`metrics` ([install](install_on_a_device.md)).
 """
 SECTIONS: tuple[tuple[str, Sequence[Metric]], ...] = (
     ("Of every service", OF_SERVICES),

@@ -7,7 +7,7 @@ in DepthFL (ICLR 2023). What a device can hold beyond the nested blocks rotates.
 
 The model also grows. At first only its first blocks are in play, in submodels no larger than that
 share of the model. This is progressive training, as in ProgFed (arXiv 2110.05323). The combination
-is ours; docs/log.md has its first figures.
+is ours; docs/history/log.md has its first figures.
 
 Invariant: all functions are pure functions of the unit table and the run's settings.
 """

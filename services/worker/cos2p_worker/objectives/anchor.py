@@ -19,7 +19,7 @@ TEMPERATURE = 2.0
 """T of the softened outputs; no other value was measured."""
 RAMP = 0.3
 """Share of the run over which the term's weight rises to T^2: an early teacher knows little. One
-run without a ramp, and one with twice the weight, were no worse (docs/log.md)."""
+run without a ramp, and one with twice the weight, were no worse (docs/history/log.md)."""
 
 
 def is_anchored(step: int, share: float) -> bool:

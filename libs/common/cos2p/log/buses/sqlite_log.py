@@ -229,11 +229,9 @@ class SqliteLog:
                 (base + offset, base + (1 << OFFSET_BITS), RECORDS_PER_READ),
             )
             with closing(cursor):
-                for place, at, key, headers, value, segment, position, byte_count in cursor:
-                    where = (
-                        value if segment is None else SegmentSlice(segment, position, byte_count)
-                    )
-                    row = Row(place - base, at, key, msgpack.unpackb(headers), where)
+                for place, at, key, headers, value, *where in cursor:
+                    held = value if where[0] is None else SegmentSlice(*where)
+                    row = Row(place - base, at, key, msgpack.unpackb(headers), held)
                     size += row.byte_count
                     if found and size > bytes_max:
                         break
