@@ -46,7 +46,7 @@ def _knapsack(costs: CostModel, config: RunConfig) -> ChoiceRule:
 
 
 CO_S2P = Policy("co-s2p", _knapsack, source="docs/method.md")
-"""Ours: its values are the defaults of `RunConfig`, chosen on validation data (docs/history/log.md)."""
+"""Ours: its values are `RunConfig`'s defaults, chosen on validation data (docs/history/log.md)."""
 OURS_OFF: Mapping[str, Any] = {
     "plans": {"nested_depth": 0.0, "block_width_min": 0.5, "growth": {"start": 1.0}},
     "local": {"anchor": {"share": 0.0}, "align_steps": False},
