@@ -48,7 +48,7 @@ class BusSettings(BaseSettings):
     kafka_timeout_s: float = Field(30.0, gt=0)
     """How long a lost connection is retried before the bus counts as unreachable."""
     signing_key_file: Path | None = None
-    """Private key (PEM, Ed25519) that signs this process's records on `fleet`; see `cos2p keys`."""
+    """Private key (PEM, Ed25519) that signs this process's records; see `cos2p keys`."""
 
 
 class ServiceSettings(BusSettings):
@@ -77,7 +77,7 @@ class PlannerSettings(ServiceSettings):
 
     planner_id: str = Field("planner", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     keys_file: Path | None = None
-    """Register of public keys. With it, a record on `fleet` counts only if one of them signed it.
+    """Register of public keys: records of `fleet` and `heartbeats` count only if one of them signed.
     The file is read again when it changes."""
 
 
