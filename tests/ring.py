@@ -206,7 +206,7 @@ class Ring:
         assert reported <= answered
 
     async def check_replay(self) -> None:
-        """Every version, made anew from the log, has the bytes that were published."""
+        """Every version, rebuilt from the log, has the bytes that were published."""
         result = await replay(self.bus, self.prefix)
         result.check()
         published = {v.version for v in await self.log(MODELS) if isinstance(v, m.VersionPublished)}

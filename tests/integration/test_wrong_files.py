@@ -83,7 +83,7 @@ CASES: dict[str, tuple[str, Settings, str]] = {
     "a register that is no text": (
         "planner",
         register(b"\xff\xfe"),
-        "the register of keys {}/register is no text in UTF-8",
+        "the register of keys {}/register is not text in UTF-8",
     ),
 }
 

@@ -260,7 +260,7 @@ async def _dead_letters(bus: Bus, prefix: str) -> Check:
         "warn",
         f"{figures.count(count, 'dead letter')}; the last is {last.topic}@{last.offset}, "
         f"put aside by the {last.reader}: {last.reason[:120]}",
-        "find out who writes them: another program version, or something that is no role",
+        "find out who writes them: another program version, or something that is not a role",
     )
 
 

@@ -35,7 +35,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     factor = _FACTORS.get(match[2].lower()) if match else None
     if match is None or factor is None:
-        raise SettingsError(f"{text!r} is no size: write 900000, 12MB or 1.5GiB")
+        raise SettingsError(f"{text!r} is not a size: write 900000, 12MB or 1.5GiB")
     return int(float(match[1]) * factor)
 
 

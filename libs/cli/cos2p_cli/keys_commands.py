@@ -98,7 +98,7 @@ def _check(name: str, role: str) -> "SignerRole":
         raise SettingsError(f"--role takes {', '.join(SIGNER_ROLES)}, not {role!r}")
     if not NAME.fullmatch(name):
         raise SettingsError(
-            f"{name!r} is no name: up to 63 of a-z, 0-9, '.', '_' and '-', beginning with "
+            f"{name!r} is not a valid name: up to 63 of a-z, 0-9, '.', '_' and '-', beginning with "
             "a letter or digit"
         )
     return known

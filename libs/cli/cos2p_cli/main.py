@@ -133,7 +133,7 @@ def demo(
     ] = None,
     versions: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="End after so many versions (default: the task's)."),
+        typer.Option(min=1, metavar="N", help="End after N versions (default: the task's)."),
     ] = None,
     as_json: JsonOption = False,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No live screen.")] = False,

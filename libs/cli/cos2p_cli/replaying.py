@@ -86,7 +86,7 @@ async def _run(settings: BusSettings, chosen: ReplayOptions) -> None:
 def _waiting(console: Console, as_json: bool) -> AbstractContextManager[object]:
     if as_json or not console.is_terminal:
         return nullcontext()
-    return console.status("making the versions anew from the log")
+    return console.status("rebuilding the versions from the log")
 
 
 async def _beside(
@@ -131,7 +131,7 @@ def _print(console: Console, result: ReplayResult, actual: ReplayResult | None) 
     last = result.versions[-1]
     start = f"from version {result.started_at}" if result.started_at else "from the start"
     console.print(
-        f"run {result.run_id}: versions {result.versions[0].version} to {last.version} made anew "
+        f"run {result.run_id}: versions {result.versions[0].version} to {last.version} rebuilt "
         f"{start}, in {figures.count(result.shards, 'shard')}",
         highlight=False,
         soft_wrap=True,

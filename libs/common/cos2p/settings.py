@@ -77,7 +77,7 @@ class PlannerSettings(ServiceSettings):
 
     planner_id: str = Field("planner", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     keys_file: Path | None = None
-    """Register of public keys: records of `fleet` and `heartbeats` count only if one of them signed.
+    """Register of public keys: records of `fleet` and `heartbeats` count only if one signed them.
     The file is read again when it changes."""
 
 

@@ -27,7 +27,7 @@ def read_study(folder: Path) -> Study:
     file = folder / SUITE_FILE
     if not file.exists():
         raise SettingsError(
-            f"{folder} is no suite's folder: it holds no {SUITE_FILE} "
+            f"{folder} is not a suite's folder: it has no {SUITE_FILE} "
             "(`cos2p experiment run SUITE.toml --out DIR` makes DIR/NAME)"
         )
     suite = load_suite(file)

@@ -316,7 +316,7 @@ class AggregatorCore:
         known = self._ledger.versions.pop(message.version, None) if self._ledger else None
         if known is not None and known.unit_digests != message.unit_digests:
             raise DivergedError(
-                f"version {message.version}, made anew from the log, differs from the one "
+                f"version {message.version}, rebuilt from the log, differs from the one "
                 f"published in {first_difference(known, message, self.table)}: the log or a blob "
                 "was changed, or another program version wrote it; run `cos2p replay`"
             )

@@ -104,7 +104,7 @@ class ReplayResult:
         """
         if self.difference is not None:
             raise DivergedError(
-                f"run {self.run_id}: version {self.difference.version}, made anew, differs from "
+                f"run {self.run_id}: version {self.difference.version}, rebuilt, differs from "
                 f"the one published in unit {self.difference.unit}: the log or a blob was "
                 "changed, or another program version wrote it"
             )

@@ -46,6 +46,6 @@ def _numbers(text: str, rest: str) -> list[float]:
 
 def _unknown(text: str) -> SettingsError:
     return SettingsError(
-        f"{text[:80]!r} is no staleness rule: use constant, poly:A or hinge:A,B with numbers "
+        f"{text[:80]!r} is not a staleness rule: use constant, poly:A or hinge:A,B with numbers "
         "from 0 on, for instance poly:0.5 or hinge:0.5,2"
     )

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-bytes", type=int, help="what training may use (default: found)")
     parser.add_argument("--threads", type=int, help="threads that compute (default: found)")
     parser.add_argument("--scratch-dir", type=Path, help="folder for dispatched weights")
-    parser.add_argument("--slowdown", type=float, help="play a device so many times slower")
+    parser.add_argument("--slowdown", type=float, help="emulate a device N times slower")
     parser.add_argument(
         "--evaluate", action="store_const", const=True, help="evaluate versions, never train"
     )

@@ -24,7 +24,7 @@ def test_help_has_an_example() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--bus", "ftp:somewhere"), "'ftp:somewhere' is no bus address"),
+        (("--bus", "ftp:somewhere"), "'ftp:somewhere' is not a bus address"),
         (("--prefix", "a b"), "prefix"),
         (("--shard", "-1"), "shard"),
     ],

@@ -192,7 +192,7 @@ FOREIGN = {
     "a repeated chunk": [*chunks(5), *chunks()[4:]],
     "an older index": [*chunks(5), chunk(2, b"x")],
     "no index": [*chunks(5), chunk(b"", b"x")],
-    "an index that is no number": [*chunks(5), chunk(b"\xff\x00", b"x")],
+    "an index that is not a number": [*chunks(5), chunk(b"\xff\x00", b"x")],
     "a negative index": [*chunks(5), chunk(b"-1", b"x")],
     "an index of a thousand digits": [*chunks(5), chunk(b"9" * 1000, b"x")],
     "more bytes than promised": [*chunks(10), chunk(10, bytes(50_000))],

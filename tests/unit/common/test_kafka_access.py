@@ -63,7 +63,7 @@ def test_a_password_file_that_is_no_more_one_leaves_the_password(
         (None, "can't be read: No such file"),
         (b"", "is empty"),
         (b"\n", "is empty"),
-        (b"\xff\xfe", "is no text in UTF-8"),
+        (b"\xff\xfe", "is not text in UTF-8"),
     ],
 )
 def test_a_file_without_a_password_is_named_at_the_start(

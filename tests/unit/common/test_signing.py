@@ -312,7 +312,7 @@ KEY = register_line("worker", "a", Ed25519PrivateKey.from_private_bytes(bytes(32
     ("line", "told"),
     [
         ("worker a", "line 2: not ROLE NAME KEY"),
-        (f"driver a {KEY}", "line 2: 'driver' is no role"),
+        (f"driver a {KEY}", "line 2: 'driver' is not a role"),
         ("worker a AAAA", "line 2: no public key"),
         ("worker a ???", "line 2: no public key"),
         (f"worker a {KEY}\nworker b {KEY}", "line 3: this key has a line already"),
@@ -328,7 +328,7 @@ def test_a_register_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match=r"can't read the register .*none: No such file"):
         read_register(tmp_path / "none")
-    with pytest.raises(SettingsError, match=r"packed is no text in UTF-8"):
+    with pytest.raises(SettingsError, match=r"packed is not text in UTF-8"):
         read_register(tmp_path / "packed")
 
 

@@ -73,7 +73,7 @@ def fleet(
     if len(places) > site.parts:
         raise SettingsError(
             f"{len(places)} workers need as many parts of the training data, and it is cut into "
-            f"{site.parts}: ask for fewer, or start anew with --parts {len(places)} "
+            f"{site.parts}: ask for fewer, or start again with --parts {len(places)} "
             "(after `cos2p down --volumes`)"
         )
     parts = _parts(site, places, workers)

@@ -91,7 +91,7 @@ def limits_of(asked: Asked, known: Mapping[str, Limits]) -> Limits:
 def _parse(part: str) -> Asked:
     name, equals, rest = part.partition("=")
     if not equals or not _NAME.fullmatch(name):
-        raise SettingsError(f"--workers: {part!r} is no class with its count: {FORM}")
+        raise SettingsError(f"--workers: {part!r} is not a class with its count: {FORM}")
     count, *limits = rest.split(":")
     if not count.isdigit() or int(count) > COUNT_MAX:
         raise SettingsError(f"--workers: {name}={count}: a count lies between 0 and {COUNT_MAX}")
@@ -113,7 +113,7 @@ def _limits(name: str, words: Sequence[str]) -> Limits:
         cpus = 0.0
     if not CPUS_MIN <= cpus <= 1024:
         raise SettingsError(
-            f"--workers: {name}: {words[1]!r} is no number of processors: write 0.5 or 2"
+            f"--workers: {name}: {words[1]!r} is not a number of processors: write 0.5 or 2"
         )
     return Limits(memory_bytes, cpus)
 

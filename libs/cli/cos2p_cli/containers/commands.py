@@ -50,7 +50,7 @@ PartsOption = Annotated[
         min=1,
         max=1024,
         metavar="N",
-        help="Cut the training data into so many, one a worker (default: 8 or more).",
+        help="Parts of the training data, one for each worker (default: 8 or more).",
     ),
 ]
 PortOption = Annotated[
@@ -176,7 +176,7 @@ def _name(text: str) -> str:
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", text):
         raise SettingsError(
-            f"{text!r} is no name: small letters, digits and hyphens, at most 31 of them"
+            f"{text!r} is not a valid name: small letters, digits and hyphens, at most 31 of them"
         )
     return text
 

@@ -190,7 +190,7 @@ class Up:
             port = await self._off(self._engine.free_port, chosen.port)
         data_dir = chosen.data_dir.resolve() if chosen.data_dir else None
         if data_dir is not None and not data_dir.is_dir():
-            raise SettingsError(f"--data {data_dir} is no folder")
+            raise SettingsError(f"--data {data_dir} is not a folder")
         tag = chosen.image_tag or metadata.version("cos2p")
         return Site(
             name=chosen.name,

@@ -60,4 +60,6 @@ def _unsigned_bus(settings: BusSettings, clock: Clock) -> Bus:
         from cos2p.log.buses.kafka import KafkaBus
 
         return KafkaBus(rest.strip("/"), settings)
-    raise SettingsError(f"{settings.bus!r} is no bus address: use kafka://HOST:PORT or sqlite:PATH")
+    raise SettingsError(
+        f"{settings.bus!r} is not a bus address: use kafka://HOST:PORT or sqlite:PATH"
+    )

@@ -105,7 +105,7 @@ def read_register(file: Path) -> dict[bytes, Registered]:
     except OSError as error:
         raise SettingsError(f"can't read the register of keys {file}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise SettingsError(f"the register of keys {file} is no text in UTF-8") from None
+        raise SettingsError(f"the register of keys {file} is not text in UTF-8") from None
     return parse_register(text, str(file))
 
 
@@ -129,7 +129,7 @@ def parse_register(text: str, where: str) -> dict[bytes, Registered]:
         role = role_named(word)
         if role is None:
             known = ", ".join(SIGNER_ROLES)
-            raise SettingsError(f"{where}, line {number}: {word!r} is no role ({known})")
+            raise SettingsError(f"{where}, line {number}: {word!r} is not a role ({known})")
         if public is None:
             raise SettingsError(f"{where}, line {number}: no public key of 32 bytes in base64")
         if key_id(public) in found:

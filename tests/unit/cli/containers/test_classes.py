@@ -32,7 +32,7 @@ def test_a_size_is_what_docker_and_our_own_options_take(text: str, size: int) ->
         ("orin=65", "a count lies between"),
         ("orin=-1", "a count lies between"),
         ("tiny=1:600m", "one limit of two"),
-        ("tiny=1:lots:1", "is no size"),
+        ("tiny=1:lots:1", "is not a size"),
         ("tiny=1:600:1", "below 64 MiB"),
         ("tiny=1:600m:none", "no number of processors"),
         ("tiny=1:600m:0", "no number of processors"),

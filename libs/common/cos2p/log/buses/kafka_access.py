@@ -90,7 +90,9 @@ def _host(text: str) -> tuple[str, int]:
     host, _, port = text.strip().rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-        raise SettingsError(f"{text.strip()!r} is no Kafka address: use HOST:PORT[,HOST:PORT...]")
+        raise SettingsError(
+            f"{text.strip()!r} is not a Kafka address: use HOST:PORT[,HOST:PORT...]"
+        )
     return host, int(port)
 
 
@@ -136,7 +138,7 @@ def _read_password(file: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise SettingsError(f"{name}={file} is no text in UTF-8") from None
+        raise SettingsError(f"{name}={file} is not text in UTF-8") from None
     if not text:
         raise SettingsError(f"{name}={file} is empty")
     return text

@@ -194,7 +194,7 @@ class Catalogue:
                     f"{self._link.access.address}: not allowed: no ACL for topic {row['topic']}"
                 )
             if error is kafka.InvalidTopicError:
-                raise BusError(f"{row['topic']!r} is no name for a topic")
+                raise BusError(f"{row['topic']!r} is not a valid topic name")
             if error is kafka.NoError and row["partitions"]:
                 counts[row["topic"]] = len(row["partitions"])
         return counts

@@ -185,7 +185,7 @@ def _translated(error: sqlite3.DatabaseError, file: Path) -> Exception:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LockedError(str(error))
     if code == sqlite3.SQLITE_NOTADB:
-        return BusUnreachableError(f"{file} is no run: it is not an SQLite file")
+        return BusUnreachableError(f"{file} is not a run: it is not an SQLite file")
     if code == sqlite3.SQLITE_CORRUPT:
         return BusError(f"{file} is damaged ({error}): go on from an archive of the run")
     if code == sqlite3.SQLITE_FULL:
