@@ -80,9 +80,9 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"what a person saved here by mistake " * 100)
     before = path.read_bytes()
 
-    with pytest.raises(BusUnreachableError, match=r"run\.sqlite is no run"):
+    with pytest.raises(BusUnreachableError, match=r"run\.sqlite is not a run"):
         read_once(path)
-    with pytest.raises(BusUnreachableError, match=r"run\.sqlite is no run"):
+    with pytest.raises(BusUnreachableError, match=r"run\.sqlite is not a run"):
         asyncio.run(SqliteBus(path, SystemClock()).create_topics([SMALL]))
     assert before == path.read_bytes()
 
