@@ -286,6 +286,8 @@ def other_kind() -> bytes:
         (b"", "no unencrypted private key in PEM form"),
         (other_kind(), "a key of another kind"),
     ],
+    # The last content is drawn in each process: it must not be part of the test's name.
+    ids=["other text", "empty", "another kind"],
 )
 def test_a_file_without_a_key_is_named_and_its_content_is_not(
     tmp_path: Path, content: bytes, told: str
