@@ -25,11 +25,11 @@ from rows import Row
 from cos2p.clock import SystemClock
 from cos2p.log import messages as m
 from cos2p.log.blobs import write_blob
-from cos2p.log.bus import Buffer, Bus, NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
 from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.log.mailbox import Outbox
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, UPDATES, partition_of, specs
-from cos2p.model.payload import Header, parts
+from cos2p.model.payload import Buffer, Header, parts
 from cos2p.model.unit_wire import UnitColumns
 from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
 from cos2p.run_config import RunConfig

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.clock import Clock
-from cos2p.log.messages import DeviceProfile, Plan
+from cos2p.log.messages import Plan
 from cos2p.model.cost import CostModel, Workload
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member
@@ -87,8 +87,7 @@ class VirtualTrainer:
             bytes_down=0,
             bytes_up=0,
         )
-        profile = DeviceProfile(memory_bytes=0, flops_per_s=self._member.flops_per_s)
-        return work.train_s(profile.flops_per_s)
+        return work.train_s(self._member.flops_per_s)
 
     def _jitter(self) -> float:
         """Draw a factor by seed, device and the device's count of plans: alike for all policies."""

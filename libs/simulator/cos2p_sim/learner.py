@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.clock import Clock
-from cos2p.log.messages import DeviceProfile, Plan
+from cos2p.log.messages import Plan
 from cos2p.model.cost import CostModel, Workload
 from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
@@ -115,10 +115,7 @@ class StandInTrainer:
             bytes_down=0,
             bytes_up=0,
         )
-        profile = DeviceProfile(
-            memory_bytes=self._temper.memory_bytes, flops_per_s=self._temper.flops_per_s
-        )
-        return work.train_s(profile.flops_per_s)
+        return work.train_s(self._temper.flops_per_s)
 
 
 def stand_in_deltas(

@@ -41,8 +41,8 @@ from cos2p_aggregator.effects import (
     Pause,
     Publish,
 )
-from cos2p_aggregator.ledger import PublishedRecords, StartPoint, first_difference
 from cos2p_aggregator.plans import OpenPlans, Recall, contradiction
+from cos2p_aggregator.published_records import PublishedRecords, StartPoint, first_difference
 from cos2p_aggregator.store import ModelStore, VersionRecipe
 from cos2p_aggregator.update import UpdateMerge
 

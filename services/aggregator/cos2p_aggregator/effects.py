@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import DigestError
-from cos2p.log.bus import Buffer
 from cos2p.log.messages import BlobRef, Plan, RunFinished, RunOpened, VersionPublished
-from cos2p.model.payload import Header, PayloadReader, parts
+from cos2p.model.payload import Buffer, Header, PayloadReader, parts
 from cos2p_aggregator.store import ModelStore
 from cos2p_aggregator.update import UpdateMerge
 

@@ -17,7 +17,7 @@ from cos2p.log.messages import (
     UpdateAdmitted,
     UpdateRefused,
 )
-from cos2p_aggregator.ledger import StartPoint
+from cos2p_aggregator.published_records import StartPoint
 
 
 class OpenPlans:

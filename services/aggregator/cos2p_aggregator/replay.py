@@ -22,7 +22,7 @@ from cos2p.log.topics import DECISIONS, UPDATES
 from cos2p.model.units import UnitTable
 from cos2p_aggregator.core import AggregatorCore, ShardPlace
 from cos2p_aggregator.effects import Load, Merge, Publish
-from cos2p_aggregator.ledger import StartPoint, unit_digests_of
+from cos2p_aggregator.published_records import StartPoint, unit_digests_of
 from cos2p_aggregator.replay_plan import (
     Survey,
     choose_start,

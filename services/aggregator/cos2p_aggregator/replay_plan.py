@@ -26,7 +26,7 @@ from cos2p.log.messages import (
     VersionPublished,
 )
 from cos2p.log.topics import DECISIONS, MODELS
-from cos2p_aggregator.ledger import StartPoint, start_point
+from cos2p_aggregator.published_records import StartPoint, start_point
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Iterator
 
 from cos2p.errors import SettingsError, TopicMissingError
 from cos2p.log.blobs import write_blob
-from cos2p.log.bus import Buffer
 from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
 from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
 from cos2p.log.run_request import require_run
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
+from cos2p.model.payload import Buffer
 from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, ShardPlace
 from cos2p_aggregator.effects import (
@@ -29,8 +29,8 @@ from cos2p_aggregator.effects import (
     OpenRun,
     Publish,
 )
-from cos2p_aggregator.ledger import StartPoint, start_point
-from cos2p_aggregator.start import read_ledger, recalled
+from cos2p_aggregator.published_records import StartPoint, start_point
+from cos2p_aggregator.start import read_published, recalled
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 
 POLL_S = 0.5
@@ -107,7 +107,7 @@ class _Shell:
                 f"this is aggregator shard {self._shard}, but the run has {merge.shards} "
                 f"(numbered from 0): set --shard below {merge.shards}"
             )
-        ledger = await read_ledger(self._bus, self._prefix, started.run_id, self._shard)
+        ledger = await read_published(self._bus, self._prefix, started.run_id, self._shard)
         whole = ledger.newest_checkpoint
         start = None if whole is None else start_point((whole,), started.units.table())
         self._log.info("run_found", run=started.run_id, version=start.version if start else 0)

@@ -15,12 +15,12 @@ from cos2p.log.bus import Bus, Record
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter
 from cos2p.log.messages import Dispatched, RunFinished, RunOpened, VersionPublished
 from cos2p.log.topics import DECISIONS, MODELS
-from cos2p_aggregator.ledger import PublishedRecords, StartPoint
+from cos2p_aggregator.published_records import PublishedRecords, StartPoint
 
 TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
-async def read_ledger(bus: Bus, prefix: str, run_id: str, shard: int) -> PublishedRecords:
+async def read_published(bus: Bus, prefix: str, run_id: str, shard: int) -> PublishedRecords:
     """Read what a shard has published since its newest whole version.
 
     Raises:

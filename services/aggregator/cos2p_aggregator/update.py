@@ -9,9 +9,8 @@ is merged or named with a reason.
 from typing import Literal
 
 from cos2p.errors import BlobError, ChunkMissingError
-from cos2p.log.bus import Buffer
 from cos2p.log.messages import BlobRef, LeftOut, Plan, UpdateAdmitted
-from cos2p.model.payload import PayloadReader, UnitValues, expected_bytes
+from cos2p.model.payload import Buffer, PayloadReader, UnitValues, expected_bytes
 from cos2p_aggregator.merge import inspected
 from cos2p_aggregator.store import ModelStore
 

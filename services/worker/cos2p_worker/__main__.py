@@ -6,7 +6,6 @@ as many threads as this process has CPUs, and no more memory than the process's 
 
 import argparse
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -48,8 +47,6 @@ def serve(settings: WorkerSettings) -> int:
     """
     role = "evaluator" if settings.evaluate else "worker"
     device = _device(settings)
-    # What torch has imported is never garbage, so a collection need not scan it.
-    gc.freeze()
     body = _evaluator(settings) if settings.evaluate else _worker(settings, device)
     return run_service(role, settings, body)
 

@@ -14,7 +14,7 @@ BATCH = 512
 
 
 @dataclass(frozen=True)
-class Scores:
+class Evaluation:
     """How good a (sub)model is.
 
     Attributes:
@@ -30,7 +30,7 @@ class Scores:
     mean_accuracy: float | None = None
 
 
-def judge(task: Task, module: nn.Module, data: Dataset) -> Scores:
+def judge(task: Task, module: nn.Module, data: Dataset) -> Evaluation:
     """Evaluate a module without training it."""
     module.eval()
     loss_sum, right = 0.0, torch.zeros(0, dtype=torch.int64)
@@ -44,9 +44,9 @@ def judge(task: Task, module: nn.Module, data: Dataset) -> Scores:
                 right = found if not start else right + found
     loss = loss_sum / len(data)
     if task.classes is None:
-        return Scores(loss, None)
+        return Evaluation(loss, None)
     *exits, final, mean = (right.double() / len(data)).tolist()
-    return Scores(loss, final, tuple(exits), mean if exits else None)
+    return Evaluation(loss, final, tuple(exits), mean if exits else None)
 
 
 def _right(heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _right(heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
 
 def judge_values(
     task: Task, values: UnitArrays, data: Dataset, units: tuple[int, ...] | None = None
-) -> Scores:
+) -> Evaluation:
     """Evaluate the (sub)model with these values; all units unless `units` names some."""
     chosen = all_units(task.model) if units is None else units
     module = build_submodel(task.model, (), chosen, values, torch.device("cpu"))

@@ -22,7 +22,7 @@ from cos2p.log.run_request import require_run
 from cos2p.log.topics import FLEET, MODELS
 from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
-from cos2p_worker.evaluation import Scores, judge_values
+from cos2p_worker.evaluation import Evaluation, judge_values
 from cos2p_worker.joining import await_run
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import scaled_units
@@ -157,7 +157,7 @@ class _Bench:
         factors = self.survival.at(version.number)
         scales = self.opened.config.evaluation.scaling == "survival"
 
-        def judged(values: UnitArrays, *, scales: bool) -> Scores:
+        def judged(values: UnitArrays, *, scales: bool) -> Evaluation:
             chosen = scaled_units(self.task.model, values, factors) if scales else values
             return judge_values(self.task, chosen, self.data)
 

@@ -23,7 +23,7 @@ from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, ShardPlace
 from cos2p_aggregator.effects import Load, Merge
 from cos2p_aggregator.shell import run_aggregator
-from cos2p_aggregator.start import read_ledger
+from cos2p_aggregator.start import read_published
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def test_what_was_told_leaves_the_memory_when_it_is_obeyed_again(new_script: New
             await s.admit(plan)
             await s.close()
         await run_until(s, 5)
-        ledger = await read_ledger(s.bus, "t", RUN, 0)
+        ledger = await read_published(s.bus, "t", RUN, 0)
         assert (5, 6) == (len(ledger.dispatched), len(ledger.versions))
         core = AggregatorCore(ShardPlace(0, "t-updates"), ledger=ledger)
         for offset, record in enumerate(list(s.bus._log(DECISIONS, 0))):
@@ -273,6 +273,6 @@ def test_rubbish_at_the_end_of_models_hides_nothing(new_script: NewScript) -> No
         await run_until(s, 3)
         await s.bus.append(MODELS, 0, [NewRecord(b"junk")])
 
-        assert [2, 3] == sorted((await read_ledger(s.bus, "t", RUN, 0)).versions)
+        assert [2, 3] == sorted((await read_published(s.bus, "t", RUN, 0)).versions)
 
     asyncio.run(go())

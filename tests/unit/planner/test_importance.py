@@ -220,7 +220,7 @@ def test_wrong_scores_are_refused_counted_and_change_nothing(
 def test_scores_of_a_label_that_the_device_said_it_has_not_are_refused() -> None:
     found = importance().learn(report(scores(SUMS, COUNTS)), facts(), device("w1", (9, 0)))
 
-    assert "samples of label 1, which the device announced it has not" == found
+    assert "samples of label 1, of which the device announced none" == found
 
 
 def test_devices_must_agree_on_the_number_of_labels() -> None:
@@ -328,7 +328,7 @@ def test_an_update_with_wrong_scores_counts_and_its_device_is_named(
 
     assert plan.plan_id == the_only(made, m.UpdateAdmitted).plan_id
     fields = {"worker_id": "w1", "plan_id": plan.plan_id}
-    reason = "samples of label 2, which the device announced it has not"
+    reason = "samples of label 2, of which the device announced none"
     assert [("scores_refused", fields | {"reason": reason})] == stage.core.notices
 
 

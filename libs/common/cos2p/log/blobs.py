@@ -20,9 +20,10 @@ from cos2p.errors import (
     DigestError,
     OffsetExpiredError,
 )
-from cos2p.log.bus import Buffer, Bus, NewRecord
+from cos2p.log.bus import Bus, NewRecord
 from cos2p.log.messages import BlobRef
 from cos2p.log.topics import CHUNK_BYTES_MAX
+from cos2p.model.payload import Buffer
 
 BLOB_HEADER = "cos2p-blob"
 CHUNK_HEADER = "cos2p-chunk"

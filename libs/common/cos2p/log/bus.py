@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-Buffer = bytes | bytearray | memoryview
+from cos2p.model.payload import Buffer
 
 
 @dataclass(frozen=True)

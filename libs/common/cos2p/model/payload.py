@@ -29,6 +29,8 @@ from cos2p.errors import BlobError
 from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable, unit_digest
 
 Buffer = bytes | bytearray | memoryview
+"""What holds bytes, here and in the log."""
+
 
 MAGIC = b"C2P1"
 _HEAD = struct.Struct("<4sI")

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import msgpack
 from blake3 import blake3
 
-from cos2p.log.bus import Buffer
 from cos2p.log.codec import NAME_HEADER, VERSION_HEADER
+from cos2p.model.payload import Buffer
 
 SIGNATURE_HEADER = "cos2p-signature"
 KEY_HEADER = "cos2p-key"

@@ -23,7 +23,7 @@ from cos2p_planner.state.run import Run
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReportAnswer:
     """The outcome of a report, with its reason and staleness."""
 
     outcome: Outcome
@@ -33,7 +33,7 @@ class Answer:
 
 def judge(
     report: m.Report, ledger: Ledger, run: Run, device: Device | None, updates_topic: str
-) -> Answer:
+) -> ReportAnswer:
     """Judge a report.
 
     Args:
@@ -45,26 +45,26 @@ def judge(
     """
     plan = ledger.open.get(report.plan_id)
     if plan is None or plan.worker_id != report.worker_id:
-        return Answer(Outcome.DUPLICATE, _why_nobody_waits(report, ledger, device))
+        return ReportAnswer(Outcome.DUPLICATE, _why_nobody_waits(report, ledger, device))
     if report.incarnation != plan.incarnation:
         age = "old" if report.incarnation < plan.incarnation else "unknown"
-        return Answer(
+        return ReportAnswer(
             Outcome.INVALID,
             f"{age} incarnation {report.incarnation}: the plan is for {plan.incarnation}",
         )
     if report.status != "done":
-        return Answer(Outcome.CANCELLED, _why_no_update(report))
+        return ReportAnswer(Outcome.CANCELLED, _why_no_update(report))
     wrong = _wrong_work(report, plan, run, device) or _wrong_blob(report, plan, run, updates_topic)
     if wrong:
-        return Answer(Outcome.INVALID, wrong)
+        return ReportAnswer(Outcome.INVALID, wrong)
     staleness = ledger.version - plan.base_version
     if staleness > run.config.rounds.staleness_max:
-        return Answer(
+        return ReportAnswer(
             Outcome.STALE,
             f"its base is {staleness} versions old; the limit is {run.config.rounds.staleness_max}",
             staleness,
         )
-    return Answer(Outcome.ACCEPTED, staleness=staleness)
+    return ReportAnswer(Outcome.ACCEPTED, staleness=staleness)
 
 
 def _why_nobody_waits(report: m.Report, ledger: Ledger, device: Device | None) -> str:

@@ -34,7 +34,7 @@ def wrong_scores(
         if len(announced) != classes:
             return f"{classes} labels, the device announced {len(announced)}"
         if absent := [c for c in range(classes) if counts[c] and not announced[c]]:
-            return f"samples of label {absent[0]}, which the device announced it has not"
+            return f"samples of label {absent[0]}, of which the device announced none"
     if not 0 < sum(counts) <= samples_max:
         return f"{sum(counts)} samples scored; the plan's steps show 1 to {samples_max}"
     sums = scores.matrix()

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from cos2p.errors import OffsetExpiredError, StorageError
-from cos2p.log.bus import Buffer, TopicSpec
+from cos2p.log.bus import TopicSpec
 from cos2p.log.buses.sqlite_log import SegmentSlice
+from cos2p.model.payload import Buffer
 
 _IOV_MAX = 512
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgpack
 
 from cos2p.errors import StorageError, TopicMismatchError, TopicMissingError
-from cos2p.log.bus import Buffer, NewRecord, Offsets, Record, TopicSpec
+from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
 from cos2p.log.buses.sqlite_file import (
     OFFSET_BITS,
     LockedError,
@@ -32,6 +32,7 @@ from cos2p.log.buses.sqlite_file import (
     named,
     open_file,
 )
+from cos2p.model.payload import Buffer
 
 RECORDS_PER_READ = 2000
 """Limit that keeps a long log of small records from blocking the event loop."""
