@@ -8,9 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cos2p.service.lifecycle import role_parser, run_role, run_service
-from cos2p.settings import AggregatorSettings
-from cos2p_aggregator.memory import give_chunks_back
+# OpenBLAS reads these when numpy is first imported, which our own modules do.
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from cos2p.service.lifecycle import role_parser, run_role, run_service  # noqa: E402
+from cos2p.settings import AggregatorSettings  # noqa: E402
+from cos2p_aggregator.memory import give_chunks_back  # noqa: E402
+from cos2p_aggregator.shell import run_aggregator  # noqa: E402
 
 EPILOG = """\
 Settings come from the environment too (COS2P_BUS, COS2P_PREFIX, COS2P_SHARD, COS2P_LOG_LEVEL, ...);
@@ -31,11 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(settings: AggregatorSettings) -> int:
     """Run one shard with these settings, and return the exit code."""
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    # numpy reads those variables when it is imported, so it is imported after them.
-    from cos2p_aggregator.shell import run_aggregator
-
     give_chunks_back()
     return run_service(
         "aggregator", settings, lambda context: run_aggregator(context, shard=settings.shard)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,17 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert 2 == done.returncode
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_its_linear_algebra_has_one_thread() -> None:
+    """OpenBLAS makes its threads when numpy is imported, so that may not come first."""
+    given = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    counted = (
+        "import cos2p_aggregator.__main__, numpy, os; print(len(os.listdir('/proc/self/task')))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", counted], env=given, capture_output=True, text=True, check=True
+    )
+
+    assert 1 == int(done.stdout)
