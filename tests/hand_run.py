@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from dispatching import one_blob
 from fed import Fed, fed
 
 from cos2p.history.version import VersionRow
@@ -106,7 +107,7 @@ class Writer:
             plan=plan,
             shard=shard,
             shard_count=shards,
-            blob=REF,
+            **one_blob((*plan.trained, *plan.frozen), REF),
         )
 
     def admit(self, plan: m.Plan, **fields: Any) -> None:

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from dispatching import one_blob
 from hand_run import CONFIG, REF, TABLE
 
 from cos2p.history.run import RunHistory
@@ -118,7 +119,8 @@ class RandomRun:
         obeys = self.decide(m.PlanIssued, plan=plan)
         for shard, owed in enumerate(self.owed):
             place = {"shard": shard, "shard_count": self.shards}
-            made = {"run_id": "r1", "decisions_offset": obeys, "plan": plan, "blob": REF}
+            made = {"run_id": "r1", "decisions_offset": obeys, "plan": plan}
+            made |= one_blob(units, REF)
             owed.append((obeys, m.Dispatched.model_validate(place | made)))
 
     def end(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from blake3 import blake3
+from dispatching import one_blob
 
 from cos2p.log import codec
 from cos2p.log import messages as m
@@ -301,7 +302,7 @@ class LongRun:
                 yield m.Dispatched.model_validate(
                     stamp
                     | {"plan": plan, "shard": 0, "shard_count": 1}
-                    | {"blob": self._submodel(plan, after)}
+                    | one_blob((*plan.trained, *plan.frozen), self._submodel(plan, after))
                 )
             case m.RoundClosed():
                 shares = np.ones(len(self._table), "<f4").tobytes()

@@ -164,7 +164,11 @@ def _models() -> tuple[Message, ...]:
             }
         ),
         m.Dispatched.model_validate(
-            {**MADE, "plan": PLAN, "shard": 1, "shard_count": 2, "blob": BLOB}
+            {
+                **{**MADE, "plan": PLAN, "shard": 1, "shard_count": 2},
+                **{"blobs": ({"blob": BLOB, "units": b"\x0b"},)},
+                **{"unit_digests": bytes(range(24))},
+            }
         ),
         m.VersionPublished.model_validate(
             {

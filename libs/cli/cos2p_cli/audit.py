@@ -12,7 +12,7 @@ from cos2p.log import messages as m
 from cos2p.log.bus import Bus
 from cos2p.log.mailbox import Letter
 from cos2p.model.cost import CostModel
-from cos2p.model.payload import expected_bytes
+from cos2p.model.unit_wire import unpack_units
 
 
 @dataclass
@@ -81,10 +81,11 @@ class Audit:
         self.dispatch_count += 1
         owned = set(cost.table.owned_by(message.shard, message.shard_count))
         units = [u for u in sorted({*plan.trained, *plan.frozen}) if u in owned]
-        if message.blob.byte_count != expected_bytes(cost.table, plan.plan_id, units):
+        held = {unit for found in message.blobs for unit in unpack_units(found.units)}
+        if missing := set(units) - held:
             self.findings.append(
-                f"{plan.plan_id}: {message.blob.byte_count} bytes were sent to {plan.worker_id}, "
-                f"not those of its {len(units)} units"
+                f"{plan.plan_id}: no blob holds {len(missing)} of the {len(units)} units "
+                f"that were sent to {plan.worker_id}"
             )
 
 

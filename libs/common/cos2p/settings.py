@@ -109,8 +109,12 @@ class WorkerSettings(ServiceSettings):
     share_labels: bool = True
     """Report to the planner how many samples of each label there are."""
     scratch_dir: Path | None = None
-    """Folder where dispatched weights are memory-mapped; None takes the system's temporary folder.
-    A worker that starts removes the files that killed workers left there."""
+    """Folder where the worker keeps weights, also for its next start. None takes a folder below the
+    system's temporary one, which is removed at the end. A worker that starts removes the folders
+    that killed workers left there."""
+    store_bytes: int | None = Field(None, gt=0)
+    """Most bytes of weights kept in that folder for later plans; None takes two whole models. The
+    current plan's weights are kept in any case."""
     data_dir: Path | None = None
     """Folder of the task's data, for tasks that read files."""
     threads: int | None = Field(None, ge=1)

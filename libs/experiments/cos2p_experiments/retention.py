@@ -7,6 +7,7 @@ version and every update admitted after it therefore stay.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from cos2p.clock import Clock
@@ -16,6 +17,7 @@ from cos2p.log.blobs import BLOB_HEADER
 from cos2p.log.bus import NewRecord, Record
 from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES
+from cos2p.model.unit_wire import unpack_units
 
 Keep = Literal["all", "tail", "log"]
 """Blobs kept in the run file.
@@ -37,9 +39,11 @@ class KeptLog(MemoryBus):
         super().__init__(clock)
         self._keep = keep
         self._blobs: dict[str, dict[str, Place]] = {
-            t.full_name(prefix): {} for t in (SUBMODELS, UPDATES, CHECKPOINTS)
+            t.full_name(prefix): {} for t in (UPDATES, CHECKPOINTS)
         }
-        self._submodels, self._updates, self._checkpoints = self._blobs
+        self._updates, self._checkpoints = self._blobs
+        self._submodels = SUBMODELS.full_name(prefix)
+        self._weights = _WeightsInUse()
         self._decisions, self._models = DECISIONS.full_name(prefix), MODELS.full_name(prefix)
         self.version = 0
         """The newest closed version."""
@@ -52,6 +56,8 @@ class KeptLog(MemoryBus):
         offsets = await super().append(topic, partition, records)
         if topic in self._blobs:
             self._note_blobs(topic, partition, records, offsets)
+        elif topic == self._submodels:
+            self._weights.wrote(partition, records, offsets)
         elif topic in (self._decisions, self._models):
             for offset in offsets:
                 self._take(codec.decode(self._log(topic, 0)[offset]))
@@ -59,8 +65,11 @@ class KeptLog(MemoryBus):
 
     def end(self) -> None:
         """Remove submodels at the run's end, unless all is kept. With `log`, remove all blobs."""
-        gone = {"all": (), "tail": (self._submodels,), "log": tuple(self._blobs)}
-        for topic in gone[self._keep]:
+        if self._keep == "all":
+            return
+        for partition, end in self._ends(self._submodels).items():
+            self.expire(self._submodels, partition, end)
+        for topic in self._blobs if self._keep == "log" else ():
             self._blobs[topic].clear()
             self._expire(topic)
 
@@ -89,6 +98,9 @@ class KeptLog(MemoryBus):
                 self._end_plan(message.plan_id, admitted=False)
             case m.RoundClosed():
                 self.version = message.version
+            case m.Dispatched():
+                self._weights.dispatched(message)
+                self._drop_weights()
             case m.VersionPublished() if message.checkpoint is not None:
                 self._published[message.version].append(message.checkpoint.blob_id)
                 if len(self._published[message.version]) == message.shard_count:
@@ -98,10 +110,23 @@ class KeptLog(MemoryBus):
 
     def _end_plan(self, plan_id: str, *, admitted: bool) -> None:
         self._ended.add(plan_id)
-        unused = (self._submodels,) if admitted else (self._submodels, self._updates)
-        for topic in unused:
-            for blob_id in [b for b in self._blobs[topic] if _plan_of(b) == plan_id]:
-                del self._blobs[topic][blob_id]
+        self._weights.ended(plan_id)
+        self._drop_weights()
+        if not admitted:
+            blobs = self._blobs[self._updates]
+            for blob_id in [b for b in blobs if _plan_of(b) == plan_id]:
+                del blobs[blob_id]
+
+    def _drop_weights(self) -> None:
+        """Empty the records of weights that no plan will read. Their offsets stay."""
+        if self._keep == "all":
+            return
+        for partition, offset in self._weights.unused():
+            log, first = (
+                self._log(self._submodels, partition),
+                self._first[self._submodels, partition],
+            )
+            log[offset - first] = replace(log[offset - first], value=b"")
 
     def _prune(self) -> None:
         """Keep the newest whole version at least TAIL_VERSIONS back, and what came after it."""
@@ -121,10 +146,45 @@ class KeptLog(MemoryBus):
         """Remove the records before the first blob that is needed."""
         for partition in range(self._specs[topic].partitions):
             needed = [first for part, first in self._blobs[topic].values() if part == partition]
-            end = self._first[topic, partition] + len(self._log(topic, partition))
-            self.expire(topic, partition, min(needed, default=end))
+            self.expire(topic, partition, min(needed, default=self._ends(topic)[partition]))
+
+    def _ends(self, topic: str) -> dict[int, int]:
+        return {p: self._next[topic, p] for p in range(self._specs[topic].partitions)}
+
+
+class _WeightsInUse:
+    """Which blobs of units a plan may still read: those of open plans, and of the newest values."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, list[Place]] = defaultdict(list)
+        self._by_plan: dict[str, set[str]] = defaultdict(set)
+        self._newest: dict[int, str] = {}
+        self._announced: set[str] = set()
+
+    def wrote(self, partition: int, records: Sequence[NewRecord], offsets: Sequence[int]) -> None:
+        """Note the records of a blob."""
+        for record, offset in zip(records, offsets, strict=True):
+            self._records[record.headers[BLOB_HEADER].decode()].append((partition, offset))
+
+    def dispatched(self, message: m.Dispatched) -> None:
+        """Note that a plan reads its weights from these blobs."""
+        for found in reversed(message.blobs):  # oldest first, so that the newest stays
+            self._announced.add(found.blob.blob_id)
+            self._by_plan[message.plan.plan_id].add(found.blob.blob_id)
+            self._newest |= dict.fromkeys(unpack_units(found.units), found.blob.blob_id)
+
+    def ended(self, plan_id: str) -> None:
+        """Note that a plan reads nothing any more."""
+        self._by_plan.pop(plan_id, None)
+
+    def unused(self) -> list[Place]:
+        """Return the records of blobs that are in use no more, and forget them."""
+        used = set(self._newest.values()).union(*self._by_plan.values())
+        gone = self._announced - used
+        self._announced &= used
+        return [place for blob_id in gone for place in self._records.pop(blob_id)]
 
 
 def _plan_of(blob_id: str) -> str:
-    """Return the id of the plan of a submodel's or an update's blob."""
+    """Return the id of the plan of an update's blob."""
     return blob_id.partition(".")[0]

@@ -69,18 +69,16 @@ class Load:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Write the weights of a plan, then publish the reference to them."""
+    """Publish where a plan's units of this shard lie, after writing those that lie nowhere."""
 
     plan: Plan
     decisions_offset: int
     units: tuple[int, ...]
     store: ModelStore
 
-    def payload(self) -> Iterator[Buffer]:
-        """Return the payload's bytes, without copies of the weights."""
-        digests = tuple(self.store.raw_digest(u) for u in self.units)
-        header = Header(self.plan.plan_id, self.units, 1, digests)
-        return parts(header, [self.store.raw(u) for u in self.units])
+    def digests(self) -> dict[int, bytes]:
+        """Return the digest of each unit's raw weights, in table order."""
+        return {unit: self.store.raw_digest(unit) for unit in self.units}
 
 
 @dataclass(frozen=True)

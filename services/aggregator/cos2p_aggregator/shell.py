@@ -10,13 +10,15 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
 from cos2p.errors import SettingsError, TopicMissingError
-from cos2p.log.blobs import write_blob
+from cos2p.log.blobs import write_blob, write_chunks
 from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
-from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
+from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted, UnitBlob
 from cos2p.log.run_request import require_run
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
+from cos2p.log.unit_blobs import unit_chunks
 from cos2p.model.payload import Buffer
+from cos2p.model.unit_wire import pack_units
 from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, ShardPlace
 from cos2p_aggregator.effects import (
@@ -32,6 +34,7 @@ from cos2p_aggregator.effects import (
 from cos2p_aggregator.published_records import StartPoint, start_point
 from cos2p_aggregator.start import read_published, recalled
 from cos2p_aggregator.stream import load_checkpoint, merge_update
+from cos2p_aggregator.unit_places import UnitPlaces
 
 POLL_S = 0.5
 """The longest time that a stop may go unnoticed while nothing is decided."""
@@ -72,6 +75,7 @@ class _Shell:
         # Blobs of an earlier process may lie half written under the same name, so this one's names
         # differ.
         self._life = f"{int(context.clock.now() * 1000):x}"
+        self._places = UnitPlaces()
         self._partitions = 1
         self._run_id = ""
         self._shard_count = 1
@@ -167,14 +171,10 @@ class _Shell:
                 await asyncio.sleep(0)
 
     async def _dispatch(self, effect: Dispatch) -> None:
-        plan = effect.plan
-        blob = await write_blob(
-            self._bus,
-            SUBMODELS.full_name(self._prefix),
-            partition_of(plan.worker_id, self._partitions),
-            f"{plan.plan_id}.s{self._shard}.{self._life}",
-            self._until_stop(effect.payload()),
-        )
+        plan, digests = effect.plan, effect.digests()
+        fresh = self._places.missing(digests, self._clock.now())
+        if fresh:
+            await self._write_units(effect, {unit: digests[unit] for unit in fresh})
         await self._models.send(
             Dispatched(
                 run_id=self._run_id,
@@ -182,10 +182,24 @@ class _Shell:
                 plan=plan,
                 shard=self._shard,
                 shard_count=self._shard_count,
-                blob=blob,
+                blobs=self._places.blobs(effect.units),
+                unit_digests=b"".join(digests.values()),
             )
         )
-        self._log.debug("plan_dispatched", plan=plan.plan_id, bytes=blob.byte_count)
+        self._log.debug("plan_dispatched", plan=plan.plan_id, units=len(digests), new=len(fresh))
+
+    async def _write_units(self, effect: Dispatch, digests: dict[int, bytes]) -> None:
+        store = effect.store
+        chunks = unit_chunks(store.table, {unit: store.raw(unit) for unit in digests})
+        blob = await write_chunks(
+            self._bus,
+            SUBMODELS.full_name(self._prefix),
+            partition_of(effect.plan.plan_id, self._partitions),
+            f"{effect.plan.plan_id}.s{self._shard}.{self._life}",
+            self._until_stop(chunks),
+        )
+        written = UnitBlob(blob=blob, units=pack_units(digests))
+        self._places.note(written, digests, self._clock.now())
 
     async def _merge(self, effect: Merge) -> None:
         fault = await merge_update(self._bus, effect, self._stop.is_set)

@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device-class", help="name of this kind of device, for tables")
     parser.add_argument("--memory-bytes", type=int, help="what training may use (default: found)")
     parser.add_argument("--threads", type=int, help="threads that compute (default: found)")
-    parser.add_argument("--scratch-dir", type=Path, help="folder for dispatched weights")
+    parser.add_argument(
+        "--scratch-dir", type=Path, help="folder for weights, kept for the next start"
+    )
     parser.add_argument("--slowdown", type=float, help="emulate a device N times slower")
     parser.add_argument(
         "--evaluate", action="store_const", const=True, help="evaluate versions, never train"
@@ -92,6 +94,7 @@ def _device(settings: WorkerSettings) -> WorkerDevice:
         accelerator="cuda" if gpu is not None else "cpu",
         share_labels=settings.share_labels,
         scratch_dir=settings.scratch_dir,
+        store_bytes=settings.store_bytes,
         shutdown_deadline_s=settings.shutdown_deadline_s,
     )
 

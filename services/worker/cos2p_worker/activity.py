@@ -11,9 +11,11 @@ Invariants:
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable
-from pathlib import Path
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cos2p.errors import BlobError, StorageError
 from cos2p.log.blobs import write_blob
@@ -34,7 +36,7 @@ from cos2p_worker.core import (
     Upload,
     WorkerCore,
 )
-from cos2p_worker.fetch import Base, fetch_base
+from cos2p_worker.fetch import fetch_units
 from cos2p_worker.trainer import (
     Trainer,
     TrainingControl,
@@ -42,6 +44,7 @@ from cos2p_worker.trainer import (
     TrainingOutOfMemoryError,
     TrainingStoppedError,
 )
+from cos2p_worker.unit_store import UnitStore
 
 POLL_S = 5.0
 STOP_SHARE = 0.7
@@ -59,18 +62,18 @@ class Activity:
         config: RunConfig,
         hello: Hello,
         context: RoleContext,
-        scratch: Path,
+        store: UnitStore,
         shutdown_deadline_s: float,
     ) -> None:
         self._core, self._table, self._trainer = core, table, trainer
         self._config, self._hello, self._context = config, hello, context
         self._clock, self._log = context.clock, context.log
-        self._scratch, self._shutdown_deadline_s = scratch, shutdown_deadline_s
+        self._store, self._shutdown_deadline_s = store, shutdown_deadline_s
         self._fleet = Outbox(context.bus, context.prefix, FLEET)
         self._heartbeats = Outbox(context.bus, context.prefix, HEARTBEATS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._base: dict[str, Base] = {}
+        self._values: dict[str, Mapping[int, NDArray[np.float32]]] = {}
         self._watches: dict[str, TrainingControl] = {}
         self._one_at_a_time = asyncio.Lock()
         self._steps_done = 0
@@ -91,8 +94,6 @@ class Activity:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            for base in self._base.values():
-                base.close()
 
     # ------------------------------------------------------------ what goes on all the time
 
@@ -152,9 +153,8 @@ class Activity:
     async def _fetch(self, order: Fetch) -> None:
         plan_id = order.plan.plan_id
         stop = self._watches[plan_id].stop
-        path = self._scratch / f"{plan_id}.f32"
         try:
-            base, byte_count = await fetch_base(self._context.bus, self._table, order, path, stop)
+            fetched = await fetch_units(self._context.bus, self._table, order, self._store, stop)
         except BlobError as error:
             self._release(plan_id)
             await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
@@ -162,8 +162,13 @@ class Activity:
         except StorageError as error:
             await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
             raise
-        self._base[plan_id] = base
-        effects = self._core.fetched(plan_id, byte_count, self._clock.now())
+        self._values[plan_id] = fetched.values
+        effects = self._core.fetched(
+            plan_id,
+            fetched.bytes_read,
+            self._clock.now(),
+            found_bytes=fetched.bytes_found,
+        )
         if not effects:
             self._release(plan_id)
         await self._do(effects)
@@ -177,8 +182,7 @@ class Activity:
                 # The plan was cancelled while it waited.
                 if watch.stop.is_set():
                     return
-                values = self._base[plan_id].values
-                result = await self._trainer.train(order.plan, values, watch)
+                result = await self._trainer.train(order.plan, self._values[plan_id], watch)
                 effects = self._core.trained(plan_id, result, self._clock.now())
             except TrainingOutOfMemoryError as error:
                 effects = self._core.out_of_memory(
@@ -217,9 +221,7 @@ class Activity:
 
     def _release(self, plan_id: str) -> None:
         self._watches.pop(plan_id, None)
-        base = self._base.pop(plan_id, None)
-        if base is not None:
-            base.close()
+        self._values.pop(plan_id, None)
 
     # ------------------------------------------------------------ tasks
 

@@ -10,6 +10,7 @@ Invariants:
   decisions. So the order of plans doesn't depend on how far apart the shards are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,9 +26,11 @@ from cos2p.log.messages import (
     Plan,
     Report,
     RunFinished,
+    UnitBlob,
 )
 from cos2p.log.topics import SUBMODELS
-from cos2p.model.units import UnitTable
+from cos2p.model.unit_wire import unpack_units
+from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 from cos2p.run_config import RunConfig
 from cos2p_worker.hellos import Hellos
 from cos2p_worker.trainer import TrainResult
@@ -40,10 +43,15 @@ State = Literal["idle", "fetching", "training", "uploading", "stopping"]
 
 @dataclass(frozen=True)
 class Part:
-    """What one aggregator shard sent of a plan: these units, ascending, in this blob."""
+    """What one aggregator shard sent of a plan.
 
-    units: tuple[int, ...]
-    blob: BlobRef
+    Attributes:
+        digests: the digest of each unit.
+        blobs: the blobs that hold them, newest first.
+    """
+
+    digests: Mapping[int, bytes]
+    blobs: tuple[UnitBlob, ...]
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class WorkerCore:
         self._stage_began = now
         self._seconds: dict[State, float] = {}
         self._result: TrainResult | None = None
-        self._bytes_down = 0
+        self._bytes_down = self._bytes_found = 0
         self._hellos = Hellos(config.liveness.heartbeat_s)
         self._beat_due = now
         self._stopping = False
@@ -173,12 +181,21 @@ class WorkerCore:
 
     # ------------------------------------------------------------ local events
 
-    def fetched(self, plan_id: str, byte_count: int, now: float) -> list[Effect]:
-        """Note that the plan's weights are on this machine, with each unit's digest checked."""
+    def fetched(
+        self, plan_id: str, byte_count: int, now: float, *, found_bytes: int = 0
+    ) -> list[Effect]:
+        """Note that the plan's weights are on this machine, with each unit's digest checked.
+
+        Args:
+            plan_id: the plan.
+            byte_count: bytes that were fetched.
+            now: the clock's seconds.
+            found_bytes: bytes that were here before.
+        """
         plan = self._current(plan_id, "fetching")
         if plan is None:
             return []
-        self._bytes_down = byte_count
+        self._bytes_down, self._bytes_found = byte_count, found_bytes
         self._enter("training", now)
         return [Train(plan)]
 
@@ -249,13 +266,10 @@ class WorkerCore:
         elif self.plan_id != plan.plan_id or self._stage != "idle":
             # A record of an older plan, or of one whose parts are already complete.
             return []
-        fault = self._fault_of_dispatch(message)
-        if fault:
-            return [*effects, *self._report("failed", now, detail=fault)]
-        present = set(plan.trained) | set(plan.frozen)
-        owned = self._table.owned_by(message.shard, message.shard_count)
-        units = tuple(u for u in owned if u in present)
-        self._parts[message.shard] = Part(units, message.blob)
+        part = self._fault_of_dispatch(message) or self._part_of(message)
+        if isinstance(part, str):
+            return [*effects, *self._report("failed", now, detail=part)]
+        self._parts[message.shard] = part
         if len(self._parts) < message.shard_count:
             return effects
         self._enter("fetching", now)
@@ -277,11 +291,29 @@ class WorkerCore:
                 f"shard {message.shard} of {message.shard_count} "
                 f"in a run of {self._config.merge.shards}"
             )
-        if message.blob.topic != self._submodels:
-            return f"the weights lie in {message.blob.topic}, not in {self._submodels}"
+        for found in message.blobs:
+            if found.blob.topic != self._submodels:
+                return f"the weights lie in {found.blob.topic}, not in {self._submodels}"
         if plan != self._plan:
             return "two shards dispatched different plans under one id"
         return ""
+
+    def _part_of(self, message: Dispatched) -> "Part | str":
+        """Return what a shard sent, or why it can't be used."""
+        present = {*message.plan.trained, *message.plan.frozen}
+        units = [
+            u for u in self._table.owned_by(message.shard, message.shard_count) if u in present
+        ]
+        held = {unit for found in message.blobs for unit in unpack_units(found.units)}
+        if missing := set(units) - held:
+            return f"no blob of shard {message.shard} holds unit {min(missing)}"
+        if held and max(held) >= len(self._table):
+            return f"a blob holds unit {max(held)}; the model has {len(self._table)}"
+        step, text = UNIT_DIGEST_BYTES, message.unit_digests
+        if len(text) != step * len(units):
+            return f"shard {message.shard} sent digests of another number of units"
+        digests = {unit: text[i * step : (i + 1) * step] for i, unit in enumerate(units)}
+        return Part(digests, message.blobs)
 
     def _fault_of(self, plan: Plan, result: TrainResult) -> str:
         """Return why a delta must not be sent; empty if it may."""
@@ -328,6 +360,7 @@ class WorkerCore:
             upload_s=self._seconds.get("uploading", 0.0),
             peak_bytes=result.peak_bytes if result else peak_bytes,
             bytes_down=self._bytes_down,
+            bytes_found=self._bytes_found,
             bytes_up=blob.byte_count if blob else 0,
             loss_first=_finite(result.loss_first) if result else None,
             loss_last=_finite(result.loss_last) if result else None,
@@ -358,7 +391,8 @@ class WorkerCore:
         return [Cancel(plan_id)] if plan_id is not None else []
 
     def _forget(self) -> None:
-        self._plan, self._parts, self._result, self._bytes_down = None, {}, None, 0
+        self._plan, self._parts, self._result = None, {}, None
+        self._bytes_down = self._bytes_found = 0
 
     def _current(self, plan_id: str, stage: State) -> Plan | None:
         """Return the plan, if an event about it in this stage still counts."""

@@ -1,130 +1,123 @@
-"""A plan's weights, streamed from the bus into a memory-mapped file.
+"""Fetches the units of a plan that the worker's store lacks.
 
-Invariants: memory holds one chunk and one unit while fetching. Every value that is passed on had
-the right digest. The file's blocks are reserved before the first byte is mapped. So a full disk is
-an error here, never a SIGBUS later. Closing removes the file.
+Invariants: memory holds one chunk while fetching. Every value that is passed on had the digest that
+the aggregator announced. A unit whose digest differs is fetched once more, then the plan fails.
 """
 
-import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.errors import BlobError, DigestError, StorageError
-from cos2p.log.blobs import read_blob
+from cos2p.errors import DigestError
 from cos2p.log.bus import Bus
-from cos2p.model.payload import F32, PayloadReader, expected_bytes
+from cos2p.log.messages import UnitBlob
+from cos2p.log.unit_blobs import read_units
+from cos2p.model.unit_wire import unpack_units
 from cos2p.model.units import UnitTable
-from cos2p_worker.core import Fetch, Part
+from cos2p_worker.core import Fetch
+from cos2p_worker.unit_store import UnitStore
 
 
-class Base:
-    """The values of a plan's units as they were dispatched, in a separate file.
+@dataclass(frozen=True)
+class Fetched:
+    """The weights of a plan.
 
-    Raises:
-        StorageError: the file can't be made, or the disk can't hold it.
+    Attributes:
+        values: flat float32 values of each unit, memory-mapped and read only. Units are missing
+            where the fetch was halted.
+        bytes_read: bytes fetched.
+        bytes_found: bytes that were in the store.
     """
 
-    def __init__(self, path: Path, sizes: Mapping[int, int]) -> None:
-        self._path = path
-        count = sum(sizes.values())
-        try:
-            _reserve(path, count * F32.itemsize)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise StorageError(
-                f"can't keep {count * F32.itemsize} bytes of weights in {path.parent}: "
-                f"{error.strerror}; free some space or set --scratch-dir"
-            ) from error
-        flat = np.memmap(path, F32, "r+", shape=(count,))
-        places = np.cumsum([0, *sizes.values()])
-        self._writable = {
-            unit: np.asarray(flat[places[i] : places[i + 1]]) for i, unit in enumerate(sizes)
-        }
-
-    @property
-    def values(self) -> Mapping[int, NDArray[np.float32]]:
-        """Flat float32 values of each unit, read only."""
-        views = {unit: view.view() for unit, view in self._writable.items()}
-        for view in views.values():
-            view.flags.writeable = False
-        return views
-
-    def put(self, unit: int, values: NDArray[np.float32]) -> None:
-        """Store a unit's values."""
-        self._writable[unit][:] = values
-
-    def close(self) -> None:
-        """Remove the file; the mapping ends with the last array that uses it."""
-        self._writable = {}
-        self._path.unlink(missing_ok=True)
-
-    def __enter__(self) -> "Base":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    values: Mapping[int, NDArray[np.float32]]
+    bytes_read: int
+    bytes_found: int
 
 
-async def fetch_base(
-    bus: Bus, table: UnitTable, order: Fetch, path: Path, halt: threading.Event
-) -> tuple[Base, int]:
-    """Stream all parts of a plan into `path`; return the values, and the bytes read.
+async def fetch_units(
+    bus: Bus, table: UnitTable, order: Fetch, store: UnitStore, halt: threading.Event
+) -> Fetched:
+    """Bring the units of a plan into the store, and return their values.
 
     Once `halt` is set the values are not wanted any more, and may stay incomplete.
 
     Raises:
-        BlobError: a part is damaged, incomplete, gone, or not what the plan requires.
+        BlobError: a blob is damaged, incomplete, gone, or not what the plan requires.
         StorageError: the disk can't hold it.
     """
-    units = sorted(u for part in order.parts for u in part.units)
-    base = Base(path, {u: int(table.sizes[u]) for u in units})
-    try:
+    digests = {unit: d for part in order.parts for unit, d in part.digests.items()}
+    values = {unit: v for unit, d in digests.items() if (v := store.take(d)) is not None}
+    found = sum(v.nbytes for v in values.values())
+    fetch = _Fetch(bus, table, store, halt, digests)
+    for attempt in (0, 1):
+        lacking = {unit for unit in digests if unit not in values}
         for part in order.parts:
-            if not halt.is_set():
-                await _fetch_part(bus, table, order.plan.plan_id, part, base, halt)
-    except BaseException:
-        base.close()
-        raise
-    return base, sum(part.blob.byte_count for part in order.parts)
+            for blob in part.blobs:
+                mine = lacking.intersection(part.digests).intersection(unpack_units(blob.units))
+                # The first blob that holds a unit is the newest: older ones hold older values.
+                lacking -= mine
+                if mine and not halt.is_set():
+                    values |= await fetch.read(blob, mine, last=attempt == 1)
+    if not halt.is_set():
+        store.trim(digests.values())
+    return Fetched(values, fetch.bytes_read, found)
 
 
-async def _fetch_part(
-    bus: Bus, table: UnitTable, owner: str, part: Part, base: Base, halt: threading.Event
-) -> None:
-    expected = expected_bytes(table, owner, part.units)
-    if part.blob.byte_count != expected:
-        raise BlobError(f"{owner}: {part.blob.byte_count} bytes where {expected} are due")
-    reader = PayloadReader(table, owner, part.units)
-    # Units carry their own digests, so hashing the whole blob again would only cost time.
-    async for chunk in read_blob(bus, part.blob, verify=False):
-        if halt.is_set():
-            return
-        for got in reader.feed(chunk):
-            if not got.intact:
-                raise DigestError(f"{owner}: unit {table.units[got.unit].name} is damaged")
-            base.put(got.unit, got.values)
-    reader.finish()
+class _Fetch:
+    def __init__(
+        self,
+        bus: Bus,
+        table: UnitTable,
+        store: UnitStore,
+        halt: threading.Event,
+        digests: Mapping[int, bytes],
+    ) -> None:
+        self._bus, self._table, self._store, self._halt = bus, table, store, halt
+        self._digests = digests
+        self.bytes_read = 0
+
+    async def read(
+        self, blob: UnitBlob, units: set[int], *, last: bool
+    ) -> dict[int, NDArray[np.float32]]:
+        """Read units of a blob into the store; those that are damaged are missing in the result.
+
+        Raises:
+            DigestError: a unit is damaged, and this is the last attempt.
+        """
+        filled = {unit: self._partial(unit) for unit in sorted(units)}
+        found: dict[int, NDArray[np.float32]] = {}
+        async for byte_count, pieces in read_units(self._bus, self._table, blob, filled):
+            if self._halt.is_set():
+                break
+            self.bytes_read += byte_count
+            for piece, values in pieces.items():
+                self._store.append(
+                    self._digests[piece.unit], values[filled[piece.unit] - piece.start :]
+                )
+                filled[piece.unit] = piece.stop
+                if piece.stop < int(self._table.sizes[piece.unit]):
+                    continue
+                kept = self._store.finish(self._digests[piece.unit])
+                if kept is not None:
+                    found[piece.unit] = kept
+                elif last:
+                    raise DigestError(f"{_name(blob, self._table, piece.unit)} is damaged")
+        return found
+
+    def _partial(self, unit: int) -> int:
+        """Return where to go on with a unit. What can't be its beginning is removed."""
+        digest = self._digests[unit]
+        filled = self._store.partial(digest)
+        if filled < int(self._table.sizes[unit]):
+            return filled
+        self._store.forget(digest)
+        return 0
 
 
-def _reserve(path: Path, byte_count: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, byte_count)
-        else:
-            block = bytes(1 << 20)
-            for start in range(0, byte_count, len(block)):
-                os.write(handle, block[: min(len(block), byte_count - start)])
-    finally:
-        os.close(handle)
+def _name(found: UnitBlob, table: UnitTable, unit: int) -> str:
+    ref = found.blob
+    place = f"{ref.topic}[{ref.partition}]@{ref.first_offset}"
+    return f"unit {table.units[unit].name} of blob {ref.blob_id!r} in {place}"

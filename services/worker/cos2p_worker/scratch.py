@@ -1,8 +1,9 @@
-"""A worker's folder for dispatched weights, and the removal of those that dead workers left.
+"""A worker's folder for weights: its own one, or a passing one that is removed at the end.
 
-A worker that is killed (kill -9, out of memory) removes nothing, and its last fetched weights stay
-on the disk. So each worker holds a kernel lock on a file in its folder. The lock ends with the
-process, however it ends.
+A worker that is given a folder keeps its weights there for its next start. Without one it works in
+the system's temporary folder. A worker that is killed (kill -9, out of memory) removes nothing, and
+its weights stay on the disk. So each worker holds a kernel lock on a file in its folder. The lock
+ends with the process, however it ends.
 
 Invariants: a folder is removed only by its owner, or by a process of the same user that has taken
 its lock. A folder without such a lock is not a worker's and stays. No link is followed.
@@ -20,6 +21,7 @@ from pathlib import Path
 from cos2p.errors import StorageError
 
 PREFIX = "cos2p-scratch-"
+OWN_PREFIX = "cos2p-units-"
 LOCK = "lock"
 PARENT = os.O_RDONLY | os.O_DIRECTORY
 FOLDER = PARENT | os.O_NOFOLLOW
@@ -43,6 +45,38 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError), _opened(parent, PARENT) as above:
             _remove(folder.name, above)
+        os.close(lock)
+
+
+@contextmanager
+def own_folder(parent: Path, worker_id: str, run: str) -> Iterator[Path]:
+    """Open a worker's folder below `parent`, locked while it is in use, kept at the end.
+
+    What another run left in it is removed first.
+
+    Raises:
+        StorageError: the folder can't be made, or another process with this name uses it.
+    """
+    folder = parent / f"{OWN_PREFIX}{worker_id}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StorageError(f"can't make the folder {folder}: {error}") from error
+    try:
+        if not _take(lock):
+            raise StorageError(
+                f"another process works as {worker_id} in {folder}: "
+                "give each worker its own --worker-id, or its own --scratch-dir"
+            )
+        if os.pread(lock, len(run.encode()) + 1, 0) != run.encode():
+            for entry in folder.iterdir():
+                if entry.name != LOCK:
+                    entry.unlink()
+            os.truncate(lock, 0)
+            os.pwrite(lock, run.encode(), 0)
+        yield folder
+    finally:
         os.close(lock)
 
 

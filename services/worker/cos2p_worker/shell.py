@@ -10,6 +10,7 @@ Hello. Records on `models` before it do not concern this worker, and are not rea
 
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,8 +28,12 @@ from cos2p.service.role import RoleContext
 from cos2p_worker.activity import Activity
 from cos2p_worker.core import WorkerCore
 from cos2p_worker.joining import await_run, find_finish
-from cos2p_worker.scratch import remove_abandoned, scratch_folder
+from cos2p_worker.scratch import own_folder, remove_abandoned, scratch_folder
 from cos2p_worker.trainer import Trainer
+from cos2p_worker.unit_store import UnitStore
+
+STORE_MODELS = 2
+"""Without a limit, a worker's store holds as many bytes as this many whole models."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class WorkerDevice:
     bytes_per_s: float = 1e8
     share_labels: bool = True
     scratch_dir: Path | None = None
+    store_bytes: int | None = None
     shutdown_deadline_s: float = 10.0
 
 
@@ -91,7 +97,7 @@ async def run_worker(
     core = WorkerCore(hello, opened.config, kit.table, now=clock.now(), submodels=submodels)
     mailbox.offset = await end_of(bus, prefix, MODELS)
     finish = await find_finish(bus, prefix, opened.run_id, mailbox.offset)
-    with scratch_folder(_tidied(device.scratch_dir, log)) as scratch:
+    with _folder(device.scratch_dir, worker_id, opened, log) as folder:
         activity = Activity(
             core,
             kit.table,
@@ -99,7 +105,7 @@ async def run_worker(
             opened.config,
             hello,
             replace(context, log=log),
-            scratch,
+            UnitStore(folder, device.store_bytes or STORE_MODELS * 4 * kit.table.parameter_count),
             device.shutdown_deadline_s,
         )
         await activity.run(mailbox, [finish] if finish else [])
@@ -141,9 +147,13 @@ async def _profile(device: WorkerDevice, trainer: Trainer) -> DeviceProfile:
     )
 
 
-def _tidied(folder: Path | None, log: Log) -> Path:
-    """Return the parent of a worker's scratch folder, after removing those of killed workers."""
-    parent = folder or Path(tempfile.gettempdir())
+def _folder(
+    given: Path | None, worker_id: str, opened: RunOpened, log: Log
+) -> AbstractContextManager[Path]:
+    """Return the worker's folder for weights, after removing those of killed workers."""
+    parent = given or Path(tempfile.gettempdir())
     if count := remove_abandoned(parent):
         log.info("scratch_removed", folders=count, reason="their workers were killed")
-    return parent
+    if given is None:
+        return scratch_folder(parent)
+    return own_folder(given, worker_id, f"{opened.run_id} {opened.units_digest.hex()}")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from dispatching import weights
 from numpy.typing import NDArray
 
 from cos2p.clock import LoopClock
@@ -263,9 +264,13 @@ class Script:
 
     async def payloads(self, kind: type[m.Message]) -> list[bytes]:
         """The bytes of each blob that records of a kind on `models` refer to."""
-        refs = [getattr(t, "blob", None) or getattr(t, "checkpoint", None)
-                for t in await self.told() if isinstance(t, kind)]  # fmt: skip
-        return [b"".join([bytes(c) async for c in read_blob(self.bus, r)]) for r in refs if r]
+        found = []
+        for t in await self.told():
+            if isinstance(t, m.Dispatched) and isinstance(t, kind):
+                found.append(b"".join((await weights(self.bus, self.table, t)).values()))
+            elif isinstance(t, m.VersionPublished) and isinstance(t, kind) and t.checkpoint:
+                found.append(b"".join([bytes(c) async for c in read_blob(self.bus, t.checkpoint)]))
+        return found
 
 
 class NewScript(Protocol):

@@ -69,7 +69,7 @@ async def run_on(bus: Any, *, shard: int = 0, stop: asyncio.Event | None = None)
 def without_places(message: m.Message) -> m.Message:
     """The message without where its blob lies."""
     if isinstance(message, m.Dispatched):
-        return message.model_copy(update={"blob": None})
+        return message.model_copy(update={"blobs": ()})
     if isinstance(message, m.VersionPublished):
         return message.model_copy(update={"checkpoint": message.checkpoint is not None})
     return message

@@ -3,13 +3,13 @@
 from collections import Counter
 
 import pytest
+from dispatching import one_blob
 
 from cos2p.clock import SystemClock
 from cos2p.log import codec
 from cos2p.log import messages as m
 from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.topics import CATALOGUE, specs
-from cos2p.model.payload import expected_bytes
 from cos2p.model.unit_wire import UnitColumns
 from cos2p.model.units import STEM, Kind, Unit, UnitTable
 from cos2p.run_config import LivenessConfig, RoundConfig, RunConfig
@@ -202,12 +202,12 @@ class Script:
             units_digest=self.table.digest,
         )
 
-    def dispatched(self, plan: m.Plan, *, extra_bytes: int = 0) -> m.Dispatched:
+    def dispatched(self, plan: m.Plan, *, lacking: int = 0) -> m.Dispatched:
         units = sorted({*plan.trained, *plan.frozen})
-        size = expected_bytes(self.table, plan.plan_id, units) + extra_bytes
-        blob = REF.model_copy(update={"topic": "t-submodels", "byte_count": size})
+        blob = REF.model_copy(update={"topic": "t-submodels"})
+        where = one_blob(units[lacking:], blob)
         return m.Dispatched(
-            run_id=RUN, decisions_offset=1, plan=plan, shard=0, shard_count=1, blob=blob
+            run_id=RUN, decisions_offset=1, plan=plan, shard=0, shard_count=1, **where
         )
 
     def finished(self) -> m.RunFinished:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from dispatching import one_blob
 
 from cos2p.errors import SettingsError
 from cos2p.log import messages as m
@@ -346,11 +347,9 @@ def test_a_worker_that_stays_idle_after_its_weights_were_there_has_lost_its_plan
 ) -> None:
     stage.hello("w1")
     plan = stage.plan_of("w1")
-    blob = stage.blob("t-submodels", 0, "b", 1)
+    where = one_blob(plan.trained, stage.blob("t-submodels", 0, "b", 1))
     stage.models(
-        m.Dispatched(
-            run_id="run-1", decisions_offset=1, plan=plan, shard=0, shard_count=1, blob=blob
-        )
+        m.Dispatched(run_id="run-1", decisions_offset=1, plan=plan, shard=0, shard_count=1, **where)
     )
     decided = []
     for _ in range(17):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+from dispatching import one_blob
 
 from cos2p.log import messages as m
 from cos2p.log.messages import Outcome
@@ -170,7 +171,8 @@ class Tale:
         return self
 
     def dispatch(self, plan: m.Plan | None = None, **changes: Any) -> "Tale":
-        body = {"plan": plan or self.plan(), "shard": 0, "shard_count": 1, "blob": BLOB}
+        plan = plan or self.plan()
+        body = {"plan": plan, "shard": 0, "shard_count": 1} | one_blob(plan.trained, BLOB)
         self.tell(m.Dispatched, **(body | changes))
         return self
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dispatching import one_blob
 
 from cos2p.log.messages import (
     BlobRef,
@@ -70,13 +71,15 @@ def plan(plan_id: str = "p1", **changes: object) -> Plan:
 
 
 def dispatched(order: Plan, shard: int = 0, shard_count: int = 1) -> Dispatched:
+    owned = TABLE.owned_by(shard, shard_count)
+    units = [u for u in owned if u in (*order.trained, *order.frozen)]
     return Dispatched(
         run_id="r",
         decisions_offset=int(order.plan_id[1:]),
         plan=order,
         shard=shard,
         shard_count=shard_count,
-        blob=BLOB,
+        **one_blob(units, BLOB),
     )
 
 

@@ -1,35 +1,221 @@
-"""A plan's weights in a file of their own."""
+"""The units of a plan, fetched into the worker's store."""
 
+import asyncio
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dispatching import Values, written
+from numpy.typing import NDArray
 
-from cos2p.errors import StorageError
-from cos2p_worker.fetch import Base
+from cos2p.clock import LoopClock
+from cos2p.errors import DigestError
+from cos2p.log.bus import Record, TopicSpec
+from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.messages import Plan, UnitBlob
+from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
+from cos2p_worker.core import Fetch, Part
+from cos2p_worker.fetch import Fetched, fetch_units
+from cos2p_worker.unit_store import UnitStore
+
+BIG, SMALL = 300_000, 100
+TABLE = UnitTable(
+    (
+        Unit("stem", "core", STEM, SMALL, 1, 1),
+        Unit("block0.core", "core", 0, SMALL, 1, 1),
+        Unit("block0.head.0", "head", 0, BIG, 1, 1),
+        Unit("block0.head.1", "head", 0, SMALL, 1, 1),
+    )
+)
+TOPIC = "t-submodels"
+PLAN = Plan(
+    plan_id="p1",
+    worker_id="w0",
+    incarnation=1,
+    base_version=0,
+    trained=(0, 1, 2, 3),
+    local_steps=1,
+    batch_size=1,
+    learning_rate=0.1,
+    seed=0,
+    deadline_s=1,
+    peak_bytes=1,
+)
 
 
-def test_values_come_back_as_put_and_read_only(tmp_path: Path) -> None:
-    with Base(tmp_path / "p1.f32", {3: 2, 5: 1}) as base:
-        base.put(3, np.array([1, 2], np.float32))
-        base.put(5, np.array([7], np.float32))
-        values = base.values
+class CutBus(MemoryBus):
+    """A bus that is lost after some records of weights."""
 
-        assert [1, 2] == values[3].tolist()
-        assert [7] == values[5].tolist()
+    left = 1_000_000
+
+    async def read(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        bytes_max: int = 4 << 20,
+        wait_s: float = 0,
+    ) -> list[Record]:
+        found = await super().read(topic, partition, offset, bytes_max=1, wait_s=wait_s)
+        if self.left < len(found):
+            raise ConnectionError("cut")
+        self.left -= len(found)
+        return found
+
+
+def values(seed: float) -> dict[int, NDArray[np.float32]]:
+    return {u: np.full(int(n), seed + u, np.float32) for u, n in enumerate(TABLE.sizes)}
+
+
+def digests(found: Values) -> dict[int, bytes]:
+    return {unit: unit_digest(v) for unit, v in found.items()}
+
+
+class Site:
+    """A bus with one partition of weights, and a worker's store."""
+
+    def __init__(self, folder: Path, store_bytes: int = 1 << 30) -> None:
+        self.bus = CutBus(LoopClock())
+        self.store = UnitStore(folder, store_bytes)
+        self.halt = threading.Event()
+        self._blob_count = 0
+
+    async def write(self, held: Values) -> UnitBlob:
+        await self.bus.create_topics([TopicSpec(TOPIC, 1, 1_000_000, bulk=True)])
+        self._blob_count += 1
+        return await written(self.bus, TOPIC, 0, f"b{self._blob_count}", TABLE, held)
+
+    async def fetch(self, wanted: Mapping[int, bytes], *blobs: UnitBlob) -> Fetched:
+        order = Fetch(PLAN, (Part(wanted, blobs),))
+        return await fetch_units(self.bus, TABLE, order, self.store, self.halt)
+
+
+def test_units_are_fetched_once_and_then_found(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path), values(1.0)
+        blob = await site.write(base)
+        first = await site.fetch(digests(base), blob)
+        again = await site.fetch(digests(base), blob)
+
+        size = 4 * TABLE.parameter_count
+        assert (size, 0) == (first.bytes_read, first.bytes_found)
+        assert (0, size) == (again.bytes_read, again.bytes_found)
+        assert all((again.values[u] == base[u]).all() for u in base)
         with pytest.raises(ValueError, match="read-only"):
-            values[3][0] = 9
+            again.values[0][0] = 9
+
+    asyncio.run(go())
 
 
-def test_closing_removes_the_file(tmp_path: Path) -> None:
-    with Base(tmp_path / "p1.f32", {0: 1}):
-        assert ["p1.f32"] == [p.name for p in tmp_path.iterdir()]
+def test_only_the_chunks_of_units_that_changed_are_read(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path), values(1.0)
+        old = await site.write(base)
+        await site.fetch(digests(base), old)
+        changed = base | {0: base[0] + 1, 3: base[3] + 1}
+        new = await site.write({0: changed[0], 3: changed[3]})
+        found = await site.fetch(digests(changed), new, old)
 
-    assert [] == list(tmp_path.iterdir())
+        assert 4 * 2 * SMALL == found.bytes_read
+        assert all((found.values[u] == changed[u]).all() for u in changed)
+
+    asyncio.run(go())
 
 
-def test_a_disk_that_can_t_hold_the_weights_is_an_error_that_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="free some space or set --scratch-dir"):
-        Base(tmp_path / "p1.f32", {0: 1 << 58})
+def test_a_unit_is_taken_from_the_newest_blob_that_holds_it(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path), values(1.0)
+        old = await site.write(base)
+        changed = base | {2: base[2] + 1}
+        new = await site.write({2: changed[2]})
+        found = await site.fetch(digests(changed), new, old)
 
-    assert [] == list(tmp_path.iterdir())
+        assert (found.values[2] == changed[2]).all()
+
+    asyncio.run(go())
+
+
+def test_a_fetch_that_was_cut_goes_on_at_the_chunk_where_it_stopped(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path), values(1.0)
+        blob = await site.write(base)
+        site.bus.left = 2
+        with pytest.raises(ConnectionError):
+            await site.fetch(digests(base), blob)
+        site.bus.left = 100
+        found = await site.fetch(digests(base), blob)
+
+        assert 4 * 2 * SMALL == found.bytes_found
+        assert 4 * (TABLE.parameter_count - 2 * SMALL) - 900_000 == found.bytes_read
+        assert all((found.values[u] == base[u]).all() for u in base)
+
+    asyncio.run(go())
+
+
+def test_a_unit_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path), values(1.0)
+        blob = await site.write(base)
+        await site.fetch(digests(base), blob)
+        [*_, file] = [f for f in tmp_path.iterdir() if f.stat().st_size == 4 * BIG]
+        file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+        found = await site.fetch(digests(base), blob)
+
+        assert 4 * BIG == found.bytes_read
+        assert (found.values[2] == base[2]).all()
+
+    asyncio.run(go())
+
+
+def test_a_unit_that_is_damaged_in_the_log_is_fetched_twice_and_named(tmp_path: Path) -> None:
+    async def go() -> int:
+        site, base = Site(tmp_path), values(1.0)
+        blob = await site.write(base)
+        before = site.bus.left
+        with pytest.raises(DigestError, match=r"unit block0.head.1 .* in t-submodels\[0\]@0"):
+            await site.fetch(digests(base) | {3: bytes(8)}, blob)
+        return before - site.bus.left
+
+    assert 4 + 1 == asyncio.run(go())
+
+
+def test_the_store_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
+    async def go() -> None:
+        size = 4 * TABLE.parameter_count
+        site = Site(tmp_path, store_bytes=2 * size)
+        found = [values(float(s)) for s in range(3)]
+        blobs = [await site.write(v) for v in found]
+        for base, blob in zip(found, blobs, strict=True):
+            await site.fetch(digests(base), blob)
+        oldest = await site.fetch(digests(found[0]), blobs[0])
+
+        assert 2 * size >= sum(f.stat().st_size for f in tmp_path.iterdir())
+        assert oldest.bytes_found < size
+
+    asyncio.run(go())
+
+
+def test_a_plan_larger_than_the_store_is_held_all_the_same(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path, store_bytes=1), values(1.0)
+        blob = await site.write(base)
+        found = await site.fetch(digests(base), blob)
+
+        assert all((found.values[u] == base[u]).all() for u in base)
+
+    asyncio.run(go())
+
+
+def test_a_fetch_that_is_halted_reads_no_further(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path), values(1.0)
+        blob = await site.write(base)
+        site.halt.set()
+        found = await site.fetch(digests(base), blob)
+
+        assert (0, {}) == (found.bytes_read, dict(found.values))
+
+    asyncio.run(go())

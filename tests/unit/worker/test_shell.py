@@ -11,6 +11,7 @@ import pytest
 import structlog
 import structlog.testing
 from counting_bus import CountingBus
+from dispatching import digests_of, one_blob, written
 from numpy.typing import NDArray
 
 from cos2p.clock import LoopClock
@@ -33,7 +34,7 @@ from cos2p.log.messages import (
     VersionPublished,
 )
 from cos2p.log.topics import FLEET, HEARTBEATS, MODELS, SUBMODELS, partition_of, specs
-from cos2p.model.payload import PayloadReader, header_of, parts
+from cos2p.model.payload import PayloadReader
 from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
 from cos2p.service.logs import Log
@@ -187,20 +188,14 @@ class Stage:
         topic, partition = SUBMODELS.full_name(PREFIX), partition_of("w0", 2)
         for shard in range(self.shards):
             units = TABLE.owned_by(shard, self.shards)
-            values = [BASE[u] for u in units]
-            header = header_of(plan_id, units, values)
+            values = {unit: BASE[unit] for unit in units}
+            digests = digests_of(values)
             if damage:
-                values = [v + 1 for v in values]
-            blob = await write_blob(
-                self.bus,
-                topic,
-                partition,
-                f"{plan_id}-{shard}",
-                parts(header, values),
-                chunk_bytes=500,
-            )
+                values = {unit: v + 1 for unit, v in values.items()}
+            name = f"{plan_id}-{shard}"
+            place = await written(self.bus, topic, partition, name, TABLE, values)
             if not keep_blob:
-                self.memory.expire(topic, partition, blob.last_offset + 1)
+                self.memory.expire(topic, partition, place.blob.last_offset + 1)
             await self.say(
                 Dispatched(
                     run_id="r",
@@ -208,7 +203,8 @@ class Stage:
                     plan=plan,
                     shard=shard,
                     shard_count=self.shards,
-                    blob=blob,
+                    blobs=(place,),
+                    unit_digests=digests,
                 )
             )
 
@@ -488,8 +484,9 @@ def test_a_plan_of_an_earlier_life_is_not_begun(tmp_path: Path) -> None:
     async def script(stage: Stage) -> None:
         await stage.open()
         blob = await write_blob(stage.bus, SUBMODELS.full_name(PREFIX), 0, "p0", [b"x"])
-        old = {"run_id": "r", "shard": 0, "shard_count": 1, "blob": blob}
-        await stage.say(Dispatched(**old, decisions_offset=1, plan=stage.plan("p0", 1)))
+        plan = stage.plan("p0", 1)
+        old = one_blob((*plan.trained, *plan.frozen), blob) | {"shard": 0, "shard_count": 1}
+        await stage.say(Dispatched(run_id="r", decisions_offset=1, plan=plan, **old))
         await stage.dispatch("p2")
         [report] = await stage.hear(Report)
         assert ("done", "p2") == (report.status, report.plan_id)
@@ -597,9 +594,8 @@ def test_a_disk_that_can_t_hold_the_weights_is_reported_and_ends_the_worker(tmp_
         blob = await write_blob(stage.bus, SUBMODELS.full_name(PREFIX), 0, "p1", [b"x"])
         plan = stage.plan("p1", hello.incarnation).model_copy(update={"trained": (0,)})
         plan = plan.model_copy(update={"frozen": ()})
-        await stage.say(
-            Dispatched(run_id="r", decisions_offset=1, plan=plan, shard=0, shard_count=1, blob=blob)
-        )
+        place = {"shard": 0, "shard_count": 1} | one_blob((0,), blob)
+        await stage.say(Dispatched(run_id="r", decisions_offset=1, plan=plan, **place))
         with pytest.raises(StorageError, match="free some space"):
             await work
         [report] = await stage.hear(Report)

@@ -96,6 +96,9 @@ class DeviceRow:
         Figure("of it: from a plan's issue to its last Dispatched", "s", "PlanIssued, Dispatched"),
     ] = 0.0
     bytes_down: Annotated[int, Figure("weights fetched", "bytes", "Report", "down")] = 0
+    bytes_found: Annotated[
+        int, Figure("weights that the device had from earlier plans", "bytes", "Report", "found")
+    ] = 0
     bytes_up: Annotated[int, Figure("deltas sent", "bytes", "Report", "up")] = 0
     loss_last: Annotated[
         float | None, Figure("of its newest report that has one", "", "Report", "last loss")
@@ -185,6 +188,7 @@ class DeviceRow:
         self.throttle_s += report.throttle_s
         self.idle_s += report.idle_s
         self.bytes_down += report.bytes_down
+        self.bytes_found += report.bytes_found
         self.bytes_up += report.bytes_up
         self.steps += report.steps_done
         self.peak_measured_bytes = max(self.peak_measured_bytes, report.peak_bytes)

@@ -10,7 +10,8 @@ A missing, truncated, repeated or foreign chunk raises a typed error.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from blake3 import blake3
 
@@ -20,7 +21,7 @@ from cos2p.errors import (
     DigestError,
     OffsetExpiredError,
 )
-from cos2p.log.bus import Bus, NewRecord
+from cos2p.log.bus import Bus, NewRecord, Record
 from cos2p.log.messages import BlobRef
 from cos2p.log.topics import CHUNK_BYTES_MAX
 from cos2p.model.payload import Buffer
@@ -41,17 +42,23 @@ async def write_blob(
     *,
     chunk_bytes: int = CHUNK_BYTES_MAX,
 ) -> BlobRef:
-    """Append `parts` as the chunks of one blob and return the reference to it.
+    """Append `parts` as chunks of `chunk_bytes`: see `write_chunks`."""
+    return await write_chunks(bus, topic, partition, blob_id, _chunks(parts, chunk_bytes))
 
-    Large parts are not copied: their bytes must not change before this returns.
+
+async def write_chunks(
+    bus: Bus, topic: str, partition: int, blob_id: str, chunks: Iterable[Buffer]
+) -> BlobRef:
+    """Append the chunks of one blob and return the reference to it.
+
+    Large chunks are not copied: their bytes must not change before this returns.
 
     Args:
         bus: bus that holds the topic.
         topic: full name of the topic.
         partition: partition for all chunks.
         blob_id: the blob's id, which its chunks carry.
-        parts: the blob's bytes as buffers, in order.
-        chunk_bytes: size of a chunk.
+        chunks: the blob's bytes, in order.
 
     Raises:
         Cos2pError: whatever the bus's append raises. No record refers to the chunks written by
@@ -62,7 +69,7 @@ async def write_blob(
     byte_count = 0
     group: list[NewRecord] = []
     async with _Turns(bus, topic, partition, offsets) as turns:
-        for index, chunk in enumerate(_chunks(parts, chunk_bytes)):
+        for index, chunk in enumerate(chunks):
             hasher.update(chunk)
             byte_count += len(chunk)
             group.append(_record(blob_id, index, chunk))
@@ -134,12 +141,83 @@ async def read_blob(
         DigestError: the bytes read are not the bytes written.
     """
     hasher = blake3()
-    index = byte_count = 0
-    offset = ref.first_offset
-    while offset <= ref.last_offset:
+    count = byte_count = 0
+    async for data in _read_run(bus, ref, _Run(0, ref.chunk_count, ref.byte_count), wait_s):
+        count += 1
+        byte_count += len(data.value)
+        if byte_count > ref.byte_count:
+            raise ChunkForeignError(f"{_name(ref)} has more bytes than its reference says")
+        if verify:
+            hasher.update(data.value)
+        yield memoryview(data.value)
+    if count != ref.chunk_count or byte_count != ref.byte_count:
+        raise ChunkMissingError(
+            f"{_name(ref)}: {count} of {ref.chunk_count} chunks, "
+            f"{byte_count} of {ref.byte_count} bytes found"
+        )
+    if verify and hasher.digest() != ref.digest:
+        raise DigestError(f"{_name(ref)} has another digest than its reference says")
+
+
+async def read_chunks(
+    bus: Bus, ref: BlobRef, needed: Mapping[int, int], *, wait_s: float = 10.0
+) -> AsyncGenerator[tuple[int, memoryview], None]:
+    """Stream some chunks of a blob, with their numbers. The blob's digest is not checked.
+
+    Args:
+        bus: bus that holds the blob.
+        ref: the blob's reference.
+        needed: the bytes of each chunk to read, by its number, ascending.
+        wait_s: how long to wait for a chunk that is acknowledged but not readable yet.
+
+    Raises:
+        ChunkMissingError: a gap, or an expired offset.
+        ChunkForeignError: a chunk of this blob with a wrong or repeated index.
+    """
+    shift = 0
+    for run in _runs(needed):
+        index = run.first
+        async for record in _read_run(bus, ref, run, wait_s, shift=shift):
+            yield index, memoryview(record.value)
+            # Other writers' records up to here: the next run begins at least as far behind.
+            shift = record.offset - ref.first_offset - index
+            index += 1
+        if index < run.first + run.count:
+            raise ChunkMissingError(f"{_name(ref)}: chunk {index} is missing")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Chunks that follow each other: the number of the first, how many, and their bytes."""
+
+    first: int
+    count: int
+    byte_count: int
+
+
+def _runs(needed: Mapping[int, int]) -> Iterator[_Run]:
+    first = count = byte_count = 0
+    for index, size in needed.items():
+        if count and index != first + count:
+            yield _Run(first, count, byte_count)
+            count = byte_count = 0
+        first = first if count else index
+        count, byte_count = count + 1, byte_count + size
+    if count:
+        yield _Run(first, count, byte_count)
+
+
+async def _read_run(
+    bus: Bus, ref: BlobRef, run: _Run, wait_s: float, *, shift: int = 0
+) -> AsyncGenerator[Record, None]:
+    """Stream the chunks of a run that lie between the blob's offsets."""
+    expected, byte_count = run.first, 0
+    # Only other writers' records can lie in between, so the first chunk is here or further on.
+    offset = ref.first_offset + run.first + shift
+    while offset <= ref.last_offset and expected < run.first + run.count:
         try:
-            # Read no more than is missing: records behind the blob would be read in vain.
-            bytes_max = min(READ_BYTES_MAX, max(1, ref.byte_count - byte_count))
+            # Read no more than is missing: records behind the run would be read in vain.
+            bytes_max = min(READ_BYTES_MAX, max(1, run.byte_count - byte_count))
             records = await bus.read(
                 ref.topic, ref.partition, offset, bytes_max=bytes_max, wait_s=wait_s
             )
@@ -150,25 +228,22 @@ async def read_blob(
             raise ChunkMissingError(f"{_name(ref)}: nothing at offset {offset} after {wait_s:g} s")
         for record in records:
             offset = record.offset + 1
-            if record.offset > ref.last_offset:
+            if record.offset > ref.last_offset or expected == run.first + run.count:
                 break
             if record.headers.get(BLOB_HEADER) != ref.blob_id.encode():
                 continue
-            _check_index(ref, record.headers.get(CHUNK_HEADER, b""), index)
-            index += 1
+            index = record.headers.get(CHUNK_HEADER, b"")
+            if expected == run.first and _comes_before(index, expected):
+                continue
+            _check_index(ref, index, expected)
+            expected += 1
             byte_count += len(record.value)
-            if byte_count > ref.byte_count:
-                raise ChunkForeignError(f"{_name(ref)} has more bytes than its reference says")
-            if verify:
-                hasher.update(record.value)
-            yield memoryview(record.value)
-    if index != ref.chunk_count or byte_count != ref.byte_count:
-        raise ChunkMissingError(
-            f"{_name(ref)}: {index} of {ref.chunk_count} chunks, "
-            f"{byte_count} of {ref.byte_count} bytes found"
-        )
-    if verify and hasher.digest() != ref.digest:
-        raise DigestError(f"{_name(ref)} has another digest than its reference says")
+            yield record
+
+
+def _comes_before(text: bytes, expected: int) -> bool:
+    """Whether a chunk lies before a run that was sought too early, among others' records."""
+    return bytes(text).isdigit() and len(text) < 20 and int(text) < expected
 
 
 def _name(ref: BlobRef) -> str:

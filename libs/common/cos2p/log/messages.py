@@ -20,6 +20,7 @@ from cos2p.log.values import Digest, Name, Seconds, Text
 from cos2p.log.values import LeftOut as LeftOut
 from cos2p.log.values import Outcome as Outcome
 from cos2p.log.values import Plan as Plan
+from cos2p.log.values import UnitBlob as UnitBlob
 from cos2p.model.unit_wire import Body, Count, UnitColumns, UnitScores
 from cos2p.run_config import RunConfig
 
@@ -91,6 +92,9 @@ class Report(Message):
     peak_bytes: Count = 0
     """Measured peak memory of the training itself."""
     bytes_down: Count = 0
+    """Bytes of weights fetched. What the device had from earlier plans is not in it."""
+    bytes_found: Count = 0
+    """Bytes of the plan's weights that the device had from earlier plans."""
     bytes_up: Count = 0
     loss_first: float | None = None
     loss_last: float | None = None
@@ -288,7 +292,11 @@ class Dispatched(Made):
     plan: Plan
     shard: Count
     shard_count: Annotated[int, Field(ge=1, le=64)]
-    blob: BlobRef
+    blobs: Annotated[tuple[UnitBlob, ...], Field(max_length=64)]
+    """Blobs that together hold the plan's units of this shard, newest first. A unit is taken from
+    the first blob that holds it."""
+    unit_digests: Annotated[bytes, Field(max_length=8 * 65_536)]
+    """Digests of those units, eight bytes each, in table order."""
 
     @property
     def key(self) -> str:

@@ -17,6 +17,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Seconds = Annotated[float, Field(ge=0)]
 UnitIndices = Annotated[tuple[Count, ...], Field(max_length=65_536)]
+UnitSet = Annotated[bytes, Field(min_length=1, max_length=8_192)]
+"""A set of units, one bit each: see `pack_units`."""
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 
 
@@ -42,6 +44,14 @@ class BlobRef(Body):
     byte_count: Count
     digest: Digest
     blob_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class UnitBlob(Body):
+    """A blob of units' weights (see `unit_blobs`)."""
+
+    blob: BlobRef
+    units: UnitSet
+    """All units in the blob, in the order of its bytes."""
 
 
 class DeviceProfile(Body):

@@ -5,6 +5,7 @@ Those of `messages.py` hold here, too.
 A column has one entry per unit, in table order.
 """
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import numpy as np
@@ -22,6 +23,20 @@ class Body(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def pack_units(units: Iterable[int]) -> bytes:
+    """Write a set of units as bits: unit 0 is the lowest bit of the first byte."""
+    chosen = np.fromiter(units, np.int64)
+    bits = np.zeros(int(chosen.max(initial=-1)) + 1, np.uint8)
+    bits[chosen] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def unpack_units(bits: bytes) -> tuple[int, ...]:
+    """Return the units of a set, ascending."""
+    found = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little"))
+    return tuple(found.tolist())
 
 
 class UnitColumns(Body):
