@@ -6,36 +6,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.log.blobs import write_chunks
 from cos2p.log.bus import Bus
 from cos2p.log.messages import BlobRef, Dispatched, UnitBlob
-from cos2p.log.unit_blobs import read_units, unit_chunks
+from cos2p.log.unit_blobs import UnitValues, read_units, write_units
 from cos2p.model.unit_wire import pack_units, unpack_units
-from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable, unit_digest
+from cos2p.model.units import UnitTable, unit_digest
 
 Values = Mapping[int, NDArray[np.float32]]
 
 
 def one_blob(units: Iterable[int], blob: BlobRef) -> dict[str, Any]:
-    """The fields of a `Dispatched` whose units lie in one blob; the digests are blank."""
-    held = sorted(units)
-    return {
-        "blobs": (UnitBlob(blob=blob, units=pack_units(held)),),
-        "unit_digests": bytes(UNIT_DIGEST_BYTES * len(held)),
-    }
+    """The field of a `Dispatched` whose units lie in one blob."""
+    return {"blobs": (UnitBlob(blob=blob, units=pack_units(units)),)}
+
+
+def with_digests(table: UnitTable, values: Values) -> UnitValues:
+    """The values of units, with their digests."""
+    return UnitValues(table, values, {unit: unit_digest(v) for unit, v in values.items()})
 
 
 async def written(
-    bus: Bus, topic: str, partition: int, blob_id: str, table: UnitTable, values: Values
+    bus: Bus, topic: str, partition: int, blob_id: str, units: UnitValues
 ) -> UnitBlob:
     """Write units as the aggregator does."""
-    blob = await write_chunks(bus, topic, partition, blob_id, unit_chunks(table, values))
-    return UnitBlob(blob=blob, units=pack_units(values))
-
-
-def digests_of(values: Values) -> bytes:
-    """The digests of units, in their order."""
-    return b"".join(unit_digest(values[unit]) for unit in sorted(values))
+    found = await write_units(bus, topic, partition, blob_id, units)
+    assert found is not None
+    return found
 
 
 async def weights(bus: Bus, table: UnitTable, message: Dispatched) -> dict[int, bytes]:

@@ -167,7 +167,6 @@ def _models() -> tuple[Message, ...]:
             {
                 **{**MADE, "plan": PLAN, "shard": 1, "shard_count": 2},
                 **{"blobs": ({"blob": BLOB, "units": b"\x0b"},)},
-                **{"unit_digests": bytes(range(24))},
             }
         ),
         m.VersionPublished.model_validate(

@@ -10,15 +10,14 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
 from cos2p.errors import SettingsError, TopicMissingError
-from cos2p.log.blobs import write_blob, write_chunks
+from cos2p.log.blobs import write_blob
 from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
-from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted, UnitBlob
+from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
 from cos2p.log.run_request import require_run
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
-from cos2p.log.unit_blobs import unit_chunks
+from cos2p.log.unit_blobs import UnitValues, write_units
 from cos2p.model.payload import Buffer
-from cos2p.model.unit_wire import pack_units
 from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore, ShardPlace
 from cos2p_aggregator.effects import (
@@ -183,23 +182,23 @@ class _Shell:
                 shard=self._shard,
                 shard_count=self._shard_count,
                 blobs=self._places.blobs(effect.units),
-                unit_digests=b"".join(digests.values()),
             )
         )
         self._log.debug("plan_dispatched", plan=plan.plan_id, units=len(digests), new=len(fresh))
 
     async def _write_units(self, effect: Dispatch, digests: dict[int, bytes]) -> None:
         store = effect.store
-        chunks = unit_chunks(store.table, {unit: store.raw(unit) for unit in digests})
-        blob = await write_chunks(
+        blob = await write_units(
             self._bus,
             SUBMODELS.full_name(self._prefix),
             partition_of(effect.plan.plan_id, self._partitions),
             f"{effect.plan.plan_id}.s{self._shard}.{self._life}",
-            self._until_stop(chunks),
+            UnitValues(store.table, {unit: store.raw(unit) for unit in digests}, digests),
+            self._stop.is_set,
         )
-        written = UnitBlob(blob=blob, units=pack_units(digests))
-        self._places.note(written, digests, self._clock.now())
+        if blob is None:
+            raise _StopAskedError
+        self._places.note(blob, digests, self._clock.now())
 
     async def _merge(self, effect: Merge) -> None:
         fault = await merge_update(self._bus, effect, self._stop.is_set)

@@ -10,7 +10,6 @@ Invariants:
   decisions. So the order of plans doesn't depend on how far apart the shards are.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +29,7 @@ from cos2p.log.messages import (
 )
 from cos2p.log.topics import SUBMODELS
 from cos2p.model.unit_wire import unpack_units
-from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
+from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 from cos2p_worker.hellos import Hellos
 from cos2p_worker.trainer import TrainResult
@@ -46,11 +45,11 @@ class Part:
     """What one aggregator shard sent of a plan.
 
     Attributes:
-        digests: the digest of each unit.
+        units: the units, ascending.
         blobs: the blobs that hold them, newest first.
     """
 
-    digests: Mapping[int, bytes]
+    units: tuple[int, ...]
     blobs: tuple[UnitBlob, ...]
 
 
@@ -301,19 +300,14 @@ class WorkerCore:
     def _part_of(self, message: Dispatched) -> "Part | str":
         """Return what a shard sent, or why it can't be used."""
         present = {*message.plan.trained, *message.plan.frozen}
-        units = [
-            u for u in self._table.owned_by(message.shard, message.shard_count) if u in present
-        ]
+        owned = self._table.owned_by(message.shard, message.shard_count)
+        units = tuple(unit for unit in owned if unit in present)
         held = {unit for found in message.blobs for unit in unpack_units(found.units)}
         if missing := set(units) - held:
             return f"no blob of shard {message.shard} holds unit {min(missing)}"
         if held and max(held) >= len(self._table):
             return f"a blob holds unit {max(held)}; the model has {len(self._table)}"
-        step, text = UNIT_DIGEST_BYTES, message.unit_digests
-        if len(text) != step * len(units):
-            return f"shard {message.shard} sent digests of another number of units"
-        digests = {unit: text[i * step : (i + 1) * step] for i, unit in enumerate(units)}
-        return Part(digests, message.blobs)
+        return Part(units, message.blobs)
 
     def _fault_of(self, plan: Plan, result: TrainResult) -> str:
         """Return why a delta must not be sent; empty if it may."""

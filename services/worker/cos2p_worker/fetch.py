@@ -5,7 +5,7 @@ the aggregator announced. A unit whose digest differs is fetched once more, then
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from cos2p.errors import DigestError
 from cos2p.log.bus import Bus
 from cos2p.log.messages import UnitBlob
-from cos2p.log.unit_blobs import read_units
+from cos2p.log.unit_blobs import read_digests, read_units
 from cos2p.model.unit_wire import unpack_units
-from cos2p.model.units import UnitTable
+from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 from cos2p_worker.core import Fetch
 from cos2p_worker.unit_store import UnitStore
+
+ATTEMPTS = 2
+"""A unit that is damaged on its way is read once more."""
 
 
 @dataclass(frozen=True)
@@ -48,76 +51,71 @@ async def fetch_units(
         BlobError: a blob is damaged, incomplete, gone, or not what the plan requires.
         StorageError: the disk can't hold it.
     """
-    digests = {unit: d for part in order.parts for unit, d in part.digests.items()}
-    values = {unit: v for unit, d in digests.items() if (v := store.take(d)) is not None}
-    found = sum(v.nbytes for v in values.values())
-    fetch = _Fetch(bus, table, store, halt, digests)
-    for attempt in (0, 1):
-        lacking = {unit for unit in digests if unit not in values}
-        for part in order.parts:
-            for blob in part.blobs:
-                mine = lacking.intersection(part.digests).intersection(unpack_units(blob.units))
-                # The first blob that holds a unit is the newest: older ones hold older values.
-                lacking -= mine
-                if mine and not halt.is_set():
-                    values |= await fetch.read(blob, mine, last=attempt == 1)
+    fetch = _Fetch(bus, table, store, halt)
+    for part in order.parts:
+        lacking = set(part.units)
+        for blob in part.blobs:
+            # The first blob that holds a unit is the newest: older ones hold older values.
+            mine = lacking.intersection(unpack_units(blob.units))
+            lacking -= mine
+            if mine and not halt.is_set():
+                await fetch.bring(blob, mine)
     if not halt.is_set():
-        store.trim(digests.values())
-    return Fetched(values, fetch.bytes_read, found)
+        store.trim(fetch.digests.values())
+    return Fetched(fetch.values, fetch.bytes_read, fetch.bytes_found)
 
 
 class _Fetch:
-    def __init__(
-        self,
-        bus: Bus,
-        table: UnitTable,
-        store: UnitStore,
-        halt: threading.Event,
-        digests: Mapping[int, bytes],
-    ) -> None:
+    def __init__(self, bus: Bus, table: UnitTable, store: UnitStore, halt: threading.Event) -> None:
         self._bus, self._table, self._store, self._halt = bus, table, store, halt
-        self._digests = digests
-        self.bytes_read = 0
+        self.digests: dict[int, bytes] = {}
+        self.values: dict[int, NDArray[np.float32]] = {}
+        self.bytes_read = self.bytes_found = 0
 
-    async def read(
-        self, blob: UnitBlob, units: set[int], *, last: bool
-    ) -> dict[int, NDArray[np.float32]]:
-        """Read units of a blob into the store; those that are damaged are missing in the result.
+    async def bring(self, blob: UnitBlob, units: set[int]) -> None:
+        """Take units from the store, and read from a blob what is not there.
 
         Raises:
-            DigestError: a unit is damaged, and this is the last attempt.
+            DigestError: a unit is damaged, also when it was read once more.
         """
-        filled = {unit: self._partial(unit) for unit in sorted(units)}
-        found: dict[int, NDArray[np.float32]] = {}
+        announced = await read_digests(self._bus, blob)
+        self.bytes_read += UNIT_DIGEST_BYTES * len(announced)
+        for unit in sorted(units):
+            self.digests[unit] = announced[unit]
+            if (values := self._store.take(announced[unit])) is not None:
+                self.values[unit] = values
+                self.bytes_found += values.nbytes
+        for _ in range(ATTEMPTS):
+            lacking = units.difference(self.values)
+            if lacking and not self._halt.is_set():
+                await self._read(blob, sorted(lacking))
+        if (lacking := units.difference(self.values)) and not self._halt.is_set():
+            name, ref = self._table.units[min(lacking)].name, blob.blob
+            raise DigestError(
+                f"unit {name} of blob {ref.blob_id!r} in {ref.topic}[{ref.partition}]"
+                f"@{ref.first_offset} is damaged"
+            )
+
+    async def _read(self, blob: UnitBlob, units: Sequence[int]) -> None:
+        filled = {unit: self._partial(unit) for unit in units}
         async for byte_count, pieces in read_units(self._bus, self._table, blob, filled):
             if self._halt.is_set():
-                break
+                return
             self.bytes_read += byte_count
             for piece, values in pieces.items():
-                self._store.append(
-                    self._digests[piece.unit], values[filled[piece.unit] - piece.start :]
-                )
-                filled[piece.unit] = piece.stop
-                if piece.stop < int(self._table.sizes[piece.unit]):
-                    continue
-                kept = self._store.finish(self._digests[piece.unit])
-                if kept is not None:
-                    found[piece.unit] = kept
-                elif last:
-                    raise DigestError(f"{_name(blob, self._table, piece.unit)} is damaged")
-        return found
+                unit, digest = piece.unit, self.digests[piece.unit]
+                self._store.append(digest, values[filled[unit] - piece.start :])
+                filled[unit] = piece.stop
+                if piece.stop == int(self._table.sizes[unit]):
+                    kept = self._store.finish(digest)
+                    if kept is not None:
+                        self.values[unit] = kept
 
     def _partial(self, unit: int) -> int:
         """Return where to go on with a unit. What can't be its beginning is removed."""
-        digest = self._digests[unit]
+        digest = self.digests[unit]
         filled = self._store.partial(digest)
         if filled < int(self._table.sizes[unit]):
             return filled
         self._store.forget(digest)
         return 0
-
-
-def _name(found: UnitBlob, table: UnitTable, unit: int) -> str:
-    ref = found.blob
-    place = f"{ref.topic}[{ref.partition}]@{ref.first_offset}"
-    return f"unit {table.units[unit].name} of blob {ref.blob_id!r} in {place}"

@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dispatching import Values, written
+from dispatching import Values, with_digests, written
 from numpy.typing import NDArray
 
 from cos2p.clock import LoopClock
@@ -15,7 +15,8 @@ from cos2p.errors import DigestError
 from cos2p.log.bus import Record, TopicSpec
 from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.messages import Plan, UnitBlob
-from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
+from cos2p.log.unit_blobs import UnitValues
+from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p_worker.core import Fetch, Part
 from cos2p_worker.fetch import Fetched, fetch_units
 from cos2p_worker.unit_store import UnitStore
@@ -30,6 +31,8 @@ TABLE = UnitTable(
     )
 )
 TOPIC = "t-submodels"
+HEAD = 8 * len(TABLE)
+"""Bytes of a blob's digests."""
 PLAN = Plan(
     plan_id="p1",
     worker_id="w0",
@@ -70,10 +73,6 @@ def values(seed: float) -> dict[int, NDArray[np.float32]]:
     return {u: np.full(int(n), seed + u, np.float32) for u, n in enumerate(TABLE.sizes)}
 
 
-def digests(found: Values) -> dict[int, bytes]:
-    return {unit: unit_digest(v) for unit, v in found.items()}
-
-
 class Site:
     """A bus with one partition of weights, and a worker's store."""
 
@@ -83,13 +82,14 @@ class Site:
         self.halt = threading.Event()
         self._blob_count = 0
 
-    async def write(self, held: Values) -> UnitBlob:
+    async def write(self, held: Values, units: UnitValues | None = None) -> UnitBlob:
         await self.bus.create_topics([TopicSpec(TOPIC, 1, 1_000_000, bulk=True)])
         self._blob_count += 1
-        return await written(self.bus, TOPIC, 0, f"b{self._blob_count}", TABLE, held)
+        name = f"b{self._blob_count}"
+        return await written(self.bus, TOPIC, 0, name, units or with_digests(TABLE, held))
 
-    async def fetch(self, wanted: Mapping[int, bytes], *blobs: UnitBlob) -> Fetched:
-        order = Fetch(PLAN, (Part(wanted, blobs),))
+    async def fetch(self, *blobs: UnitBlob) -> Fetched:
+        order = Fetch(PLAN, (Part(PLAN.trained, blobs),))
         return await fetch_units(self.bus, TABLE, order, self.store, self.halt)
 
 
@@ -97,12 +97,12 @@ def test_units_are_fetched_once_and_then_found(tmp_path: Path) -> None:
     async def go() -> None:
         site, base = Site(tmp_path), values(1.0)
         blob = await site.write(base)
-        first = await site.fetch(digests(base), blob)
-        again = await site.fetch(digests(base), blob)
+        first = await site.fetch(blob)
+        again = await site.fetch(blob)
 
         size = 4 * TABLE.parameter_count
-        assert (size, 0) == (first.bytes_read, first.bytes_found)
-        assert (0, size) == (again.bytes_read, again.bytes_found)
+        assert (size + HEAD, 0) == (first.bytes_read, first.bytes_found)
+        assert (HEAD, size) == (again.bytes_read, again.bytes_found)
         assert all((again.values[u] == base[u]).all() for u in base)
         with pytest.raises(ValueError, match="read-only"):
             again.values[0][0] = 9
@@ -114,12 +114,12 @@ def test_only_the_chunks_of_units_that_changed_are_read(tmp_path: Path) -> None:
     async def go() -> None:
         site, base = Site(tmp_path), values(1.0)
         old = await site.write(base)
-        await site.fetch(digests(base), old)
+        await site.fetch(old)
         changed = base | {0: base[0] + 1, 3: base[3] + 1}
         new = await site.write({0: changed[0], 3: changed[3]})
-        found = await site.fetch(digests(changed), new, old)
+        found = await site.fetch(new, old)
 
-        assert 4 * 2 * SMALL == found.bytes_read
+        assert 2 * 8 + 4 * 2 * SMALL + HEAD == found.bytes_read
         assert all((found.values[u] == changed[u]).all() for u in changed)
 
     asyncio.run(go())
@@ -131,7 +131,7 @@ def test_a_unit_is_taken_from_the_newest_blob_that_holds_it(tmp_path: Path) -> N
         old = await site.write(base)
         changed = base | {2: base[2] + 1}
         new = await site.write({2: changed[2]})
-        found = await site.fetch(digests(changed), new, old)
+        found = await site.fetch(new, old)
 
         assert (found.values[2] == changed[2]).all()
 
@@ -142,14 +142,14 @@ def test_a_fetch_that_was_cut_goes_on_at_the_chunk_where_it_stopped(tmp_path: Pa
     async def go() -> None:
         site, base = Site(tmp_path), values(1.0)
         blob = await site.write(base)
-        site.bus.left = 2
+        site.bus.left = 3
         with pytest.raises(ConnectionError):
-            await site.fetch(digests(base), blob)
+            await site.fetch(blob)
         site.bus.left = 100
-        found = await site.fetch(digests(base), blob)
+        found = await site.fetch(blob)
 
         assert 4 * 2 * SMALL == found.bytes_found
-        assert 4 * (TABLE.parameter_count - 2 * SMALL) - 900_000 == found.bytes_read
+        assert HEAD + 4 * (TABLE.parameter_count - 2 * SMALL) - 900_000 == found.bytes_read
         assert all((found.values[u] == base[u]).all() for u in base)
 
     asyncio.run(go())
@@ -159,12 +159,12 @@ def test_a_unit_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path) -> 
     async def go() -> None:
         site, base = Site(tmp_path), values(1.0)
         blob = await site.write(base)
-        await site.fetch(digests(base), blob)
+        await site.fetch(blob)
         [*_, file] = [f for f in tmp_path.iterdir() if f.stat().st_size == 4 * BIG]
         file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
-        found = await site.fetch(digests(base), blob)
+        found = await site.fetch(blob)
 
-        assert 4 * BIG == found.bytes_read
+        assert HEAD + 4 * BIG == found.bytes_read
         assert (found.values[2] == base[2]).all()
 
     asyncio.run(go())
@@ -173,13 +173,14 @@ def test_a_unit_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path) -> 
 def test_a_unit_that_is_damaged_in_the_log_is_fetched_twice_and_named(tmp_path: Path) -> None:
     async def go() -> int:
         site, base = Site(tmp_path), values(1.0)
-        blob = await site.write(base)
+        held = with_digests(TABLE, base)
+        blob = await site.write(base, replace(held, digests={**held.digests, 3: bytes(8)}))
         before = site.bus.left
         with pytest.raises(DigestError, match=r"unit block0.head.1 .* in t-submodels\[0\]@0"):
-            await site.fetch(digests(base) | {3: bytes(8)}, blob)
+            await site.fetch(blob)
         return before - site.bus.left
 
-    assert 4 + 1 == asyncio.run(go())
+    assert 1 + 4 + 1 == asyncio.run(go())
 
 
 def test_the_store_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
@@ -188,9 +189,9 @@ def test_the_store_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
         site = Site(tmp_path, store_bytes=2 * size)
         found = [values(float(s)) for s in range(3)]
         blobs = [await site.write(v) for v in found]
-        for base, blob in zip(found, blobs, strict=True):
-            await site.fetch(digests(base), blob)
-        oldest = await site.fetch(digests(found[0]), blobs[0])
+        for blob in blobs:
+            await site.fetch(blob)
+        oldest = await site.fetch(blobs[0])
 
         assert 2 * size >= sum(f.stat().st_size for f in tmp_path.iterdir())
         assert oldest.bytes_found < size
@@ -202,7 +203,7 @@ def test_a_plan_larger_than_the_store_is_held_all_the_same(tmp_path: Path) -> No
     async def go() -> None:
         site, base = Site(tmp_path, store_bytes=1), values(1.0)
         blob = await site.write(base)
-        found = await site.fetch(digests(base), blob)
+        found = await site.fetch(blob)
 
         assert all((found.values[u] == base[u]).all() for u in base)
 
@@ -214,7 +215,7 @@ def test_a_fetch_that_is_halted_reads_no_further(tmp_path: Path) -> None:
         site, base = Site(tmp_path), values(1.0)
         blob = await site.write(base)
         site.halt.set()
-        found = await site.fetch(digests(base), blob)
+        found = await site.fetch(blob)
 
         assert (0, {}) == (found.bytes_read, dict(found.values))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ import pytest
 import structlog
 import structlog.testing
 from counting_bus import CountingBus
-from dispatching import digests_of, one_blob, written
+from dispatching import one_blob, with_digests, written
 from numpy.typing import NDArray
 
 from cos2p.clock import LoopClock
@@ -189,11 +189,10 @@ class Stage:
         for shard in range(self.shards):
             units = TABLE.owned_by(shard, self.shards)
             values = {unit: BASE[unit] for unit in units}
-            digests = digests_of(values)
+            held = with_digests(TABLE, values)
             if damage:
-                values = {unit: v + 1 for unit, v in values.items()}
-            name = f"{plan_id}-{shard}"
-            place = await written(self.bus, topic, partition, name, TABLE, values)
+                held = replace(held, values={unit: v + 1 for unit, v in values.items()})
+            place = await written(self.bus, topic, partition, f"{plan_id}-{shard}", held)
             if not keep_blob:
                 self.memory.expire(topic, partition, place.blob.last_offset + 1)
             await self.say(
@@ -204,7 +203,6 @@ class Stage:
                     shard=shard,
                     shard_count=self.shards,
                     blobs=(place,),
-                    unit_digests=digests,
                 )
             )
 

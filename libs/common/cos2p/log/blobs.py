@@ -47,7 +47,13 @@ async def write_blob(
 
 
 async def write_chunks(
-    bus: Bus, topic: str, partition: int, blob_id: str, chunks: Iterable[Buffer]
+    bus: Bus,
+    topic: str,
+    partition: int,
+    blob_id: str,
+    chunks: Iterable[Buffer],
+    *,
+    digest: bytes | None = None,
 ) -> BlobRef:
     """Append the chunks of one blob and return the reference to it.
 
@@ -59,6 +65,7 @@ async def write_chunks(
         partition: partition for all chunks.
         blob_id: the blob's id, which its chunks carry.
         chunks: the blob's bytes, in order.
+        digest: the digest that the reference has; None takes that of all bytes.
 
     Raises:
         Cos2pError: whatever the bus's append raises. No record refers to the chunks written by
@@ -70,7 +77,8 @@ async def write_chunks(
     group: list[NewRecord] = []
     async with _Turns(bus, topic, partition, offsets) as turns:
         for index, chunk in enumerate(chunks):
-            hasher.update(chunk)
+            if digest is None:
+                hasher.update(chunk)
             byte_count += len(chunk)
             group.append(_record(blob_id, index, chunk))
             if len(group) == CHUNKS_PER_APPEND:
@@ -85,7 +93,7 @@ async def write_chunks(
         last_offset=offsets[-1],
         chunk_count=len(offsets),
         byte_count=byte_count,
-        digest=hasher.digest(),
+        digest=digest or hasher.digest(),
         blob_id=blob_id,
     )
 

@@ -295,8 +295,6 @@ class Dispatched(Made):
     blobs: Annotated[tuple[UnitBlob, ...], Field(max_length=64)]
     """Blobs that together hold the plan's units of this shard, newest first. A unit is taken from
     the first blob that holds it."""
-    unit_digests: Annotated[bytes, Field(max_length=8 * 65_536)]
-    """Digests of those units, eight bytes each, in table order."""
 
     @property
     def key(self) -> str:

@@ -1,9 +1,10 @@
 """Blobs of units: a version's weights, written once and read in part by every plan that needs them.
 
-A chunk holds whole units, or a part of one unit.
+The first chunk holds the digest of each unit, and the reference holds the digest of that chunk.
+So a reader knows what it lacks before it reads a weight, and can check each unit alone.
+Every other chunk holds whole units, or a part of one unit: float32, little-endian.
 So a reader fetches the chunks of the units that it lacks, and little else.
 Writer and reader compute the same chunks from the units' sizes.
-The bytes are float32, little-endian, without a header.
 
 Invariants:
 Chunks follow the order of the units.
@@ -11,20 +12,22 @@ Each value is in exactly one chunk.
 A unit of `SHARED_BYTES` or more shares no chunk with another.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
-from cos2p.errors import BlobError, ChunkForeignError
-from cos2p.log.blobs import read_chunks
+from cos2p.errors import BlobError, ChunkForeignError, DigestError
+from cos2p.log.blobs import read_chunks, write_chunks
 from cos2p.log.bus import Bus
 from cos2p.log.topics import CHUNK_BYTES_MAX
 from cos2p.log.values import UnitBlob
 from cos2p.model.payload import F32, Buffer
-from cos2p.model.unit_wire import unpack_units
-from cos2p.model.units import UnitTable
+from cos2p.model.unit_wire import pack_units, unpack_units
+from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 
 SHARED_BYTES = 128 << 10
 """A chunk that holds this many bytes is complete. It bounds what a reader fetches in vain."""
@@ -66,16 +69,69 @@ def chunks_of(table: UnitTable, units: Sequence[int]) -> tuple[Chunk, ...]:
     return (*found, tuple(together)) if together else tuple(found)
 
 
-def unit_chunks(table: UnitTable, values: Mapping[int, NDArray[np.float32]]) -> Iterator[Buffer]:
-    """Give units as the chunks of one blob, without copying what fills a chunk alone.
+@dataclass(frozen=True)
+class UnitValues:
+    """Units to write as one blob: a flat float32 array and a digest of each."""
+
+    table: UnitTable
+    values: Mapping[int, NDArray[np.float32]]
+    digests: Mapping[int, bytes]
+
+    @property
+    def head(self) -> bytes:
+        """The blob's first chunk."""
+        return b"".join(self.digests[unit] for unit in sorted(self.values))
+
+    def chunks(self) -> Iterator[Buffer]:
+        """Give the blob's chunks, without copying what fills a chunk alone."""
+        yield self.head
+        for chunk in chunks_of(self.table, sorted(self.values)):
+            parts = [_view(piece, self.values[piece.unit]) for piece in chunk]
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def write_units(
+    bus: Bus,
+    topic: str,
+    partition: int,
+    blob_id: str,
+    units: UnitValues,
+    halt: Callable[[], bool] = lambda: False,
+) -> UnitBlob | None:
+    """Append units as one blob. Their values must not change before this returns.
 
     Args:
-        table: the model's units.
-        values: flat float32 values of each unit.
+        bus: bus that holds the topic.
+        topic: full name of the topic.
+        partition: partition for all chunks.
+        blob_id: the blob's id, which its chunks carry.
+        units: the units.
+        halt: asked before each chunk; once it is True the blob is abandoned, and None returned.
+
+    Raises:
+        Cos2pError: whatever the bus's append raises.
     """
-    for chunk in chunks_of(table, sorted(values)):
-        parts = [_view(piece, values[piece.unit]) for piece in chunk]
-        yield parts[0] if len(parts) == 1 else b"".join(parts)
+    chunks = takewhile(lambda _: not halt(), units.chunks())
+    digest = blake3(units.head).digest()
+    blob = await write_chunks(bus, topic, partition, blob_id, chunks, digest=digest)
+    return None if halt() else UnitBlob(blob=blob, units=pack_units(units.values))
+
+
+async def read_digests(bus: Bus, found: UnitBlob, *, wait_s: float = 10.0) -> dict[int, bytes]:
+    """Read the digest of each unit of a blob.
+
+    Raises:
+        DigestError: the blob's first chunk is not the one that was written.
+        BlobError: the blob is gone.
+    """
+    units, head = unpack_units(found.units), b""
+    needed = {0: UNIT_DIGEST_BYTES * len(units)}
+    async for _, data in read_chunks(bus, found.blob, needed, wait_s=wait_s):
+        head = bytes(data)
+    if blake3(head).digest() != found.blob.digest or len(head) != needed[0]:
+        raise DigestError(f"blob {found.blob.blob_id!r} has other units than its reference says")
+    step = UNIT_DIGEST_BYTES
+    return {unit: head[i * step : (i + 1) * step] for i, unit in enumerate(units)}
 
 
 async def read_units(
@@ -96,15 +152,16 @@ async def read_units(
         BlobError: the blob is not one of these units, or a chunk is gone or foreign.
     """
     chunks = chunks_of(table, unpack_units(found.units))
-    sizes = [sum(piece.byte_count for piece in chunk) for chunk in chunks]
-    if (len(chunks), sum(sizes)) != (found.blob.chunk_count, found.blob.byte_count):
+    # The first chunk of the blob holds no values.
+    sizes = {i: sum(piece.byte_count for piece in c) for i, c in enumerate(chunks, 1)}
+    if len(chunks) + 1 != found.blob.chunk_count:
         raise BlobError(
-            f"blob {found.blob.blob_id!r} has {found.blob.chunk_count} chunks and "
-            f"{found.blob.byte_count} bytes, its units have {len(chunks)} and {sum(sizes)}"
+            f"blob {found.blob.blob_id!r} has {found.blob.chunk_count} chunks, "
+            f"its units {len(chunks) + 1}"
         )
     needed = {
         index: sizes[index]
-        for index, chunk in enumerate(chunks)
+        for index, chunk in enumerate(chunks, 1)
         if any(piece.stop > wanted.get(piece.unit, piece.stop) for piece in chunk)
     }
     async for index, data in read_chunks(bus, found.blob, needed, wait_s=wait_s):
@@ -115,7 +172,7 @@ async def read_units(
             )
         values, start = np.frombuffer(data, F32), 0
         pieces: dict[Piece, NDArray[np.float32]] = {}
-        for piece in chunks[index]:
+        for piece in chunks[index - 1]:
             stop = start + piece.stop - piece.start
             if piece.stop > wanted.get(piece.unit, piece.stop):
                 pieces[piece] = values[start:stop]

@@ -50,6 +50,7 @@ class UnitBlob(Body):
     """A blob of units' weights (see `unit_blobs`)."""
 
     blob: BlobRef
+    """Its digest is that of the blob's first chunk, which holds the units' digests."""
     units: UnitSet
     """All units in the blob, in the order of its bytes."""
 
