@@ -16,8 +16,9 @@ Values = Mapping[int, NDArray[np.float32]]
 
 
 def one_blob(units: Iterable[int], blob: BlobRef) -> dict[str, Any]:
-    """The field of a `Dispatched` whose units lie in one blob."""
-    return {"blobs": (UnitBlob(blob=blob, units=pack_units(units)),)}
+    """The field of a `Dispatched` whose units lie in one blob, or in none if there are none."""
+    held = tuple(units)
+    return {"blobs": (UnitBlob(blob=blob, units=pack_units(held)),) if held else ()}
 
 
 def with_digests(table: UnitTable, values: Values) -> UnitValues:

@@ -6,7 +6,7 @@ the first version and unit that differ are named. The number of shards changes n
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from cos2p.log.messages import Decision, UpdateAdmitted
 from cos2p.log.topics import DECISIONS, UPDATES
 from cos2p.model.units import UnitTable
 from cos2p_aggregator.core import AggregatorCore, ShardPlace
-from cos2p_aggregator.effects import Load, Merge, Publish
+from cos2p_aggregator.effects import Dispatch, Effect, Load, Merge, Publish
 from cos2p_aggregator.published_records import StartPoint, unit_digests_of
 from cos2p_aggregator.replay_plan import (
     Survey,
@@ -122,6 +122,7 @@ async def replay(
     without: Iterable[str] | None = None,
     staleness: str | None = None,
     shards: int | None = None,
+    dispatched: Callable[[Dispatch], None] = lambda _: None,
 ) -> ReplayResult:
     """Make a run's versions again from its log.
 
@@ -132,6 +133,7 @@ async def replay(
         without: workers whose updates are left out.
         staleness: another rule for the weight of late updates: see `staleness_rule`.
         shards: the number of parts to replay in; None takes one.
+        dispatched: called with each plan's weights, as the model is at that point of the log.
 
     Raises:
         SettingsError: no run, no such version or worker, or no such rule.
@@ -158,7 +160,10 @@ async def replay(
         if decision is None:
             continue
         for core in cores:
-            await _drive(bus, core, letter.offset, decision, rebuild)
+            for effect in core.feed(letter.offset, decision):
+                if isinstance(effect, Dispatch):
+                    dispatched(effect)
+                await _carry_out(bus, effect, rebuild)
         if rebuild.suspect is not None:
             rebuild.difference = await _named(bus, prefix, run, rebuild.suspect)
             rebuild.suspect = None
@@ -194,19 +199,16 @@ async def _named(bus: Bus, prefix: str, run: Survey, made: "_Made") -> "DigestDi
     return None
 
 
-async def _drive(
-    bus: Bus, core: AggregatorCore, offset: int, decision: Decision, rebuild: "_Rebuild"
-) -> None:
-    for effect in core.feed(offset, decision):
-        match effect:
-            case Load():
-                await load_checkpoint(bus, effect)
-            case Merge():
-                await merge_update(bus, effect)
-            case Publish():
-                rebuild.take(effect)
-            case _:
-                pass
+async def _carry_out(bus: Bus, effect: Effect, rebuild: "_Rebuild") -> None:
+    match effect:
+        case Load():
+            await load_checkpoint(bus, effect)
+        case Merge():
+            await merge_update(bus, effect)
+        case Publish():
+            rebuild.take(effect)
+        case _:
+            pass
 
 
 class _Changes:

@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,10 +49,11 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def own_folder(parent: Path, worker_id: str, run: str) -> Iterator[Path]:
-    """Open a worker's folder below `parent`, locked while it is in use, kept at the end.
+def own_folder(parent: Path, worker_id: str, run: str, keep: Callable[[], bool]) -> Iterator[Path]:
+    """Open a worker's folder below `parent`, locked while it is in use.
 
-    What another run left in it is removed first.
+    What another run left in it is removed first. After an error, or if `keep` says so, it stays for
+    the worker's next start.
 
     Raises:
         StorageError: the folder can't be made, or another process with this name uses it.
@@ -76,6 +77,8 @@ def own_folder(parent: Path, worker_id: str, run: str) -> Iterator[Path]:
             os.truncate(lock, 0)
             os.pwrite(lock, run.encode(), 0)
         yield folder
+        if not keep():
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
 

@@ -97,7 +97,7 @@ async def run_worker(
     core = WorkerCore(hello, opened.config, kit.table, now=clock.now(), submodels=submodels)
     mailbox.offset = await end_of(bus, prefix, MODELS)
     finish = await find_finish(bus, prefix, opened.run_id, mailbox.offset)
-    with _folder(device.scratch_dir, worker_id, opened, log) as folder:
+    with _folder(device.scratch_dir, hello, context.stop.is_set, log) as folder:
         activity = Activity(
             core,
             kit.table,
@@ -148,7 +148,7 @@ async def _profile(device: WorkerDevice, trainer: Trainer) -> DeviceProfile:
 
 
 def _folder(
-    given: Path | None, worker_id: str, opened: RunOpened, log: Log
+    given: Path | None, hello: Hello, keep: Callable[[], bool], log: Log
 ) -> AbstractContextManager[Path]:
     """Return the worker's folder for weights, after removing those of killed workers."""
     parent = given or Path(tempfile.gettempdir())
@@ -156,4 +156,5 @@ def _folder(
         log.info("scratch_removed", folders=count, reason="their workers were killed")
     if given is None:
         return scratch_folder(parent)
-    return own_folder(given, worker_id, f"{opened.run_id} {opened.units_digest.hex()}")
+    run = f"{hello.run_id} {hello.units_digest.hex()}"
+    return own_folder(given, hello.worker_id, run, keep)

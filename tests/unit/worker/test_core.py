@@ -214,11 +214,30 @@ def test_a_plan_that_can_t_be_is_reported(change: dict[str, Any], reason: str) -
 
 def test_weights_in_a_foreign_topic_are_refused() -> None:
     record = dispatched(plan())
-    blob = record.blob.model_copy(update={"topic": "updates"})
+    blob = BLOB.model_copy(update={"topic": "updates"})
+    record = record.model_copy(update=one_blob(record.plan.trained, blob))
 
-    report = report_of(core().handle(record.model_copy(update={"blob": blob}), 101.0))
+    report = report_of(core().handle(record, 101.0))
 
     assert "not in submodels" in report.detail
+
+
+def test_a_dispatch_whose_blobs_lack_a_unit_is_refused() -> None:
+    record = dispatched(plan())
+    record = record.model_copy(update=one_blob(record.plan.trained[1:], BLOB))
+
+    report = report_of(core().handle(record, 101.0))
+
+    assert "no blob of shard 0 holds unit 0" == report.detail
+
+
+def test_a_blob_with_units_that_the_model_lacks_is_refused() -> None:
+    record = dispatched(plan())
+    record = record.model_copy(update=one_blob((*record.plan.trained, 900), BLOB))
+
+    report = report_of(core().handle(record, 101.0))
+
+    assert f"a blob holds unit 900; the model has {len(TABLE)}" == report.detail
 
 
 def test_a_dispatch_of_another_number_of_shards_is_refused() -> None:

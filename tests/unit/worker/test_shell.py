@@ -1,6 +1,7 @@
 """The worker's shell on a memory bus whose other roles the test plays."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -574,30 +575,51 @@ def test_a_worker_leaves_a_run_of_another_version_and_says_so(tmp_path: Path) ->
 
 def test_a_disk_that_can_t_hold_the_weights_is_reported_and_ends_the_worker(tmp_path: Path) -> None:
     async def both() -> None:
-        trainer = ScriptedTrainer(at_once)
-        trainer.units_digest = HUGE_TABLE.digest
-        stage = Stage(tmp_path, trainer)
-        await stage.bus.create_topics(specs(PREFIX, 2))
-        opened = RunOpened(
-            run_id="r",
-            decisions_offset=1,
-            config=stage.config,
-            task="m:t",
-            units_digest=HUGE_TABLE.digest,
-        )
-        await stage.say(opened)
-        device = WorkerDevice(memory_bytes=1 << 62, scratch_dir=tmp_path)
-        work = asyncio.create_task(stage.work(device, HUGE_TABLE))
-        [hello, *_] = await stage.hear(Hello)
-        blob = await write_blob(stage.bus, SUBMODELS.full_name(PREFIX), 0, "p1", [b"x"])
-        plan = stage.plan("p1", hello.incarnation).model_copy(update={"trained": (0,)})
-        plan = plan.model_copy(update={"frozen": ()})
-        place = {"shard": 0, "shard_count": 1} | one_blob((0,), blob)
-        await stage.say(Dispatched(run_id="r", decisions_offset=1, plan=plan, **place))
+        stage = Stage(tmp_path, ScriptedTrainer(at_once))
+        await stage.open()
+        work = asyncio.create_task(stage.work())
+        await stage.hear(Hello)
+        shutil.rmtree(tmp_path / "cos2p-units-w0")
+        await stage.dispatch("p1")
         with pytest.raises(StorageError, match="free some space"):
             await work
         [report] = await stage.hear(Report)
         assert "failed" == report.status
         assert "free some space" in report.detail
+
+    asyncio.run(both())
+
+
+def test_a_worker_that_starts_again_finds_the_weights_that_it_had(tmp_path: Path) -> None:
+    async def both() -> None:
+        stage = Stage(tmp_path, ScriptedTrainer(at_once))
+        await stage.open()
+        reports = []
+        for plan_id in ("p1", "p2"):
+            stage.stop.clear()
+            stage.heard = []
+            work = asyncio.create_task(stage.work())
+            await stage.dispatch(plan_id)
+            reports += await stage.hear(Report)
+            stage.stop.set()
+            await work
+        first, second = reports
+
+        assert (first.bytes_found, second.bytes_found) == (0, 4 * TABLE.parameter_count)
+        assert second.bytes_down < first.bytes_down
+
+    asyncio.run(both())
+
+
+def test_two_workers_with_one_name_and_folder_do_not_share_it(tmp_path: Path) -> None:
+    async def both() -> None:
+        stage = Stage(tmp_path, ScriptedTrainer(at_once))
+        await stage.open()
+        work = asyncio.create_task(stage.work())
+        await stage.hear(Hello)
+        with pytest.raises(StorageError, match="another process works as w0"):
+            await stage.work()
+        await stage.finish()
+        await work
 
     asyncio.run(both())

@@ -104,7 +104,7 @@ SUBMODELS = Topic(
     "blob id",
     6 * 3600.0,
     partitioned=True,
-    about="Chunks: the weights of one plan.",
+    about="Chunks: units of versions, each written once for all plans that need it.",
 )
 UPDATES = Topic(
     "updates",
