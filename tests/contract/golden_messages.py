@@ -98,7 +98,7 @@ def _fleet() -> tuple[Message, ...]:
                 **{"plan_id": "p000007", "status": "done", "blob": BLOB, "sample_count": 140},
                 **{"steps_done": 10, "idle_s": 0.25, "fetch_s": 0.5, "train_s": 4.0},
                 **{"throttle_s": 3.0, "upload_s": 0.125, "peak_bytes": 120_000_000},
-                **{"bytes_down": 3_000_000, "bytes_up": 2_900_000},
+                **{"bytes_down": 3_000_000, "bytes_found": 700, "bytes_up": 2_900_000},
                 **{"loss_first": 2.25, "loss_last": 1.5, "scores": SCORES, "detail": "as planned"},
             }
         ),

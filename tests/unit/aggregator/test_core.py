@@ -315,7 +315,7 @@ def test_every_shard_dispatches_its_units_of_every_plan(new_script: NewScript) -
 
         told = [t for t in await s.told() if isinstance(t, m.Dispatched)]
         assert [0, 1, 2] == [t.shard for t in told]
-        assert 4 * (23 + 7 + 40) < sum(t.blob.byte_count for t in told)
+        assert 4 * (23 + 7 + 40) < sum(b.blob.byte_count for t in told for b in t.blobs)
 
     asyncio.run(go())
 

@@ -41,14 +41,12 @@ def test_a_plan_one_byte_over_the_budget_is_found_whatever_it_says_of_itself(scr
     assert "over its budget" in found.findings[0]
 
 
-def test_a_submodel_with_more_bytes_than_its_units_is_found(script: Any) -> None:
+def test_a_dispatch_that_lacks_a_unit_of_its_plan_is_found(script: Any) -> None:
     plan = script.issued("p1", "w0")
 
-    found = audited(
-        script, plan, memory=10**6, models=[script.dispatched(plan.plan, extra_bytes=4)]
-    )
+    found = audited(script, plan, memory=10**6, models=[script.dispatched(plan.plan, lacking=1)])
 
-    assert "not those of its 3 units" in found.findings[0]
+    assert "no blob holds 1 of the 3 units" in found.findings[0]
 
 
 def test_a_dispatch_of_other_units_than_planned_is_found(script: Any) -> None:

@@ -163,8 +163,10 @@ class RunHistory(RunNow):
     def _weigh(self, topic: str, message: Message, size: int) -> None:
         """Count the bytes of a record, and of the blob that it is the first to name."""
         blob: m.BlobRef | None = None
-        if isinstance(message, (m.Report, m.Dispatched)):
+        if isinstance(message, m.Report):
             blob = message.blob
+        elif isinstance(message, m.Dispatched):
+            blob = message.new_blob
         elif isinstance(message, m.RunRequested):
             blob = message.checkpoint
         elif isinstance(message, m.VersionPublished) and message.version:

@@ -301,6 +301,12 @@ class Dispatched(Made):
         """See `Message.key`."""
         return self.plan.worker_id
 
+    @property
+    def new_blob(self) -> BlobRef | None:
+        """The blob that was written for this plan; None where all its units were there before."""
+        own = f"{self.plan.plan_id}."
+        return next((b.blob for b in self.blobs if b.blob.blob_id.startswith(own)), None)
+
 
 class VersionPublished(Made):
     """A shard has made a version; recovery continues at its `decisions_offset`."""
