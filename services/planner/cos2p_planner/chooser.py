@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cos2p.model.basket import Choice, Floats
 from cos2p.model.cost import FLOAT_BYTES, CostModel, Workload
 from cos2p_planner.baselines.policies import policy_named
 from cos2p_planner.choosers.nesting import WEIGHT, nested_value, waiting
-from cos2p_planner.choosers.question import Ask, Floats
-from cos2p_planner.state.choice import Choice
+from cos2p_planner.choosers.question import Ask
 from cos2p_planner.state.device import Device
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.importance import Importance

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from cos2p.log import messages as m
+from cos2p.model.basket import Choice
 from cos2p.model.cost import Workload
 from cos2p_planner.chooser import Chooser
 from cos2p_planner.rules.closing import Closing, OpenRound, Order, closing_of
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.device import Device
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.importance import Importance, ImportanceState

@@ -8,9 +8,9 @@ import pytest
 from planned_fleet import JETSON16_WEAK, PlannedRun
 
 from cos2p.log import messages as m
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.holdings import Holdings
 from cos2p_planner.state.prices import PENALTY, STEP, FloorPrices
 

@@ -20,7 +20,6 @@ Only running out of memory can do that.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from cos2p.errors import BudgetError, SettingsError
 from cos2p.model.nested import nested_widths
-from cos2p.model.units import STEM, UnitTable
+from cos2p.model.units import STEM, Indices, Ring, UnitTable
 from cos2p.run_config import LocalConfig, RunConfig
 
 FLOAT_BYTES = 4
@@ -99,15 +98,9 @@ class CostModel:
         return FLOAT_BYTES * self.table.sizes
 
     @cached_property
-    def stem_core(self) -> NDArray[np.bool_]:
-        """True for the core units that every submodel has (the stem), shape (units,)."""
-        stem: NDArray[np.bool_] = self.table.blocks == STEM
-        return stem
-
-    @cached_property
     def stem_bytes(self) -> int:
         """Peak bytes of the stem's core units, which every submodel has."""
-        return int(self.trained_bytes[self.stem_core].sum())
+        return int(self.trained_bytes[self.table.cores[STEM]].sum())
 
     @cached_property
     def prunable_bytes(self) -> int:
@@ -172,7 +165,7 @@ class CostModel:
         if not self.prunable_bytes:
             return 0.0
         chosen = list(trained)
-        cost = self.trained_bytes[chosen][~self.stem_core[chosen]].sum()
+        cost = self.trained_bytes[chosen][self.table.blocks[chosen] != STEM].sum()
         return float(cost) / self.prunable_bytes
 
     def fraction_of(self, memory_bytes: float) -> float:
@@ -194,8 +187,12 @@ class CostModel:
     @cached_property
     def smallest(self) -> tuple[int, ...]:
         """The cheapest submodel: the stem and one block with one unit of each of its kinds."""
-        block = min(self._thinnest().values(), key=self.peak_bytes, default=[])
-        return tuple(sorted([*np.flatnonzero(self.stem_core).tolist(), *block]))
+
+        def cheapest(ring: Ring) -> Indices:
+            return ring.lowest(self.trained_bytes, 0.0)
+
+        thin = [self.table.cut([block], cheapest) for block in range(self.table.block_count)]
+        return min(thin, key=self.peak_bytes, default=self.table.cut([], cheapest))
 
     @cached_property
     def smallest_bytes(self) -> int:
@@ -229,23 +226,6 @@ class CostModel:
             f"{who}: a budget of {plain_bytes(memory_bytes)} is below the smallest submodel"
             f"{whose}; {plain_bytes(due)} ({due} bytes) would do"
         )
-
-    def _thinnest(self) -> dict[int, list[int]]:
-        """For each block, its core and the cheapest unit of each prunable kind."""
-        cheapest: dict[tuple[int, str], int] = {}
-        found: dict[int, list[int]] = defaultdict(list)
-        for index, unit in enumerate(self.table.units):
-            if unit.block == STEM:
-                continue
-            if unit.kind == "core":
-                found[unit.block].append(index)
-                continue
-            best = cheapest.setdefault((unit.block, unit.kind), index)
-            if self.trained_bytes[index] < self.trained_bytes[best]:
-                cheapest[unit.block, unit.kind] = index
-        for (block, _), index in cheapest.items():
-            found[block].append(index)
-        return dict(found)
 
 
 def memory_for_fraction(table: UnitTable, fraction: float, *, slots: int, batch_size: int) -> int:

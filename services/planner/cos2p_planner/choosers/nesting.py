@@ -17,8 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.model.units import UnitTable
-from cos2p_planner.choosers.structure import ROUNDING
+from cos2p.model.units import ROUNDING, UnitTable
 
 WEIGHT = 4.0
 """Worth of a nested unit of the last block, in devices of coverage per device of the fleet. Each

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.log.state_codec import Floats, Floats32
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.prices import FloorPrices
 
 RECENCY_DECAY = 0.8

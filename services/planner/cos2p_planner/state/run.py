@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from cos2p.log import messages as m
 from cos2p.log.state_codec import Counts
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p_planner.state.arrivals import Arrivals
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.holdings import Holdings, HoldingsState
 
 INTERVALS_KEPT = 9
