@@ -14,12 +14,11 @@ from cos2p.model.basket import Choice
 from cos2p.model.cost import Workload
 from cos2p_planner.chooser import Chooser
 from cos2p_planner.rules.closing import Closing, OpenRound, Order, closing_of
-from cos2p_planner.state.device import Device
+from cos2p_planner.state.device import Device, Speed
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.importance import Importance, ImportanceState
 from cos2p_planner.state.ledger import Ledger
 from cos2p_planner.state.run import Run
-from cos2p_planner.state.speed import Speed
 
 SEED_MAX = 2**62 - 1
 

@@ -81,12 +81,12 @@ class Basket:
 
         A block's first unit brings the block's core, where that is not in the basket yet.
         """
-        blocks = self._table.blocks[units]
-        cores = {block: self._table.cores[block] for block in np.unique(blocks).tolist()}
-        unpaid = {b: core for b, core in cores.items() if not self.chosen[core].all()}
+        table = self._table
+        missing = table.blocks[~table.prunable & ~self.chosen]
+        unpaid = {block: table.cores[block] for block in np.unique(missing).tolist()}
         left = self._left.tolist()  # plain numbers: numpy is slower for so few values
-        prices = self._trained[:, units].T.tolist()
-        for unit, block, price in zip(units.tolist(), blocks.tolist(), prices, strict=True):
+        blocks, prices = table.blocks[units].tolist(), self._trained[:, units].T.tolist()
+        for unit, block, price in zip(units.tolist(), blocks, prices, strict=True):
             core = unpaid.get(block)
             costs = price if core is None else (self._trained[:, core].sum(axis=1) + price).tolist()
             if all(c <= space for c, space in zip(costs, left, strict=True)):

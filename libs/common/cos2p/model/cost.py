@@ -228,11 +228,6 @@ class CostModel:
         )
 
 
-def memory_for_fraction(table: UnitTable, fraction: float, *, slots: int, batch_size: int) -> int:
-    """Memory of a device that may hold `fraction` of the prunable cost; see `CostModel`."""
-    return CostModel(table, slots, batch_size).memory_for_fraction(fraction)
-
-
 def plain_bytes(count: float) -> str:
     """Write a number of bytes with at most three digits: ``412 kB``, ``1.5 GB``."""
     value = float(count)

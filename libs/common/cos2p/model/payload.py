@@ -175,11 +175,6 @@ class PayloadReader:
                 f"the payload of {self._owner} ends after {self._place} of {len(self._units)} units"
             )
 
-    @property
-    def units_missing(self) -> tuple[int, ...]:
-        """The units that are not complete yet."""
-        return self._units[self._place :]
-
     def _checked(self, index: int, unit: int) -> UnitValues:
         assert self.header is not None
         values = self._buffer[: int(self._table.sizes[unit]) * self._states]

@@ -190,17 +190,6 @@ class UnitTable:
         parts = [self.cores[STEM], *(self.part(block, kept) for block in blocks)]
         return tuple(np.sort(np.concatenate(parts)).tolist())
 
-    def columns(self) -> dict[str, Sequence[str] | Sequence[int]]:
-        """The table as columns, the form that it has in messages."""
-        return {
-            "name": [u.name for u in self.units],
-            "kind": [u.kind for u in self.units],
-            "block": [u.block for u in self.units],
-            "size": [u.size for u in self.units],
-            "flops": [u.flops for u in self.units],
-            "activations": [u.activations for u in self.units],
-        }
-
     def shard_of_block(self, shard_count: int) -> dict[int, int]:
         """Map each block to the aggregator shard that owns it.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cos2p.run_config import LocalConfig, RoundConfig
-from cos2p_planner.state.speed import Speed
+from cos2p_planner.state.device import Speed
 
 DEADLINE_FLOOR_S = 0.5
 """Arrivals of tiny models lie so close together that a short pause would count as late."""
