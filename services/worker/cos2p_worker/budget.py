@@ -24,11 +24,7 @@ def fill_budget(
 ) -> tuple[int, ...]:
     """Return the units of the submodel, ascending, closed under their cores.
 
-    Args:
-        cost: the cost model of the run.
-        memory_bytes: largest forecast peak.
-        scores: score of each unit, shape (units,); those of core units are not read.
-        who: the name for the error text.
+    `scores` has shape (units,); those of core units are not read. The error's text names `who`.
 
     Raises:
         BudgetError: not even the smallest submodel fits; the text names the memory that it needs.

@@ -113,12 +113,7 @@ class CostModel:
         return int(self.trained_bytes.sum())
 
     def peak_bytes(self, trained: Iterable[int], frozen: Iterable[int] = ()) -> int:
-        """Forecast of a submodel's peak in bytes.
-
-        Args:
-            trained: indices of the trained units, with the cores that they need.
-            frozen: indices of the frozen units, likewise.
-        """
+        """Forecast of a submodel's peak in bytes; the units include the cores that they need."""
         peak = self.trained_bytes[list(trained)].sum() + self.frozen_bytes[list(frozen)].sum()
         return int(peak)
 
@@ -127,10 +122,6 @@ class CostModel:
 
         Frozen units run forward only. So does a pass of the anchor's teacher. It runs before the
         first step, but its cost is spread over all steps.
-
-        Args:
-            trained: indices of the trained units.
-            frozen: indices of the frozen units.
         """
         units, still = tuple(trained), self._forward_flops(frozen)
         forward = self._forward_flops(units)
@@ -200,11 +191,7 @@ class CostModel:
         return self.peak_bytes(self.smallest)
 
     def require(self, memory_bytes: int, who: str) -> None:
-        """Refuse a budget that is too small for every submodel.
-
-        Args:
-            memory_bytes: the budget.
-            who: owner of the budget, named in the error.
+        """Refuse a budget that is too small for every submodel; the error names `who` owns it.
 
         Raises:
             BudgetError: the budget is too small; the text gives a sufficient number of bytes.
@@ -213,12 +200,9 @@ class CostModel:
             raise BudgetError(self.budget_text(memory_bytes, who))
 
     def budget_text(self, memory_bytes: int, who: str, least_bytes: int | None = None) -> str:
-        """Explain that a budget is too small, and which budget would be sufficient.
+        """Explain that the budget of `who` is too small, and which would be sufficient.
 
-        Args:
-            memory_bytes: the budget.
-            who: owner of the budget, named first.
-            least_bytes: least bytes that the run's policy needs; None for the smallest submodel's.
+        `least_bytes` is what the run's policy needs; None for the smallest submodel's.
         """
         due = self.smallest_bytes if least_bytes is None else least_bytes
         whose = "" if due == self.smallest_bytes else " that the run's policy plans"
@@ -313,13 +297,7 @@ class Calibration:
         return replace(self, ceiling_bytes=ceiling)
 
     def budget_bytes(self, memory_bytes: int, margin: float, smallest_bytes: int) -> int:
-        """Largest predicted peak to plan for a device with this memory.
-
-        Args:
-            memory_bytes: the device's memory budget.
-            margin: share of the memory that plans leave free.
-            smallest_bytes: peak bytes of the smallest submodel.
-        """
+        """Largest predicted peak to plan for a device with this memory, less a margin (a share)."""
         usable = int(memory_bytes * (1 - margin))
         # Measurements never push the budget below the smallest submodel; the ceiling may.
         budget = max(int(usable / self.memory_factor), min(usable, smallest_bytes))

@@ -69,13 +69,7 @@ def encode_header(header: Header) -> bytes:
 
 
 def header_of(owner: str, units: Sequence[int], values: Sequence[NDArray[np.float32]]) -> Header:
-    """Make the header of a payload with one state.
-
-    Args:
-        owner: what the payload belongs to.
-        units: indices of its units, ascending.
-        values: one array per unit.
-    """
+    """Make the header of a payload with one state: one array for each of the ascending units."""
     digests = tuple(unit_digest(v) for v in values)
     return Header(owner, tuple(units), 1, digests)
 

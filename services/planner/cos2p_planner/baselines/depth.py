@@ -31,11 +31,9 @@ weakest budgets."""
 
 
 class DepthRule:
-    """Chooses as many levels as fit, counted from the shallow end.
+    """Chooses as many of the ascending levels as fit, counted from the shallow end.
 
-    Args:
-        costs: the model's costs.
-        levels: ascending; a depth is rounded up to whole blocks, a width to whole units.
+    A depth is rounded up to whole blocks, a width to whole units.
     """
 
     def __init__(self, costs: CostModel, levels: Sequence[Level]) -> None:

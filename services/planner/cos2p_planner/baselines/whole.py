@@ -36,14 +36,14 @@ class SmallestRule(WidthRule):
 
     def __init__(self, costs: CostModel) -> None:
         super().__init__(costs, first)
-        self._depths = tuple(range(self._table.block_count, 0, -1)) or (0,)
+        self._prefixes = [range(d) for d in range(self._table.block_count, 0, -1)] or [range(0)]
 
     @property
     def least_bytes(self) -> int:
         """Peak bytes of the stem and the first block with one unit of each ring."""
-        thin = self._table.cut(range(self._depths[-1]), lambda ring: ring.units[:1])
+        thin = self._table.cut(self._prefixes[-1], lambda ring: ring.units[:1])
         return self._costs.peak_bytes(thin)
 
     def choose(self, ask: Ask) -> Choice | None:
         """Choose the same units for every device."""
-        return self._deepest(ask, self._depths, range, min((*ask.fleet_budgets, ask.budget_bytes)))
+        return self._deepest(ask, self._prefixes, min((*ask.fleet_budgets, ask.budget_bytes)))

@@ -14,7 +14,6 @@ Deviations from the papers, for all rules:
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -32,13 +31,7 @@ DEVICE_PHASE, BLOCK_PHASE = 0.618, 0.37
 
 
 class WidthRule:
-    """Cuts all rings at one rate.
-
-    Args:
-        costs: the model's costs.
-        keep: chooses which units of a ring are kept.
-        rates: the allowed rates, ascending; None allows every rate.
-    """
+    """Cuts all rings at one rate of `rates`, which ascend; None allows every rate."""
 
     def __init__(self, costs: CostModel, keep: Keep, rates: Sequence[float] | None = None) -> None:
         self._costs, self._table, self._keep = costs, costs.table, keep
@@ -77,22 +70,13 @@ class WidthRule:
         return Choice(self._cut(ask, blocks, rates[count - 1])) if count else None
 
     def _deepest(
-        self,
-        ask: Ask,
-        depths: Sequence[int],
-        blocks_of: Callable[[int], Iterable[int]],
-        budget_bytes: int,
+        self, ask: Ask, windows: Sequence[Sequence[int]], budget_bytes: int
     ) -> Choice | None:
-        """Return the cut of the first depth that fits at `width_min`; else the last at any rate."""
+        """Return the first window of blocks that fits at `width_min`; else the last at any rate."""
         wide = [ask.width_min, *(r for r in self._rates if r > ask.width_min)]
-        for depth, rates in [
-            *((d, wide) for d in depths),
-            *((d, self._rates) for d in depths[-1:]),
-        ]:
-            choice = self._widest(ask, blocks_of(depth), rates, budget_bytes)
-            if choice is not None:
-                return choice
-        return None
+        tries = [(window, wide) for window in windows] + [(w, [*self._rates]) for w in windows[-1:]]
+        choices = (self._widest(ask, blocks, rates, budget_bytes) for blocks, rates in tries)
+        return next((choice for choice in choices if choice is not None), None)
 
 
 class SkippingWidthRule(WidthRule):
@@ -115,7 +99,7 @@ class SkippingWidthRule(WidthRule):
         if choice is not None or ask.budget_bytes < self.least_bytes:
             return choice
         depths = range(self._table.block_count - 1, 0, -1)
-        return self._deepest(ask, depths, partial(self._window, ask), ask.budget_bytes)
+        return self._deepest(ask, [self._window(ask, d) for d in depths], ask.budget_bytes)
 
     def _window(self, ask: Ask, depth: int) -> list[int]:
         count = self._table.block_count

@@ -30,13 +30,7 @@ def first_blocks(table: UnitTable, share: float) -> int:
 
 
 def nested_value(table: UnitTable, depth: float, device_count: int) -> NDArray[np.float64]:
-    """Return what units are worth because they are nested, in devices; shape (units,).
-
-    Args:
-        table: the model's units.
-        depth: share of the blocks that is nested; 0 nests nothing.
-        device_count: devices that can train.
-    """
+    """Return what units are worth as nested, in devices, shape (units,); depth 0 nests nothing."""
     nested = (table.blocks < first_blocks(table, depth)) & table.prunable & (depth > 0)
     worth = table.block_count - table.blocks
     value: NDArray[np.float64] = WEIGHT * device_count * np.where(nested, worth, 0)

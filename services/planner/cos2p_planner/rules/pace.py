@@ -28,8 +28,7 @@ STRETCH = 2
 def deadline_s(durations_s: Sequence[float]) -> float:
     """Return the seconds that a round waits: median + `DEADLINE_MADS` MAD of plan durations.
 
-    Args:
-        durations_s: per device, issue to report; observed or (before that) forecast.
+    There is one duration per device, from issue to report, observed or (before that) forecast.
     """
     if not durations_s:
         return DEADLINE_FLOOR_S

@@ -106,14 +106,7 @@ class ImportanceState:
 
 
 class Importance:
-    """Values of units per device, for one run.
-
-    Args:
-        table: the model's units.
-        config: the run's settings; `plans.importance` selects what is kept.
-        state: what a snapshot held.
-        own_share: lambda, see `OWN_SHARE`.
-    """
+    """Values of units per device, for one run; `plans.importance` selects what is kept."""
 
     def __init__(
         self,
@@ -130,15 +123,9 @@ class Importance:
         """The fleet's value of the newest scores; None where it has to be computed again."""
 
     def learn(self, report: m.Report, facts: PlanFacts, device: Device | None) -> str:
-        """Take the scores of a report, if it has any.
+        """Take the scores of a device's first report of its own plan, if it has any.
 
-        Args:
-            report: a device's first report of its own plan.
-            facts: the plan's facts.
-            device: the reporter.
-
-        Returns:
-            Why the scores are not used; empty where they are.
+        Returns why the scores are not used; empty where they are.
         """
         scores, plans = report.scores, self._config.plans
         if scores is None or device is None or plans.importance != "gate":
@@ -252,12 +239,8 @@ def _wrong_scores(
     Scores only steer the choice of units, so wrong scores do not make the update INVALID. `judge`
     checks the report, and the aggregator checks its payload.
 
-    Args:
-        scores: the scores as reported.
-        unit_count: trained units of the plan that have a gate.
-        samples_max: samples that the plan's steps can have used, with repeats.
-        label_counts: the label counts that the device announced; None where it withholds its
-            labels.
+    `samples_max` samples can have been used in the plan's steps, with repeats. `label_counts` is
+    what the device announced; None where it withholds its labels.
     """
     classes, counts = scores.classes, scores.counts
     if len(counts) != classes or len(scores.sums) != FLOAT_BYTES * unit_count * classes:
