@@ -25,7 +25,10 @@ Mask = NDArray[np.bool_]
 
 
 def low_coverage(counts: Counts) -> int:
-    """The 5 % quantile of merged updates, shape (prunable units,): all but 5 % have this many."""
+    """The 5 % quantile of merged updates per unit: all but 5 % of the units have at least this.
+
+    The counts have shape (prunable units,).
+    """
     if not counts.size:
         return 0
     return int(np.sort(counts)[max(0, math.ceil(LOW_SHARE * len(counts)) - 1)])

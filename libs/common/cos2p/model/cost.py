@@ -191,7 +191,7 @@ class CostModel:
         return self.peak_bytes(self.smallest)
 
     def require(self, memory_bytes: int, who: str) -> None:
-        """Refuse a budget that is too small for every submodel; the error names `who` owns it.
+        """Refuse a budget that is too small for every submodel; the error names the owner, `who`.
 
         Raises:
             BudgetError: the budget is too small; the text gives a sufficient number of bytes.

@@ -21,13 +21,13 @@ def nested_widths(table: UnitTable, units: Sequence[int]) -> tuple[tuple[int, ..
     one. p_max is the submodel itself, whatever its width.
     """
     present = set(units)
-    rings = [
+    held_of = [
         (ring, [u for u in ring.units.tolist() if u in present])
         for rings in table.rings.values()
         for ring in rings
     ]
     found: dict[tuple[int, ...], None] = {}
     for p in FRACTIONS:
-        dropped = {u for ring, held in rings for u in held[ring.count(p) :]}
+        dropped = {u for ring, held in held_of for u in held[ring.count(p) :]}
         found[tuple(u for u in units if u not in dropped)] = None
     return tuple(found)
