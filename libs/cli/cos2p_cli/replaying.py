@@ -20,7 +20,7 @@ from cos2p.settings import BusSettings
 from cos2p_aggregator.replay import ReplayResult, VersionReplay
 from cos2p_aggregator.replay import replay as make_anew
 from cos2p_cli import figures, options
-from cos2p_planner.signed import checker_of
+from cos2p_planner.intake import checker_of
 from cos2p_planner.snapshot_check import Comparison, compare_snapshots
 
 ROWS_MAX = 12
