@@ -43,8 +43,6 @@ class OpenPlans:
                 self.end(decision.plan_id)
             case UpdateRefused() if decision.outcome is not Outcome.DUPLICATE:
                 self.end(decision.plan_id)
-            case _:
-                pass
 
     def end(self, plan_id: str) -> Plan | None:
         """Remove a plan and return it; None where it was not open."""

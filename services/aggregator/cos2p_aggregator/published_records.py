@@ -68,8 +68,6 @@ class PublishedRecords:
                 known = self.versions.get(message.version)
                 if known is None or known.checkpoint is None:
                     self.versions[message.version] = message
-            case _:
-                pass
 
     @property
     def newest_checkpoint(self) -> VersionPublished | None:

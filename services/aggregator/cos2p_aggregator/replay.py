@@ -205,8 +205,6 @@ async def _drive(
                 await merge_update(bus, effect)
             case Publish():
                 rebuild.take(effect)
-            case _:
-                pass
 
 
 class _Changes:

@@ -134,8 +134,6 @@ async def survey(bus: Bus, prefix: str, without: frozenset[str] = frozenset()) -
                 known = admitted.plan_id in missing or admitted.worker_id in without
                 if not known and not await extent.holds(admitted.blob):
                     found.lost[found.last_version + 1] = letter.offset
-            case _:
-                pass
     return found
 
 

@@ -8,9 +8,9 @@ Accuracies have the names that `Evaluated` gives them, everywhere.
 
 from bisect import bisect_left
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated
 
-from cos2p.history.figure import Figure, json_of
+from cos2p.history.figure import Figure
 from cos2p.log import messages as m
 
 POINTS_MAX = 512
@@ -57,10 +57,6 @@ class Judgement:
         """Whether the verdict has an accuracy, as it does if the task has classes."""
         return self.accuracy is not None or self.raw_accuracy is not None
 
-    def to_json(self) -> dict[str, Any]:
-        """The verdict's only JSON form."""
-        return json_of(self)
-
 
 @dataclass
 class Curve:
@@ -69,7 +65,7 @@ class Curve:
     When the curve is full, every second verdict is dropped and the stride doubles.
 
     Attributes:
-        points: the verdicts kept, oldest version first.
+        points: oldest version first.
         stride: one of this many verdicts is kept.
         offered: number of versions whose verdicts were taken so far.
     """
@@ -79,12 +75,7 @@ class Curve:
     offered: int = 0
 
     def take(self, verdict: Judgement, *, thinned: bool) -> None:
-        """Take the next verdict; it replaces an older one on the same version.
-
-        Args:
-            verdict: the verdict.
-            thinned: whether the curve's length is bounded.
-        """
+        """Take the next verdict; it replaces an older one on the same version."""
         place = bisect_left(self.points, verdict.version, key=lambda p: p.version)
         if place < len(self.points):
             if self.points[place].version == verdict.version:

@@ -10,14 +10,11 @@ A device that only a decision names has a row, too.
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-from cos2p.history.figure import Figure, derived, json_of
+from cos2p.history.figure import Figure, derived
 from cos2p.log import messages as m
 from cos2p.log.messages import Outcome
-
-if TYPE_CHECKING:
-    from cos2p.history.state import HistoryState
 
 Labels = tuple[int, ...] | None
 MERGED = "UpdateAdmitted"
@@ -33,9 +30,7 @@ def natural(worker_id: str) -> tuple[str | int, ...]:
 class Announced:
     """The samples per label that a device announced.
 
-    Attributes:
-        offset: offset of the device's Hello in `fleet`.
-        counts: samples per label; None if the device withholds them.
+    `offset` is that of its Hello in `fleet`; `counts` is None if the device withholds them.
     """
 
     offset: int
@@ -137,9 +132,9 @@ class DeviceRow:
         return self.outcomes[Outcome.ACCEPTED]
 
     @derived(Figure("its part of all updates merged", "share", MERGED, "share", metric=True))
-    def merged_share(self, run: "HistoryState") -> float:
-        """Its merged updates as a share of all merged updates, in [0, 1]."""
-        return self.merged_count / max(1, run.staleness.total())
+    def merged_share(self, staleness: Counter[int]) -> float:
+        """Its part of all merged updates, in [0, 1]; `staleness` counts the run's updates."""
+        return self.merged_count / max(1, staleness.total())
 
     @property
     def over_budget(self) -> bool:
@@ -150,10 +145,6 @@ class DeviceRow:
         """The labels that it had announced before this record of `fleet`."""
         known = (a.counts for a in reversed(self.labels) if a.offset < fleet_offset)
         return next(known, None)
-
-    def to_json(self, run: "HistoryState") -> dict[str, Any]:
-        """The row's only JSON form."""
-        return json_of(self, run)
 
     # ------------------------------------------------------------ its records in `fleet`
 

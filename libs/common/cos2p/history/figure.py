@@ -25,7 +25,7 @@ class Figure:
 
     Attributes:
         about: what the figure is, as a phrase.
-        unit: its unit; "share" lies in [0, 1].
+        unit: "share" lies in [0, 1].
         source: the messages that it is made from.
         head: title of its column in tables of devices; empty if it has none.
         metric: whether it is shown as a gauge of each device, `cos2p_device_NAME`.
@@ -39,7 +39,7 @@ class Figure:
 
 
 def derived(figure: Figure) -> Callable[[F], F]:
-    """Declare a figure that a method computes; the method may take the whole run's state."""
+    """Declare a figure that a method computes, perhaps from one value of the whole run."""
 
     def mark(method: F) -> F:
         method.figure = figure  # type: ignore[attr-defined]
@@ -70,21 +70,15 @@ def _figures(kind: Any) -> dict[str, Figure]:
     return found
 
 
-def value_of(row: Any, name: str, run: Any = None) -> Any:
-    """A figure's value.
-
-    Args:
-        row: the row that has the figure.
-        name: the figure's name.
-        run: state of the whole run, for figures that need it.
-    """
+def value_of(row: Any, name: str, of_run: Any = None) -> Any:
+    """A figure's value; a device's needs the run's updates by staleness as `of_run`."""
     value = getattr(row, name)
-    return value(run) if callable(value) else value
+    return value(of_run) if callable(value) else value
 
 
-def json_of(row: Any, run: Any = None) -> dict[str, Any]:
-    """All figures of a row as JSON-able values, by name."""
-    return {name: _plain(value_of(row, name, run)) for name in figures_of(type(row))}
+def json_of(row: Any, of_run: Any = None) -> dict[str, Any]:
+    """All figures of a row as JSON-able values, by name; see `value_of`."""
+    return {name: _plain(value_of(row, name, of_run)) for name in figures_of(type(row))}
 
 
 def _plain(value: Any) -> Any:

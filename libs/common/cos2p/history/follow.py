@@ -19,8 +19,8 @@ from cos2p.log.backwards import newest_first
 from cos2p.log.bus import Bus
 from cos2p.log.mailbox import Letter
 from cos2p.log.messages import VersionPublished
-from cos2p.log.snapshots import Snapshot, newest_snapshot
-from cos2p.log.state_codec import StateError, pack, unpack
+from cos2p.log.snapshots import newest_snapshot
+from cos2p.log.state_codec import StateError, unpack
 from cos2p.log.topics import HEARTBEATS, MODELS
 
 
@@ -35,17 +35,6 @@ def beats_kept(device_count: int) -> int:
 
 Taken = Callable[[Letter, RunHistory], None]
 """Called with each letter once the history has taken it."""
-
-
-def snapshot_of(history: RunHistory, number: int) -> Snapshot:
-    """Make the history's snapshot.
-
-    Args:
-        history: the history.
-        number: the snapshot's number: above that of `newest_snapshot`, then rising by one.
-    """
-    state = pack(HistoryState, history.state)
-    return Snapshot("history", number, history.run_id, history.positions, state)
 
 
 async def first_row_kept(bus: Bus, prefix: str, run_id: str) -> int:
@@ -67,8 +56,7 @@ class HistoryReader:
         history: history to fill; it is read from the log's start. None starts from a snapshot.
         taken: called with each letter that counts.
 
-    Attributes:
-        notes: the reasons why snapshots were skipped.
+    `notes` holds the reasons why snapshots were skipped.
     """
 
     def __init__(
@@ -102,7 +90,7 @@ class HistoryReader:
         count = await self._catch_up()
         if wait_s > 0 and not count:
             log = self._log or RunLog.of(self._bus, self._prefix, "")
-            await log.wait(wait_s)
+            await log.fleet.wait(wait_s)
             count = await self._catch_up()
         return count
 
@@ -157,11 +145,8 @@ class HistoryReader:
 async def open_history(bus: Bus, prefix: str, *, rows_max: int | None = ROWS_MAX) -> HistoryReader:
     """Make a reader and read the run's log up to its current end.
 
-    Args:
-        bus: bus that holds the log.
-        prefix: prefix of the topics' names.
-        rows_max: rows of versions that are kept. The default can start from a snapshot; another
-            number, or None for all, folds the whole log.
+    `rows_max` is the number of versions whose rows are kept. The default can start from a snapshot;
+    another number, or None for all, folds the whole log.
 
     Raises:
         TopicMissingError, BusUnreachableError: as the bus does.

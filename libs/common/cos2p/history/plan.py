@@ -7,9 +7,9 @@ No shard dispatches the plan after that.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
-from cos2p.history.figure import Figure, derived, json_of
+from cos2p.history.figure import Figure, derived
 from cos2p.log import messages as m
 
 FROM = "PlanIssued"
@@ -20,7 +20,6 @@ class PlanRow:
     """One plan; docs/telemetry.md describes each figure.
 
     Attributes:
-        plan: the plan.
         offset: offset of its PlanIssued in `decisions`.
         shards: aggregator shards that have dispatched it.
         ended: whether it has an outcome.
@@ -61,7 +60,3 @@ class PlanRow:
     def peak_bytes(self) -> int:
         """Forecast of the device's peak memory."""
         return self.plan.peak_bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """The row's only JSON form."""
-        return json_of(self)

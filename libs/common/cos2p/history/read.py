@@ -43,8 +43,7 @@ class Tally:
 class Tape:
     """A mailbox that is read letter by letter, up to an end that can be moved.
 
-    Args:
-        mailbox: the mailbox to read; nothing else may poll it meanwhile.
+    Nothing else may poll the mailbox meanwhile.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -99,8 +98,7 @@ class Tape:
         while not self._letters and self.mailbox.offset < self._end:
             if not await self._fill(wait_s=1.0):
                 break
-        head = self._letters[0] if self._letters else None
-        return head if head is not None and head.offset < self._end else None
+        return self._letters[0] if self._letters and self._letters[0].offset < self._end else None
 
     def take(self) -> Letter:
         """Take the letter that `head` has returned off the tape."""
@@ -138,15 +136,7 @@ async def letters(
     offset: int = 0,
     kinds: Collection[type[Message]] = (),
 ) -> AsyncIterator[Letter]:
-    """Read a topic's messages of one run up to the topic's current end.
-
-    Args:
-        bus: bus that holds the topic.
-        prefix: prefix of the topic's name.
-        topic: the topic.
-        run_id: run whose messages are read, or `ANY_RUN`; None takes that of the first message.
-        offset: offset to begin at.
-        kinds: kinds of messages to read; empty for all.
+    """Read a topic's messages of one run up to the topic's current end; see `Mailbox`.
 
     Raises:
         TopicMissingError, BusUnreachableError: as the bus does.
@@ -174,11 +164,7 @@ async def run_of(bus: Bus, prefix: str) -> str:
 class RunLog:
     """One run's `fleet`, `decisions` and `models` in canonical order; can be extended.
 
-    Args:
-        fleet: tape of the topic that devices and operators write.
-        decisions: tape of the planner's topic.
-        models: tape of the aggregator's topic.
-        epoch: epoch in force where `decisions` begins; 0 at the log's start.
+    `epoch` is the epoch in force where `decisions` begins; 0 at the log's start.
     """
 
     def __init__(self, fleet: Tape, decisions: Tape, models: Tape, epoch: int = 0) -> None:
@@ -196,12 +182,7 @@ class RunLog:
     ) -> "RunLog":
         """Make the log of a run for a reader.
 
-        Args:
-            bus: bus that holds the run.
-            prefix: prefix of the topics' names.
-            run_id: the run; None takes that of the first message.
-            offsets: offset to begin at, by the topic's name; 0 where none is given.
-            epoch: epoch in force where `decisions` begins.
+        It begins at the given offsets, by the topic's name, and at 0 where none is given.
         """
         starts = offsets or {}
         fleet, decisions, models = (
@@ -236,11 +217,7 @@ class RunLog:
             await tape.extend()
 
     async def letters(self) -> AsyncIterator[Letter]:
-        """Give the letters since the last call, up to the topics' current ends.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
-        """
+        """Extend the log, and give the letters since the last call."""
         await self.extend()
         async for letter in self.decided():
             yield letter
@@ -270,10 +247,6 @@ class RunLog:
             if end is not None and letter.offset >= end:
                 return
             yield self.fleet.take()
-
-    async def wait(self, wait_s: float) -> None:
-        """Wait up to this long for a record of `fleet`."""
-        await self.fleet.wait(wait_s)
 
     async def _made(self, end: int | None) -> AsyncIterator[Letter]:
         """Give the records of `models` that obey decisions below an offset; None for all."""

@@ -7,7 +7,7 @@ A row is an immutable value, and its functions are pure.
 A figure that is not known yet, or that the log does not give, is None.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -164,12 +164,9 @@ class Merged:
     """An admitted update, as far as rows need it.
 
     Attributes:
-        worker_id: the worker that sent it.
-        base_version: the version that it was trained from.
         trained: its trained units as packed bits.
         present: its trained and frozen units as packed bits.
         steps: number of local steps done.
-        learning_rate: the plan's learning rate.
         path: learning rate times the local steps that the merged delta stands for. With
             normalisation by steps, a delta of 5 steps may count as one of 10.
         weight: its weight in the merge.
@@ -208,43 +205,43 @@ class Merged:
         )
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """The context that a row is made from, with its version's updates.
+COPIED = (
+    "version",
+    "reason",
+    "waited_s",
+    "update_count",
+    "coverage_planned",
+    "coverage_min",
+    "coverage_bound",
+    "devices_bound",
+)
+"""Figures that a row takes unchanged from RoundClosed."""
 
-    Attributes:
-        table: the model's units.
-        window: updates of each version in the window, oldest first, this version's last.
-        everyone: labels of each device that was known by then.
-        labels_of: returns the labels of a device by its name.
+
+def row_of(
+    closed: m.RoundClosed,
+    prunable: bound.Mask,
+    versions: Sequence[Sequence[Merged]],
+    labels: Mapping[str, Labels],
+) -> VersionRow:
+    """Make the row of a version when it is closed, without the aggregator's figures.
+
+    Args:
+        closed: the planner's decision.
+        prunable: mask of the prunable units, shape (units,).
+        versions: updates of each version in the window, oldest first, this version's last.
+        labels: labels of each device that was known by then, by its name.
     """
-
-    table: UnitTable
-    window: Sequence[Sequence[Merged]]
-    everyone: Sequence[Labels]
-    labels_of: Callable[[str], Labels]
-
-
-def row_of(closed: m.RoundClosed, around: Surroundings) -> VersionRow:
-    """Make the row of a version when it is closed, without the aggregator's figures."""
-    updates, prunable = around.window[-1], around.table.prunable
-    window = [u for version in around.window for u in version]
+    updates = versions[-1]
+    window = [u for version in versions for u in version]
     covered = counts_of(window, len(prunable))[prunable]
-    labels = [around.labels_of(u.worker_id) for u in window]
-    distances = label_distances(window, labels, prunable, around.everyone)
+    distances = label_distances(window, labels, prunable)
     steps = [u.steps for u in updates] or [0]
     late = np.array([u.staleness for u in updates], np.int64)
-    withheld = {u.worker_id for u, of in zip(window, labels, strict=True) if not _known(of)}
+    withheld = {u.worker_id for u in window if not _known(labels[u.worker_id])}
     return VersionRow(
-        version=closed.version,
+        **{name: getattr(closed, name) for name in COPIED},
         closed_s=closed.at_s,
-        reason=closed.reason,
-        waited_s=closed.waited_s,
-        update_count=closed.update_count,
-        coverage_planned=closed.coverage_planned,
-        coverage_min=closed.coverage_min,
-        coverage_bound=closed.coverage_bound,
-        devices_bound=closed.devices_bound,
         coverage_low=bound.low_coverage(covered),
         coverage_gini=bound.gini(covered),
         steps_min=min(steps),
@@ -272,8 +269,8 @@ def completed(
 
     Args:
         row: the row as made when the version was closed.
-        parts: the VersionPublished of each shard.
-        noises: pruning noise of the version's updates, where it is known.
+        parts: one of each shard.
+        noises: see `noises_of`.
         mean_square: |D|^2 over all shards.
         path: lr * E, see `path_of`.
     """
@@ -329,32 +326,23 @@ def counts_of(updates: Sequence[Merged], units: int) -> bound.Counts:
 
 
 def label_distances(
-    updates: Sequence[Merged],
-    labels: Sequence[Labels],
-    prunable: bound.Mask,
-    everyone: Sequence[Labels],
+    updates: Sequence[Merged], labels: Mapping[str, Labels], prunable: bound.Mask
 ) -> bound.Floats:
     """Label distance of each prunable unit that an update with known labels has trained.
 
     See `bound.label_distances`.
-
-    Args:
-        updates: the window's updates.
-        labels: labels of each update's device.
-        prunable: mask of the units that count, shape (units,).
-        everyone: labels of all devices.
     """
-    telling = [(u, of) for u, of in zip(updates, labels, strict=True) if _known(of)]
-    known = [of for of in everyone if _known(of)]
-    if not telling or not known:
+    known = {worker_id: of for worker_id, of in labels.items() if _known(of)}
+    telling = [u for u in updates if u.worker_id in known]
+    if not telling:
         return np.zeros(0)
-    classes = max(len(of or ()) for of in [*known, *(of for _, of in telling)])
+    classes = max(len(of or ()) for of in known.values())
     units = len(prunable)
     distances = bound.label_distances(
-        np.array([u.trained_bits[:units] for u, _ in telling])[:, prunable],
-        np.array([u.weight for u, _ in telling]),
-        _matrix([of for _, of in telling], classes),
-        _matrix(known, classes).sum(axis=0),
+        np.array([u.trained_bits[:units] for u in telling])[:, prunable],
+        np.array([u.weight for u in telling]),
+        _matrix([known[u.worker_id] for u in telling], classes),
+        _matrix(list(known.values()), classes).sum(axis=0),
     )
     return distances[~np.isnan(distances)]
 

@@ -128,4 +128,4 @@ def _device(run: RunHistory, device: DeviceRow, now: float) -> Iterator[Sample]:
         if peak:
             yield Sample(of.DEVICE_PEAK, peak, (*who, kind))
     for name, metric in of.DEVICE_FIGURES.items():
-        yield Sample(metric, value_of(device, name, run.state), who)
+        yield Sample(metric, value_of(device, name, run.state.staleness), who)
