@@ -18,14 +18,7 @@ Kind = Literal["gauge", "counter", "histogram"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
-
-    Attributes:
-        name: the metric's name; a counter's is without its _total.
-        kind: the metric's type in Prometheus.
-        about: its description.
-        labels: names of its labels, in order.
-    """
+    """One metric; a counter's name is without its _total."""
 
     name: str
     kind: Kind

@@ -25,12 +25,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 @contextlib.asynccontextmanager
 async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
-    """Serve a service's state and give the server's address.
-
-    Args:
-        monitor: the state to serve.
-        host: host to listen on.
-        port: port to listen on; 0 takes a free one.
+    """Serve a service's state and give the server's address; port 0 takes a free one.
 
     Raises:
         SettingsError: a package is missing, or the address can't be used.
