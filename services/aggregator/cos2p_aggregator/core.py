@@ -5,8 +5,8 @@ they name. A plan's update is merged at most once. Versions rise by one. What th
 not published again. A version that is made again must have the digest that was published.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 
@@ -43,7 +43,7 @@ from cos2p_aggregator.effects import (
 )
 from cos2p_aggregator.plans import OpenPlans, Recall, contradiction
 from cos2p_aggregator.published_records import PublishedRecords, StartPoint, first_difference
-from cos2p_aggregator.store import ModelStore, VersionRecipe
+from cos2p_aggregator.store import ModelStore
 from cos2p_aggregator.update import UpdateMerge
 
 PAUSE_BYTES = 32 << 20
@@ -56,36 +56,23 @@ PUBLISHED_BYTES_MAX = 900_000
 LEFT_OUT_MAX = 10_000
 
 
-@dataclass(frozen=True)
-class ShardPlace:
-    """Which part of the model a core owns.
-
-    Attributes:
-        shard: the shard's number.
-        shard_count: number of shards; None takes the run's setting.
-        updates_topic: the only topic from which updates are read.
-    """
-
-    shard: int
-    updates_topic: str
-    shard_count: int | None = None
-
-
+@dataclass
 class _Open:
     """What was taken since the last version."""
 
-    def __init__(self) -> None:
-        self.update_count = 0
-        self.merged_count = 0
-        self.weight_sum = 0.0
-        self.left_out: list[LeftOut] = []
+    update_count: int = 0
+    merged_count: int = 0
+    weight_sum: float = 0.0
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 class AggregatorCore:
     """One shard of the model, driven by decisions.
 
     Args:
-        place: the part of the model that it owns.
+        shard: number of the part of the model that it owns.
+        updates_topic: the only topic from which updates are read.
+        shard_count: number of shards; None takes the run's setting.
         ledger: what was published before a restart; None for a replay.
         start: the point to continue from; None for version 0. Of the decisions before it the core
             needs those that the point names (see `cos2p_aggregator.start`) and ignores all others.
@@ -93,12 +80,15 @@ class AggregatorCore:
 
     def __init__(
         self,
-        place: ShardPlace,
+        shard: int,
+        updates_topic: str,
         *,
+        shard_count: int | None = None,
         ledger: PublishedRecords | None = None,
         start: StartPoint | None = None,
     ) -> None:
-        self._place = place
+        self._shard, self._shard_count = shard, shard_count or 0
+        self._updates_topic = updates_topic
         self._ledger = ledger
         self._start = start
         self._fence = EpochFence()
@@ -108,7 +98,6 @@ class AggregatorCore:
         self._store: ModelStore | None = None
         self._open = _Open()
         self._told: Publish | None = None
-        self._shard_count = 0
         self.version = 0
         self.ended = False
 
@@ -162,19 +151,19 @@ class AggregatorCore:
     def _begin(self, offset: int, started: RunStarted) -> Iterator[Effect]:
         if self._run is not None:
             raise contradiction(offset, "starts a run that has started before")
-        count = self._place.shard_count or started.config.merge.shards
-        if self._place.shard >= count:
+        count = self._shard_count or started.config.merge.shards
+        if self._shard >= count:
             raise SettingsError(
-                f"this is aggregator shard {self._place.shard}, but the run has {count} "
-                f"(numbered from 0): set --shard below {count}, or merge.shards in the run file"
+                f"this is aggregator shard {self._shard}, but the run has {count} "
+                f"(numbered from 0): set --shard below {count}"
             )
         table = started.units.table()
-        owned = table.owned_by(self._place.shard, count)
+        owned = table.owned_by(self._shard, count)
         averaged = started.config.merge.average_decay > 0
         self._run, self._shard_count = started, count
         self._recall.begin(offset)
         self._store = ModelStore(table, owned, averaged=averaged)
-        if self._ledger is not None and not self._ledger.opened and self._place.shard == 0:
+        if self._ledger is not None and not self._ledger.opened and self._shard == 0:
             yield OpenRun(
                 RunOpened(
                     run_id=started.run_id,
@@ -192,7 +181,7 @@ class AggregatorCore:
         if self._start is None:
             everything = tuple(range(len(store.table)))
             yield Load(CheckpointPart(started.checkpoint, "v0", everything, 1), store)
-            yield from self._digests()
+            yield from _with_pauses(store.digest_all())
             yield from self._publish(offset + 1, checkpointed=True)
             return
         for part in self._start.parts:
@@ -200,17 +189,8 @@ class AggregatorCore:
                 yield Load(part, store)
         self.version = self._start.version
         if self._ledger is None:
-            yield from self._digests()
+            yield from _with_pauses(store.digest_all())
             yield from self._publish(self._start.decisions_offset)
-
-    def _digests(self) -> Iterator[Effect]:
-        done = 0
-        for unit in self._model.owned:
-            self._model.digest(unit)
-            done += self._model.raw(unit).nbytes
-            if done >= PAUSE_BYTES:
-                done = 0
-                yield Pause()
 
     # ------------------------------------------------------------ plans and updates
 
@@ -234,7 +214,7 @@ class AggregatorCore:
         self._open.update_count += 1
         self._open.weight_sum += admitted.weight
         self._model.hold((*plan.trained, *plan.frozen), admitted.weight)
-        refused = update.refuse_reference(self._place.updates_topic, config.partitions)
+        refused = update.refuse_reference(self._updates_topic, config.partitions)
         if not refused and not update.complete:
             yield Merge(admitted.blob, update)
         self._open.left_out += update.left_out
@@ -246,13 +226,9 @@ class AggregatorCore:
         if closed.version != self.version + 1:
             raise contradiction(offset, f"closes {closed.version} after {self.version}")
         self.version += 1
-        counts, done, merge = self._model.counts, 0, self._config.config.merge
-        closing = VersionRecipe(self.version, merge.server_lr * closed.step, merge.average_decay)
-        for byte_count in self._model.close(closing):
-            done += byte_count
-            if done >= PAUSE_BYTES:
-                done = 0
-                yield Pause()
+        counts, merge = self._model.counts, self._config.config.merge
+        rate = merge.server_lr * closed.step
+        yield from _with_pauses(self._model.close(self.version, rate, merge.average_decay))
         was, (step, model) = self._open, self._model.square_sums
         left_out = len(was.left_out)
         figures = Figures(was.update_count, was.weight_sum, counts, step, model, left_out)
@@ -276,7 +252,7 @@ class AggregatorCore:
         message = VersionPublished(
             run_id=self._config.run_id,
             version=self.version,
-            shard=self._place.shard,
+            shard=self._shard,
             shard_count=self._shard_count,
             decisions_offset=decisions_offset,
             digest=blake3(digests).digest(),
@@ -323,7 +299,7 @@ class AggregatorCore:
         return known
 
     def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(f"v{self.version}.s{self._place.shard}", self._model)
+        return Checkpoint(f"v{self.version}.s{self._shard}", self._model)
 
     def _finish(self, offset: int, ended: RunEnded) -> Iterator[Effect]:
         if ended.version != self.version:
@@ -333,18 +309,14 @@ class AggregatorCore:
             yield Publish(self._told.message, self._told.figures, self._checkpoint())
             self._told = None
         told = self._ledger is not None and self._ledger.finished
-        first = self._place.shard == 0 and not told
         reason = f"{ended.reason}: {ended.detail}" if ended.detail else str(ended.reason)
-        yield Finish(
-            RunFinished(
-                run_id=self._config.run_id,
-                decisions_offset=offset + 1,
-                version=self.version,
-                reason=reason[:2000],
-            )
-            if first
-            else None
+        finished = RunFinished(
+            run_id=self._config.run_id,
+            decisions_offset=offset + 1,
+            version=self.version,
+            reason=reason[:2000],
         )
+        yield Finish(finished if self._shard == 0 and not told else None)
 
     @property
     def _model(self) -> ModelStore:
@@ -357,11 +329,16 @@ class AggregatorCore:
         return self._run
 
 
-def _left_out_max(other_bytes: int) -> int:
-    """Return how many left-out units a record can name within the bus's size limit.
+def _with_pauses(byte_counts: Iterable[int]) -> Iterator[Effect]:
+    done = 0
+    for byte_count in byte_counts:
+        done += byte_count
+        if done >= PAUSE_BYTES:
+            done = 0
+            yield Pause()
 
-    Args:
-        other_bytes: the record's bytes for the shard's units and the open plans.
-    """
+
+def _left_out_max(other_bytes: int) -> int:
+    """Return how many left-out units a record can name next to `other_bytes`."""
     room = max(0, PUBLISHED_BYTES_MAX - other_bytes)
     return min(LEFT_OUT_MAX, room // LEFT_OUT_BYTES)

@@ -22,7 +22,6 @@ class CheckpointPart:
     """A blob that holds a version or part of one.
 
     Attributes:
-        blob: the reference to the blob.
         owner: the owner named in its payload.
         units: the units in it, ascending.
         states: 1 for raw weights, 2 for raw weights and average.

@@ -5,7 +5,6 @@ admitted after it are still in the log. Of a version's record only a digest and 
 memory is a few hundred bytes per version and shard.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from blake3 import blake3
@@ -45,8 +44,6 @@ class Told:
     Attributes:
         offset: the record's offset on `models`.
         seal: digest of its unit digests.
-        shard_count: the number of shards of the version.
-        decisions_offset: see `Made`.
         checkpoint: where its checkpoint begins, if it has one.
     """
 
@@ -103,12 +100,7 @@ def seal_of(unit_digests: bytes) -> bytes:
 
 
 async def survey(bus: Bus, prefix: str, without: frozenset[str] = frozenset()) -> Survey:
-    """Read a run's small records.
-
-    Args:
-        bus: the bus that holds them.
-        prefix: prefix of the topics' names.
-        without: workers whose updates needn't be there.
+    """Read a run's small records; the updates of workers in `without` needn't be there.
 
     Raises:
         SettingsError: there is no run.
@@ -194,22 +186,14 @@ async def read_told(bus: Bus, prefix: str, told: Told) -> VersionPublished:
 
 async def _first_whole(extent: "_Extent", run: Survey, lost_before: int) -> int | None:
     """Return the oldest version after offset `lost_before` whose checkpoint is in the log."""
-    for version, shards in _whole_versions(run.told):
-        if not version or shards[0].decisions_offset <= lost_before:
+    for version in sorted(run.told):
+        shards = list(run.told[version].values())
+        whole = len(shards) == shards[0].shard_count and all(told.checkpoint for told in shards)
+        if not version or not whole or shards[0].decisions_offset <= lost_before:
             continue
         if all([await extent.holds(told.checkpoint) for told in shards if told.checkpoint]):
             return version
     return None
-
-
-def _whole_versions(
-    told: Mapping[int, Mapping[int, Told]],
-) -> Iterable[tuple[int, tuple[Told, ...]]]:
-    """Yield the versions of which every shard wrote a checkpoint, oldest first."""
-    for version in sorted(told):
-        shards = tuple(told[version][s] for s in sorted(told[version]))
-        if len(shards) == shards[0].shard_count and all(t.checkpoint for t in shards):
-            yield version, shards
 
 
 class _Extent:
