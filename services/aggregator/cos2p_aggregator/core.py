@@ -11,22 +11,8 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from cos2p.errors import DivergedError, SettingsError
+from cos2p.log import messages as m
 from cos2p.log.fence import EpochFence
-from cos2p.log.messages import (
-    PROTOCOL,
-    Decision,
-    EpochStarted,
-    LeftOut,
-    Plan,
-    PlanIssued,
-    RoundClosed,
-    RunEnded,
-    RunFinished,
-    RunOpened,
-    RunStarted,
-    UpdateAdmitted,
-    VersionPublished,
-)
 from cos2p.model.units import UnitTable
 from cos2p_aggregator.effects import (
     Checkpoint,
@@ -63,7 +49,7 @@ class _Open:
     update_count: int = 0
     merged_count: int = 0
     weight_sum: float = 0.0
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[m.LeftOut] = field(default_factory=list)
 
 
 class AggregatorCore:
@@ -94,7 +80,7 @@ class AggregatorCore:
         self._fence = EpochFence()
         self._plans = OpenPlans()
         self._recall = Recall(start, self._plans, self._fence)
-        self._run: RunStarted | None = None
+        self._run: m.RunStarted | None = None
         self._store: ModelStore | None = None
         self._open = _Open()
         self._told: Publish | None = None
@@ -111,7 +97,7 @@ class AggregatorCore:
         """The number of plans issued and not ended."""
         return len(self._plans)
 
-    def feed(self, offset: int, decision: Decision) -> Iterator[Effect]:
+    def feed(self, offset: int, decision: m.Decision) -> Iterator[Effect]:
         """Obey the next decision. The caller must carry out each effect, in order, to the end.
 
         Raises:
@@ -122,9 +108,9 @@ class AggregatorCore:
         """
         if self._run is not None and self._recall.takes(offset, decision):
             return
-        if not self._fence.admits(decision) or self.ended or isinstance(decision, EpochStarted):
+        if not self._fence.admits(decision) or self.ended or isinstance(decision, m.EpochStarted):
             return
-        if isinstance(decision, RunStarted):
+        if isinstance(decision, m.RunStarted):
             yield from self._begin(offset, decision)
         elif self._run is None:
             raise contradiction(offset, "speaks of a run that has not started")
@@ -132,23 +118,23 @@ class AggregatorCore:
             self._recall.require_all()
             yield from self._obey(offset, decision)
 
-    def _obey(self, offset: int, decision: Decision) -> Iterator[Effect]:
+    def _obey(self, offset: int, decision: m.Decision) -> Iterator[Effect]:
         match decision:
-            case PlanIssued():
+            case m.PlanIssued():
                 self._plans.note(offset, decision)
                 yield from self._dispatch(offset, decision.plan)
-            case UpdateAdmitted():
+            case m.UpdateAdmitted():
                 yield from self._merge(offset, decision)
-            case RoundClosed():
+            case m.RoundClosed():
                 yield from self._close(offset, decision)
-            case RunEnded():
+            case m.RunEnded():
                 yield from self._finish(offset, decision)
             case _:
                 self._plans.note(offset, decision)
 
     # ------------------------------------------------------------ begin
 
-    def _begin(self, offset: int, started: RunStarted) -> Iterator[Effect]:
+    def _begin(self, offset: int, started: m.RunStarted) -> Iterator[Effect]:
         if self._run is not None:
             raise contradiction(offset, "starts a run that has started before")
         count = self._shard_count or started.config.merge.shards
@@ -165,18 +151,18 @@ class AggregatorCore:
         self._store = ModelStore(table, owned, averaged=averaged)
         if self._ledger is not None and not self._ledger.opened and self._shard == 0:
             yield OpenRun(
-                RunOpened(
+                m.RunOpened(
                     run_id=started.run_id,
                     decisions_offset=offset + 1,
                     config=started.config,
                     task=started.task,
                     units_digest=table.digest,
-                    protocol=PROTOCOL,
+                    protocol=m.PROTOCOL,
                 )
             )
         yield from self._load(offset, started)
 
-    def _load(self, offset: int, started: RunStarted) -> Iterator[Effect]:
+    def _load(self, offset: int, started: m.RunStarted) -> Iterator[Effect]:
         store = self._model
         if self._start is None:
             everything = tuple(range(len(store.table)))
@@ -194,7 +180,7 @@ class AggregatorCore:
 
     # ------------------------------------------------------------ plans and updates
 
-    def _dispatch(self, offset: int, plan: Plan) -> Iterator[Effect]:
+    def _dispatch(self, offset: int, plan: m.Plan) -> Iterator[Effect]:
         chosen = sorted({*plan.trained, *plan.frozen})
         if not chosen or chosen[-1] >= len(self.table):
             raise contradiction(offset, f"plans units that the model lacks ({plan.plan_id})")
@@ -205,7 +191,7 @@ class AggregatorCore:
         units = tuple(u for u in chosen if u in owned)
         yield Dispatch(plan, offset + 1, units, self._model)
 
-    def _merge(self, offset: int, admitted: UpdateAdmitted) -> Iterator[Effect]:
+    def _merge(self, offset: int, admitted: m.UpdateAdmitted) -> Iterator[Effect]:
         plan = self._plans.end(admitted.plan_id)
         if plan is None:
             raise contradiction(offset, f"admits an update of no open plan ({admitted.plan_id})")
@@ -222,7 +208,7 @@ class AggregatorCore:
 
     # ------------------------------------------------------------ versions
 
-    def _close(self, offset: int, closed: RoundClosed) -> Iterator[Effect]:
+    def _close(self, offset: int, closed: m.RoundClosed) -> Iterator[Effect]:
         if closed.version != self.version + 1:
             raise contradiction(offset, f"closes {closed.version} after {self.version}")
         self.version += 1
@@ -249,7 +235,7 @@ class AggregatorCore:
         digests, norms = b"".join(store.digest(u) for u in store.owned), store.unit_norms
         told_bytes = len(digests) + len(norms) + len(store.unit_shares)
         told_bytes += OPEN_PLAN_BYTES * len(self._plans)
-        message = VersionPublished(
+        message = m.VersionPublished(
             run_id=self._config.run_id,
             version=self.version,
             shard=self._shard,
@@ -280,7 +266,7 @@ class AggregatorCore:
             message = message.model_copy(update={"open_plans": ()})
         yield Publish(message, figures, self._checkpoint() if due else None)
 
-    def _known(self, message: VersionPublished) -> VersionPublished | None:
+    def _known(self, message: m.VersionPublished) -> m.VersionPublished | None:
         """Return what was published of this version before, found equal.
 
         Digests alone decide. The norms published next to them are sums in the order of the linear
@@ -301,7 +287,7 @@ class AggregatorCore:
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(f"v{self.version}.s{self._shard}", self._model)
 
-    def _finish(self, offset: int, ended: RunEnded) -> Iterator[Effect]:
+    def _finish(self, offset: int, ended: m.RunEnded) -> Iterator[Effect]:
         if ended.version != self.version:
             raise contradiction(offset, f"ends the run at {ended.version}, not {self.version}")
         self.ended = True
@@ -310,7 +296,7 @@ class AggregatorCore:
             self._told = None
         told = self._ledger is not None and self._ledger.finished
         reason = f"{ended.reason}: {ended.detail}" if ended.detail else str(ended.reason)
-        finished = RunFinished(
+        finished = m.RunFinished(
             run_id=self._config.run_id,
             decisions_offset=offset + 1,
             version=self.version,
@@ -324,7 +310,7 @@ class AggregatorCore:
         return self._store
 
     @property
-    def _config(self) -> RunStarted:
+    def _config(self) -> m.RunStarted:
         assert self._run is not None
         return self._run
 

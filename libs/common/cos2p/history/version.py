@@ -10,14 +10,14 @@ A figure that is not known yet, or that the log does not give, is None.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.history.curve import Judgement
 from cos2p.history.device import Labels
-from cos2p.history.figure import Figure, figures_of, json_of
+from cos2p.history.figure import REQUIRED, figure, figures_of, json_of
 from cos2p.log import messages as m
 from cos2p.log.state_codec import Bytes, Counts16
 from cos2p.model import bound
@@ -40,105 +40,88 @@ class VersionRow:
         counts: number of its updates per unit, shape (units,).
     """
 
-    version: Annotated[int, Figure("its number", "", CLOSED)]
-    closed_s: Annotated[float, Figure("when the planner closed it", "s", CLOSED)]
-    reason: Annotated[str, Figure("why it closed: count, deadline, all or group", "", CLOSED)]
-    waited_s: Annotated[float, Figure("since the version before", "s", CLOSED)]
-    update_count: Annotated[int, Figure("K, its updates", "count", CLOSED)]
-    coverage_planned: Annotated[
-        int,
-        Figure("N* planned: least number of devices that hold any prunable unit", "count", CLOSED),
-    ] = 0
-    coverage_min: Annotated[
-        int,
-        Figure("N* merged: least updates of any prunable unit in the window", "count", CLOSED),
-    ] = 0
-    coverage_bound: Annotated[
-        float,
-        Figure(
-            "fluid bound: the window's updates times their mean share of the prunable cost",
-            "count",
-            CLOSED,
-        ),
-    ] = 0.0
-    devices_bound: Annotated[
-        int,
-        Figure(
-            "floor(sum r_i) over the devices that can train, r_i the fraction of the prunable cost "
-            "that memory (less `plans.memory_margin`) affords",
-            "count",
-            CLOSED,
-        ),
-    ] = 0
-    coverage_low: Annotated[
-        int,
-        Figure("5 % quantile over prunable units of the updates in the window", "count", USED),
-    ] = 0
-    coverage_gini: Annotated[
-        float, Figure("Gini coefficient of the same: 0 even, towards 1 uneven", "", USED)
-    ] = 0.0
-    steps_min: Annotated[int, Figure("E: least local steps done", "steps", MERGED)] = 0
-    steps_mean: Annotated[float, Figure("E: mean", "steps", MERGED)] = 0.0
-    steps_max: Annotated[int, Figure("E: most", "steps", MERGED)] = 0
-    learning_rate: Annotated[float, Figure("mean over the updates' plans", "", USED)] = 0.0
-    staleness: Annotated[
-        tuple[int, ...], Figure("how many updates had tau = 0, 1, 2, ...", "count", MERGED)
-    ] = ()
-    staleness_mean: Annotated[float, Figure("over the updates", "versions", MERGED)] = 0.0
-    staleness_max: Annotated[int, Figure("over the updates", "versions", MERGED)] = 0
-    label_distance_mean: Annotated[
-        float | None,
-        Figure(
-            "over prunable units: total variation, 1/2 sum_c of the difference, between the unit's "
-            "label mix (updates in the window that trained it, each device's label shares weighted "
-            "by a_i) and that of all devices; units that no such update trained are left out",
-            "share",
-            LABELS,
-        ),
-    ] = None
-    label_distance_max: Annotated[float | None, Figure("the largest", "share", LABELS)] = None
-    labels_withheld: Annotated[
-        int,
-        Figure(
-            "devices of the window's updates that keep their labels to themselves: left out of "
-            "both figures above",
-            "count",
-            "Hello",
-        ),
-    ] = 0
-    left_out_count: Annotated[
-        int | None, Figure("units of its updates that failed the aggregator's checks", "", MADE)
-    ] = None
-    step_norm: Annotated[
-        float | None, Figure("L2 norm of the change from the version before", "", MADE)
-    ] = None
-    model_norm: Annotated[float | None, Figure("L2 norm of the raw weights", "", MADE)] = None
-    delta_square: Annotated[
-        float | None,
-        Figure("sum over merged units of sum_i a_i s_i^2 |delta_iu|^2 / sum_i a_i", "", MADE),
-    ] = None
-    dispersion: Annotated[
-        float | None,
-        Figure("`delta_square` - |D|^2: the updates' variance about their mean", "", MADE),
-    ] = None
-    gradient_proxy: Annotated[
-        float | None,
-        Figure(
-            "|D|^2 / (lr E)^2, lr E the mean of lr_i s_i E_i weighted by a_i",
-            "",
-            f"{MADE}, {USED}",
-        ),
-    ] = None
-    pruning_noise_mean: Annotated[
-        float | None,
-        Figure(
-            "over the updates: sum over the units neither trained nor frozen of |w_u|^2 / |w|^2, "
-            "in the update's base version",
-            "share",
-            f"{MADE}.unit_norms, PlanIssued",
-        ),
-    ] = None
-    pruning_noise_max: Annotated[float | None, Figure("the largest", "share", MADE)] = None
+    version: int = figure(REQUIRED, "its number", "", CLOSED)
+    closed_s: float = figure(REQUIRED, "when the planner closed it", "s", CLOSED)
+    reason: str = figure(REQUIRED, "why it closed: count, deadline, all or group", "", CLOSED)
+    waited_s: float = figure(REQUIRED, "since the version before", "s", CLOSED)
+    update_count: int = figure(REQUIRED, "K, its updates", "count", CLOSED)
+    coverage_planned: int = figure(
+        0, "N* planned: least number of devices that hold any prunable unit", "count", CLOSED
+    )
+    coverage_min: int = figure(
+        0, "N* merged: least updates of any prunable unit in the window", "count", CLOSED
+    )
+    coverage_bound: float = figure(
+        0.0,
+        "fluid bound: the window's updates times their mean share of the prunable cost",
+        "count",
+        CLOSED,
+    )
+    devices_bound: int = figure(
+        0,
+        "floor(sum r_i) over the devices that can train, r_i the fraction of the prunable cost "
+        "that memory (less `plans.memory_margin`) affords",
+        "count",
+        CLOSED,
+    )
+    coverage_low: int = figure(
+        0, "5 % quantile over prunable units of the updates in the window", "count", USED
+    )
+    coverage_gini: float = figure(
+        0.0, "Gini coefficient of the same: 0 even, towards 1 uneven", "", USED
+    )
+    steps_min: int = figure(0, "E: least local steps done", "steps", MERGED)
+    steps_mean: float = figure(0.0, "E: mean", "steps", MERGED)
+    steps_max: int = figure(0, "E: most", "steps", MERGED)
+    learning_rate: float = figure(0.0, "mean over the updates' plans", "", USED)
+    staleness: tuple[int, ...] = figure(
+        (), "how many updates had tau = 0, 1, 2, ...", "count", MERGED
+    )
+    staleness_mean: float = figure(0.0, "over the updates", "versions", MERGED)
+    staleness_max: int = figure(0, "over the updates", "versions", MERGED)
+    label_distance_mean: float | None = figure(
+        None,
+        "over prunable units: total variation, 1/2 sum_c of the difference, between the unit's "
+        "label mix (updates in the window that trained it, each device's label shares weighted "
+        "by a_i) and that of all devices; units that no such update trained are left out",
+        "share",
+        LABELS,
+    )
+    label_distance_max: float | None = figure(None, "the largest", "share", LABELS)
+    labels_withheld: int = figure(
+        0,
+        "devices of the window's updates that keep their labels to themselves: left out of "
+        "both figures above",
+        "count",
+        "Hello",
+    )
+    left_out_count: int | None = figure(
+        None, "units of its updates that failed the aggregator's checks", "", MADE
+    )
+    step_norm: float | None = figure(
+        None, "L2 norm of the change from the version before", "", MADE
+    )
+    model_norm: float | None = figure(None, "L2 norm of the raw weights", "", MADE)
+    delta_square: float | None = figure(
+        None, "sum over merged units of sum_i a_i s_i^2 |delta_iu|^2 / sum_i a_i", "", MADE
+    )
+    dispersion: float | None = figure(
+        None, "`delta_square` - |D|^2: the updates' variance about their mean", "", MADE
+    )
+    gradient_proxy: float | None = figure(
+        None,
+        "|D|^2 / (lr E)^2, lr E the mean of lr_i s_i E_i weighted by a_i",
+        "",
+        f"{MADE}, {USED}",
+    )
+    pruning_noise_mean: float | None = figure(
+        None,
+        "over the updates: sum over the units neither trained nor frozen of |w_u|^2 / |w|^2, "
+        "in the update's base version",
+        "share",
+        f"{MADE}.unit_norms, PlanIssued",
+    )
+    pruning_noise_max: float | None = figure(None, "the largest", "share", MADE)
     verdict: Judgement | None = None
     counts: Counts16 = field(
         default_factory=lambda: np.zeros(0, np.int16), compare=False, repr=False

@@ -55,23 +55,15 @@ async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
 def exposition(samples: Iterable[Sample]) -> bytes:
     """Write samples in Prometheus's text format."""
     from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.registry import Collector
 
-    class Once(Collector):
+    class Families(CollectorRegistry):
         def collect(self) -> Iterator[Any]:
             found: dict[Metric, list[Sample]] = {}
             for sample in samples:
                 found.setdefault(sample.metric, []).append(sample)
-            for metric in METRICS:
-                if metric in found:
-                    yield _family(metric, found[metric])
+            return (_family(metric, found[metric]) for metric in METRICS if metric in found)
 
-        def describe(self) -> list[Any]:
-            return []  # without it, registering would call `collect` and consume the samples
-
-    registry = CollectorRegistry()
-    registry.register(Once())
-    return generate_latest(registry)
+    return generate_latest(Families())
 
 
 def _family(metric: Metric, samples: list[Sample]) -> Any:
