@@ -55,7 +55,7 @@ def figure(
 ) -> T:
     """Make the field of a row that holds a figure; see `Figure`."""
     declared = {KEY: Figure(about, unit, source, head, metric)}
-    return cast(T, dataclasses.field(default=default, metadata=declared))
+    return dataclasses.field(default=default, metadata=declared)
 
 
 def derived(

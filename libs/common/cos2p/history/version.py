@@ -130,7 +130,7 @@ class VersionRow:
     def to_json(self) -> dict[str, Any]:
         """The row's only JSON form: its figures and its verdict's, null if not known."""
         empty = dict.fromkeys(figures_of(Judgement))
-        return {**empty, **(self.verdict.to_json() if self.verdict else {}), **json_of(self)}
+        return {**empty, **(json_of(self.verdict) if self.verdict else {}), **json_of(self)}
 
 
 def row_fields(plain: dict[str, Any]) -> dict[str, Any]:
