@@ -50,13 +50,8 @@ async def first_row_kept(bus: Bus, prefix: str, run_id: str) -> int:
 class HistoryReader:
     """Follows one run: call `poll`, then read `history`.
 
-    Args:
-        bus: bus that holds the run's log.
-        prefix: prefix of the topics' names.
-        history: history to fill; it is read from the log's start. None starts from a snapshot.
-        taken: called with each letter that counts.
-
-    `notes` holds the reasons why snapshots were skipped.
+    A given history is filled from the log's start; without one, reading starts from a snapshot.
+    `taken` is called with each letter that counts. `notes` holds why snapshots were skipped.
     """
 
     def __init__(

@@ -100,12 +100,8 @@ class RunHistory(RunNow):
     ) -> bool:
         """Take the next record of a topic.
 
-        Args:
-            topic: `fleet`, `decisions` or `models`.
-            offset: the record's offset; a record that was taken already is skipped.
-            at_s: the record's timestamp, seconds since the epoch.
-            message: the message that the record holds.
-            value: the record's bytes, by which a position recognises it.
+        A record that was taken already is skipped. A position recognises a record by its bytes,
+        `value`. The timestamp `at_s` is in seconds since the epoch.
 
         Returns:
             Whether the record counts; False also for a decision that the fence refuses.

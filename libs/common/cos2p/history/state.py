@@ -63,7 +63,7 @@ class HistoryState:
         open: updates admitted since the newest version.
         window: updates of the newest versions, oldest first.
         unpublished: updates of versions that not all shards have published.
-        parts: the VersionPublished of shards for versions that are not whole.
+        parts: by version and shard, for versions that are not whole.
         squares: squared norms of units in the versions that an update may be based on.
         spans: intervals of each device's time; only if all rows are kept.
     """

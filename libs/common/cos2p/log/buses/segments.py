@@ -37,7 +37,7 @@ class Segment:
 
     Args:
         number: the segment's number, from which its name is made.
-        path: path of the file.
+        path: where the file is.
         fd: the open file, locked; the segment closes it.
         opened_s: time on the bus's clock at which it is opened.
         lifetime_s: how long it takes records, in seconds; None for ever.
