@@ -92,11 +92,6 @@ class AggregatorCore:
         """The model's units; known once the run has started."""
         return self._model.table
 
-    @property
-    def plans_open(self) -> int:
-        """The number of plans issued and not ended."""
-        return len(self._plans)
-
     def feed(self, offset: int, decision: m.Decision) -> Iterator[Effect]:
         """Obey the next decision. The caller must carry out each effect, in order, to the end.
 

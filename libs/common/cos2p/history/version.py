@@ -188,19 +188,6 @@ class Merged:
         )
 
 
-COPIED = (
-    "version",
-    "reason",
-    "waited_s",
-    "update_count",
-    "coverage_planned",
-    "coverage_min",
-    "coverage_bound",
-    "devices_bound",
-)
-"""Figures that a row takes unchanged from RoundClosed."""
-
-
 def row_of(
     closed: m.RoundClosed,
     prunable: bound.Mask,
@@ -218,13 +205,20 @@ def row_of(
     updates = versions[-1]
     window = [u for version in versions for u in version]
     covered = counts_of(window, len(prunable))[prunable]
-    distances = label_distances(window, labels, prunable)
+    known = {worker_id: of for worker_id, of in labels.items() if of and sum(of)}
+    distances = label_distances(window, known, prunable)
     steps = [u.steps for u in updates] or [0]
     late = np.array([u.staleness for u in updates], np.int64)
-    withheld = {u.worker_id for u in window if not _known(labels[u.worker_id])}
     return VersionRow(
-        **{name: getattr(closed, name) for name in COPIED},
+        version=closed.version,
         closed_s=closed.at_s,
+        reason=closed.reason,
+        waited_s=closed.waited_s,
+        update_count=closed.update_count,
+        coverage_planned=closed.coverage_planned,
+        coverage_min=closed.coverage_min,
+        coverage_bound=closed.coverage_bound,
+        devices_bound=closed.devices_bound,
         coverage_low=bound.low_coverage(covered),
         coverage_gini=bound.gini(covered),
         steps_min=min(steps),
@@ -236,7 +230,7 @@ def row_of(
         staleness_max=int(late.max(initial=0)),
         label_distance_mean=_mean(distances),
         label_distance_max=float(distances.max()) if len(distances) else None,
-        labels_withheld=len(withheld),
+        labels_withheld=len({u.worker_id for u in window} - known.keys()),
         counts=counts_of(updates, len(prunable)).astype(np.int16),
     )
 
@@ -309,17 +303,16 @@ def counts_of(updates: Sequence[Merged], units: int) -> bound.Counts:
 
 
 def label_distances(
-    updates: Sequence[Merged], labels: Mapping[str, Labels], prunable: bound.Mask
+    updates: Sequence[Merged], known: Mapping[str, Sequence[int]], prunable: bound.Mask
 ) -> bound.Floats:
     """Label distance of each prunable unit that an update with known labels has trained.
 
-    See `bound.label_distances`.
+    See `bound.label_distances`. `known` holds the devices' samples per label, where there are any.
     """
-    known = {worker_id: of for worker_id, of in labels.items() if _known(of)}
     telling = [u for u in updates if u.worker_id in known]
     if not telling:
         return np.zeros(0)
-    classes = max(len(of or ()) for of in known.values())
+    classes = max(len(of) for of in known.values())
     units = len(prunable)
     distances = bound.label_distances(
         np.array([u.trained_bits[:units] for u in telling])[:, prunable],
@@ -336,13 +329,9 @@ def _packed(units: Sequence[int], count: int) -> Bytes:
     return np.packbits(mask)
 
 
-def _known(labels: Labels) -> bool:
-    return labels is not None and sum(labels) > 0
-
-
-def _matrix(labels: Sequence[Labels], classes: int) -> bound.Floats:
+def _matrix(labels: Sequence[Sequence[int]], classes: int) -> bound.Floats:
     """The labels as a matrix, one row for each, padded with zeros to `classes`."""
-    return np.array([(*(of or ()), *(0,) * (classes - len(of or ()))) for of in labels], np.float64)
+    return np.array([(*of, *(0,) * (classes - len(of))) for of in labels], np.float64)
 
 
 def _mean(values: Sequence[float] | NDArray[np.int64] | bound.Floats) -> float | None:
