@@ -7,6 +7,7 @@ A snapshot only saves time.
 Without one that fits, the log is folded from its start.
 The reason why a snapshot was skipped is noted once.
 A history that keeps all rows reads the log from its start, because no snapshot holds them.
+The bus's errors pass (TopicMissingError, BusUnreachableError).
 """
 
 from collections.abc import Callable
@@ -78,9 +79,6 @@ class HistoryReader:
         """Take the messages since the last poll and return their number.
 
         If there is nothing new, it waits up to `wait_s` for a record of `fleet`.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
         """
         count = await self._catch_up()
         if wait_s > 0 and not count:
@@ -142,9 +140,6 @@ async def open_history(bus: Bus, prefix: str, *, rows_max: int | None = ROWS_MAX
 
     `rows_max` is the number of versions whose rows are kept. The default can start from a snapshot;
     another number, or None for all, folds the whole log.
-
-    Raises:
-        TopicMissingError, BusUnreachableError: as the bus does.
     """
     history = None if rows_max == ROWS_MAX else RunHistory(rows_max=rows_max)
     reader = HistoryReader(bus, prefix, history=history)

@@ -8,7 +8,7 @@ A record of the aggregator comes as soon as the decisions that it obeys are give
 The rest of `fleet` comes last.
 
 Invariants:
-Nothing is written to the bus.
+Nothing is written to the bus, and its errors pass (TopicMissingError, BusUnreachableError).
 Records that can't be read, or that belong to another run, are counted and skipped.
 Memory holds one batch of each topic.
 If retention has removed the head of a topic, reading starts at its first record.
@@ -81,11 +81,7 @@ class Tape:
         return self._letters[0].offset if self._letters else self.mailbox.offset
 
     async def extend(self) -> int:
-        """Move the tape's end to the topic's current end, and return it.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
-        """
+        """Move the tape's end to the topic's current end, and return it."""
         self._end = await self.mailbox.end()
         return self._end
 
@@ -136,11 +132,7 @@ async def letters(
     offset: int = 0,
     kinds: Collection[type[Message]] = (),
 ) -> AsyncIterator[Letter]:
-    """Read a topic's messages of one run up to the topic's current end; see `Mailbox`.
-
-    Raises:
-        TopicMissingError, BusUnreachableError: as the bus does.
-    """
+    """Read a topic's messages of one run up to the topic's current end; see `Mailbox`."""
     tape = Tape.of(bus, prefix, topic, run_id, offset=offset, kinds=kinds)
     await tape.extend()
     while await tape.head() is not None:
@@ -148,11 +140,7 @@ async def letters(
 
 
 async def run_of(bus: Bus, prefix: str) -> str:
-    """The run at this prefix: named by its decisions, else by the first request, else empty.
-
-    Raises:
-        TopicMissingError, BusUnreachableError: as the bus does.
-    """
+    """The run at this prefix: named by its decisions, else by the first request, else empty."""
     async for decided in letters(bus, prefix, DECISIONS):
         return decided.message.run_id
     async for said in letters(bus, prefix, FLEET, ANY_RUN):
@@ -207,11 +195,7 @@ class RunLog:
         )
 
     async def extend(self) -> None:
-        """Move the ends of the tapes to the topics' current ends.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
-        """
+        """Move the ends of the tapes to the topics' current ends."""
         # From effect to cause: what a record refers to lies within the ends that are read later.
         for tape in (self.models, self.decisions, self.fleet):
             await tape.extend()
