@@ -8,7 +8,9 @@ not published again. A version that is made again must have the digest that was 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from cos2p.errors import DivergedError, SettingsError
 from cos2p.log import messages as m
@@ -163,7 +165,7 @@ class AggregatorCore:
             everything = tuple(range(len(store.table)))
             yield Load(CheckpointPart(started.checkpoint, "v0", everything, 1), store)
             yield from _with_pauses(store.digest_all())
-            yield from self._publish(offset + 1, checkpointed=True)
+            yield from self._publish(offset + 1, store.counts, checkpointed=True)
             return
         for part in self._start.parts:
             if store.owned_set & frozenset(part.units):
@@ -171,7 +173,7 @@ class AggregatorCore:
         self.version = self._start.version
         if self._ledger is None:
             yield from _with_pauses(store.digest_all())
-            yield from self._publish(self._start.decisions_offset)
+            yield from self._publish(self._start.decisions_offset, store.counts)
 
     # ------------------------------------------------------------ plans and updates
 
@@ -210,18 +212,15 @@ class AggregatorCore:
         counts, merge = self._model.counts, self._config.config.merge
         rate = merge.server_lr * closed.step
         yield from _with_pauses(self._model.close(self.version, rate, merge.average_decay))
-        was, (step, model) = self._open, self._model.square_sums
-        left_out = len(was.left_out)
-        figures = Figures(was.update_count, was.weight_sum, counts, step, model, left_out)
         due = self.version % merge.checkpoint_every == 0
-        yield from self._publish(offset + 1, figures=figures, due=due)
+        yield from self._publish(offset + 1, counts, due=due)
         self._open = _Open()
 
     def _publish(
         self,
         decisions_offset: int,
+        counts: NDArray[np.int64],
         *,
-        figures: Figures | None = None,
         due: bool = False,
         checkpointed: bool = False,
     ) -> Iterator[Effect]:
@@ -248,7 +247,9 @@ class AggregatorCore:
             checkpoint=self._config.checkpoint if checkpointed else None,
             open_plans=self._plans.offsets,
         )
-        figures = figures or Figures(0, 0.0, store.counts, *store.square_sums)
+        was = self._open
+        sums = store.square_sums
+        figures = Figures(was.update_count, was.weight_sum, counts, *sums, len(was.left_out))
         self._told = Publish(message, figures)
         known = self._known(message)
         if known is not None and (known.checkpoint is not None or not due):

@@ -123,7 +123,7 @@ class Figures:
     counts: NDArray[np.int64]
     step_square_sum: float
     model_square_sum: float
-    left_out_count: int = 0
+    left_out_count: int
 
 
 @dataclass(frozen=True)

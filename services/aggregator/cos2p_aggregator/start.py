@@ -21,11 +21,7 @@ TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
 async def read_published(bus: Bus, prefix: str, run_id: str, shard: int) -> PublishedRecords:
-    """Read what a shard has published since its newest whole version.
-
-    Raises:
-        What the bus raises.
-    """
+    """Read what a shard has published since its newest whole version; the bus's errors pass."""
     ledger = PublishedRecords(shard)
     async for letter in newest_first(bus, prefix, MODELS, TOLD, run_id=run_id):
         ledger.take(letter.message)

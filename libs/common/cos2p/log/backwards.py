@@ -36,10 +36,8 @@ async def newest_first(
 ) -> AsyncGenerator[Letter, None]:
     """Give a run's messages of some kinds in partition 0, newest first.
 
-    `before` is the offset to read back from; None stands for the log's current end.
-
-    Raises:
-        Cos2pError: whatever the bus raises.
+    `before` is the offset to read back from; None stands for the log's current end. The bus's
+    errors pass.
     """
     name = topic.full_name(prefix)
     names = {kind.__name__.encode() for kind in kinds}

@@ -93,11 +93,7 @@ def parts_of(snapshot: Snapshot) -> list[SnapshotPart]:
 
 
 async def write_snapshot(bus: Bus, prefix: str, snapshot: Snapshot) -> None:
-    """Append a snapshot; a crash during the write leaves the previous one whole.
-
-    Raises:
-        Cos2pError: whatever the bus raises.
-    """
+    """Append a snapshot; a crash or an error of the bus leaves the previous one whole."""
     outbox = Outbox(bus, prefix, SNAPSHOTS)
     for part in parts_of(snapshot):
         await outbox.send(part)
