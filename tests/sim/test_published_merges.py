@@ -13,7 +13,7 @@ import pytest
 
 from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p_aggregator.store import ModelStore, VersionRecipe
+from cos2p_aggregator.store import ModelStore
 from cos2p_planner.baselines.policies import BASELINES
 from cos2p_planner.presets import config_of
 from cos2p_planner.rules.closing import OpenRound, closing_of
@@ -69,7 +69,7 @@ def merge(config: RunConfig, store: ModelStore, *updates: Update, devices: int =
         arrivals=Arrivals(),
     )
     step = closing_of(config.rounds, config.local).step(state)
-    list(store.close(VersionRecipe(1, config.merge.server_lr * step, config.merge.average_decay)))
+    list(store.close(1, config.merge.server_lr * step, config.merge.average_decay))
     return [float(store.average(unit)[0]) for unit in range(3)]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from cos2p.errors import SettingsError
-from cos2p.log.buses.kafka import ENVELOPE_BYTES_MAX
 from cos2p.log.buses.kafka_topics import topic_settings
 from cos2p.log.rights import ROLES, Right, rights
 from cos2p.log.topics import Role, specs
@@ -119,7 +118,7 @@ def documents(
             "spec": {
                 "partitions": spec.partitions,
                 "replicas": chosen.replicas,
-                "config": topic_settings(spec, ENVELOPE_BYTES_MAX),
+                "config": topic_settings(spec),
             },
         }
     for role, names in users.items():

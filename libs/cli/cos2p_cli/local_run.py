@@ -19,7 +19,7 @@ from cos2p.history.follow import HistoryReader
 from cos2p.history.read import letters
 from cos2p.history.run import RunHistory
 from cos2p.log.bus import Bus
-from cos2p.log.buses.sqlite import RunLock
+from cos2p.log.buses.run_lock import RunLock
 from cos2p.log.messages import RunRequested
 from cos2p.log.topics import FLEET
 from cos2p.model.cost import CostModel

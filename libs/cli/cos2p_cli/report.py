@@ -224,7 +224,7 @@ def _device(given: ReportInput, row: DeviceRow) -> dict[str, Any]:
         f"{n} {o.value}" for o, n in sorted(row.outcomes.items()) if o is not Outcome.ACCEPTED and n
     )
     cells = {
-        name: figures.written(value_of(row, name, given.run.state), figure.unit)
+        name: figures.written(value_of(row, name, given.run.state.staleness), figure.unit)
         for name, figure in DEVICE_FIGURES.items()
     }
     if share is not None:

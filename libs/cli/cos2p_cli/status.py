@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from cos2p.clock import Clock, SystemClock
 from cos2p.history.device import DeviceRow
+from cos2p.history.figure import json_of
 from cos2p.history.follow import HistoryReader, open_history
 from cos2p.history.run import RunHistory
 from cos2p.history.version import VersionRow
@@ -101,7 +102,7 @@ def document(run: RunHistory, now_s: float) -> dict[str, Any]:
         "eta_s": run.eta_s(now_s),
         "epoch": state.epoch,
         "end": {"reason": run.end_reason, "detail": run.end_detail} if run.end_reason else None,
-        "accuracy": [verdict.to_json() for verdict in run.accuracy],
+        "accuracy": [json_of(verdict) for verdict in run.accuracy],
         "coverage": None
         if newest is None
         else {
@@ -114,7 +115,7 @@ def document(run: RunHistory, now_s: float) -> dict[str, Any]:
             "issued": run.plan_count,
             "outcomes": {o.value: run.outcomes[o] for o in Outcome},
             "units_left_out": state.left_out_count,
-            "open": [row.to_json() for row in state.plans.values() if not row.ended],
+            "open": [json_of(row) for row in state.plans.values() if not row.ended],
         },
         "staleness": {str(k): v for k, v in sorted(state.staleness.items())},
         "telemetry": [row.to_json() for row in run.versions[-ROWS_MAX:]],
@@ -126,7 +127,7 @@ def worker(run: RunHistory, device: DeviceRow, now_s: float) -> dict[str, Any]:
     """Return one device as JSON-able values: its row, and what it does now."""
     beat = run.beat_of(device)
     return {
-        **device.to_json(run.state),
+        **json_of(device, run.state.staleness),
         "outcomes": {o.value: device.outcomes[o] for o in Outcome},
         "state": run.state_of(device, now_s),
         "staleness": run.staleness_of(device),

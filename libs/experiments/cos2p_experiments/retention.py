@@ -121,7 +121,7 @@ class KeptLog(MemoryBus):
         """Remove the records before the first blob that is needed."""
         for partition in range(self._specs[topic].partitions):
             needed = [first for part, first in self._blobs[topic].values() if part == partition]
-            end = self._first[topic, partition] + len(self._log(topic, partition))
+            end = self._log(topic, partition).next
             self.expire(topic, partition, min(needed, default=end))
 
 

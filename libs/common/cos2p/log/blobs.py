@@ -45,14 +45,6 @@ async def write_blob(
 
     Large parts are not copied: their bytes must not change before this returns.
 
-    Args:
-        bus: bus that holds the topic.
-        topic: full name of the topic.
-        partition: partition for all chunks.
-        blob_id: the blob's id, which its chunks carry.
-        parts: the blob's bytes as buffers, in order.
-        chunk_bytes: size of a chunk.
-
     Raises:
         Cos2pError: whatever the bus's append raises. No record refers to the chunks written by
             then.
@@ -122,11 +114,8 @@ async def read_blob(
 ) -> AsyncGenerator[memoryview, None]:
     """Stream a blob's chunks in order.
 
-    Args:
-        bus: bus that holds the blob.
-        ref: the blob's reference.
-        verify: whether to check the whole digest at the end (off if units are checked one by one).
-        wait_s: how long to wait for a chunk that is acknowledged but not readable yet.
+    With `verify`, the whole digest is checked at the end (off if units are checked one by one).
+    `wait_s` is how long to wait for a chunk that is acknowledged but not readable yet.
 
     Raises:
         ChunkMissingError: a gap, an expired offset, or fewer bytes than promised.
