@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from blake3 import blake3
 
 from cos2p.clock import LoopClock
@@ -38,8 +39,7 @@ from cos2p_sim.cluster import silent_log
 from cos2p_sim.loop import VirtualLoop, run_virtual
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initialise
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
-from cos2p_worker.torch_trainer import use_threads
+from cos2p_worker.shell import WorkerDevice, run_worker
 
 PREFIX = "cos2p"
 
@@ -68,7 +68,7 @@ def run_cell(
     Raises:
         SettingsError: a name or value of the spec is wrong.
     """
-    use_threads(1)
+    torch.set_num_threads(1)  # another number changes bits of the sums
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     cell = Cell(spec, log)
 
@@ -168,11 +168,11 @@ class Cell:
     async def _worker(self, member: Member) -> None:
         task = self._ready.task
 
-        async def kit(opened: RunOpened) -> Kit:
+        async def trainer_of(opened: RunOpened) -> VirtualTrainer:
             data = task.shard(member.shard, len(self._ready.fleet))
             trainer = VirtualTrainer(task, data, opened.config, member, self._clock, self.spec.seed)
             self._trainers.append(trainer)
-            return Kit(task.units, trainer)
+            return trainer
 
         await run_worker(
             self._context(WireBus(self.bus, self._clock, PREFIX, member.bytes_per_s)),
@@ -180,7 +180,7 @@ class Cell:
             device=WorkerDevice(
                 member.memory_bytes, member.board.name, bytes_per_s=member.bytes_per_s
             ),
-            kit_factory=kit,
+            trainer_of=trainer_of,
         )
 
     # ------------------------------------------------------------ the result

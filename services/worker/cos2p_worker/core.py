@@ -27,6 +27,7 @@ from cos2p.log.messages import (
     RunFinished,
 )
 from cos2p.log.topics import SUBMODELS
+from cos2p.model.unit_wire import UnitScores
 from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 from cos2p_worker.hellos import Hellos
@@ -311,6 +312,7 @@ class WorkerCore:
         assert self._plan is not None
         plan, result = self._plan, self._result
         told = result.scores if result and blob else None
+        by_label = self._hello.label_counts is not None
         self._enter("idle", now)
         report = Report(
             run_id=self._hello.run_id,
@@ -331,7 +333,7 @@ class WorkerCore:
             bytes_up=blob.byte_count if blob else 0,
             loss_first=_finite(result.loss_first) if result else None,
             loss_last=_finite(result.loss_last) if result else None,
-            scores=told and told.wire(by_label=self._hello.label_counts is not None),
+            scores=told and UnitScores.of(told.sums, told.counts, by_label=by_label),
             detail=detail[:2000],
         )
         self._forget()

@@ -1,7 +1,7 @@
-"""Losses of models with exits: ours, and those of two depth-cut baselines.
+"""Losses of one pass of a model: of its final head, and of its exits too.
 
-In all of them the batch goes through the module once. Every cross-entropy is the task's loss, with
-the logits adjusted by the device's own label share. Divergences compare plain logits.
+The exits' losses are ours, and those of two depth-cut baselines. Every cross-entropy is the task's
+loss, with the logits adjusted by the device's own label share. Divergences compare plain logits.
 """
 
 import math
@@ -19,16 +19,12 @@ from cos2p_worker.objectives.divergence import divergence, late_ramp, ramp_up, s
 
 
 @dataclass(frozen=True)
-class SharedExits:
-    """CE(final) + w * sum CE(exit) + lambda T^2 [sum KL(mean || exit) + mu KL(mean || final)].
-
-    `mean` is the detached mean of all heads' probabilities at T (the exit at full depth is the
-    final head). Each head is weighted by how many of the batch it gets right. This form is our own.
-    Self-distillation between exits is from Zhang et al., arXiv 1905.08094.
+class FinalHead:
+    """CE(final).
 
     Attributes:
         loss: the task's loss, adjusted.
-        config: w, lambda ("distillation"), mu ("final_share"), T, and lambda's ramp.
+        config: w ("weight"), lambda or gamma ("distillation"), mu ("final_share"), T, and a ramp.
         progress: share of the run that was done when the plan was made.
     """
 
@@ -38,24 +34,41 @@ class SharedExits:
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loss of one pass."""
-        *exits, final = heads_of(module(batch.inputs))
+        heads = heads_of(module(batch.inputs))
+        yield self._loss_of(heads, batch.labels), heads[-1]
+
+    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """Return the loss of the heads' logits, shallow first."""
+        return self.loss(heads[-1], labels)
+
+
+class SharedExits(FinalHead):
+    """CE(final) + w * sum CE(exit) + lambda T^2 [sum KL(mean || exit) + mu KL(mean || final)].
+
+    `mean` is the detached mean of all heads' probabilities at T (the exit at full depth is the
+    final head). Each head is weighted by how many of the batch it gets right. This form is our own.
+    Self-distillation between exits is from Zhang et al., arXiv 1905.08094.
+    """
+
+    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        *exits, final = heads
         c = self.config
-        loss = self.loss(final, batch.labels)
+        loss = self.loss(final, labels)
         for logits in exits:
-            loss = loss + c.weight * self.loss(logits, batch.labels)
+            loss = loss + c.weight * self.loss(logits, labels)
         strength = c.distillation * ramp_up(self.progress, c.ramp) * c.temperature**2
         if strength and exits:
-            mean = _mean([*exits, final], batch.labels, c.temperature)
+            mean = _mean(heads, labels, c.temperature)
             for logits in exits:
                 loss = loss + strength * divergence(mean, soft(logits, c.temperature))
             if c.final_share:
                 taught = divergence(mean, soft(final, c.temperature))
                 loss = loss + strength * c.final_share * taught
-        yield loss, final
+        return loss
 
 
 @torch.no_grad()
-def _mean(heads: list[Tensor], labels: Tensor, temperature: float) -> Tensor:
+def _mean(heads: tuple[Tensor, ...], labels: Tensor, temperature: float) -> Tensor:
     """Return the log of the heads' mean probabilities, weighted by (right answers + 1)."""
     right = torch.stack([(h.argmax(-1) == labels).sum() + 1 for h in heads])
     weights = (right / right.sum()).log()
@@ -63,8 +76,7 @@ def _mean(heads: list[Tensor], labels: Tensor, temperature: float) -> Tensor:
     return torch.logsumexp(probabilities + weights.view(-1, *[1] * heads[0].ndim), 0)
 
 
-@dataclass(frozen=True)
-class DepthFL:
+class DepthFL(FinalHead):
     """sum_e CE_e + lambda(q) / (K - 1) * sum over pairs e != f of T^2 KL(f || e), f detached.
 
     From Kim et al., DepthFL, ICLR 2023; K is the number of the submodel's exits. As published, T =
@@ -73,15 +85,9 @@ class DepthFL:
     four stages). The ramp is in shares of the run. FedDyn's regulariser is left out.
     """
 
-    loss: Loss
-    config: ExitConfig
-    progress: float
-
-    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loss of one pass."""
-        heads = heads_of(module(batch.inputs))
+    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         c = self.config
-        loss = torch.stack([self.loss(logits, batch.labels) for logits in heads]).sum()
+        loss = torch.stack([self.loss(logits, labels) for logits in heads]).sum()
         strength = c.distillation * late_ramp(self.progress, c.ramp) * c.temperature**2
         if strength and len(heads) > 1:
             softened = [soft(logits, c.temperature) for logits in heads]
@@ -92,11 +98,10 @@ class DepthFL:
                 if e != f
             ]
             loss = loss + strength / (len(heads) - 1) * torch.stack(pairs).sum()
-        yield loss, heads[-1]
+        return loss
 
 
-@dataclass(frozen=True)
-class ScaleFL:
+class ScaleFL(FinalHead):
     """sum_j j [CE_j + gamma T^2 KL(K || j)] / (K (K + 1) / 2) over the submodel's K exits.
 
     From Ilhan et al., ScaleFL, CVPR 2023. As published, T = 3 and gamma (here "distillation") is 0
@@ -105,21 +110,15 @@ class ScaleFL:
     four levels of the published transformer.
     """
 
-    loss: Loss
-    config: ExitConfig
-    progress: float
-
-    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loss of one pass."""
-        heads = heads_of(module(batch.inputs))
+    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         c = self.config
         count = len(heads)
         strength = c.distillation * c.temperature**2 if self.progress >= c.ramp else 0.0
         terms = []
         for j, logits in enumerate(heads, 1):
-            term = self.loss(logits, batch.labels)
+            term = self.loss(logits, labels)
             if strength and j < count:
                 teacher = soft(heads[-1], c.temperature)
                 term = term + strength * divergence(teacher, soft(logits, c.temperature))
             terms.append(j * term)
-        yield torch.stack(terms).sum() / math.comb(count + 1, 2), heads[-1]
+        return torch.stack(terms).sum() / math.comb(count + 1, 2)

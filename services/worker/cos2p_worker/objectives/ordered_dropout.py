@@ -22,15 +22,12 @@ from cos2p_worker.objectives.divergence import soft
 
 @dataclass(frozen=True)
 class Narrow:
-    """A width of a submodel.
-
-    Attributes:
-        module: the smaller module; its own parameters are never used, nor allocated.
-        places: by parameter, the dimension cut and where along it the smaller one's values lie.
-    """
+    """A width of a submodel."""
 
     module: nn.Module
+    """The smaller module; its own parameters are never used, nor allocated."""
     places: dict[str, tuple[int, Tensor]]
+    """By parameter, the dimension cut and where along it the smaller one's values lie."""
 
     def outputs(self, wide: nn.Module, inputs: Tensor) -> Tensor:
         """Return the output of this width of `wide`, with gradients to the parameters of `wide`."""
@@ -58,14 +55,6 @@ class OrderedDropout:
 
     Deviations: only inner dimensions are cut. All widths share one norm. An optimiser with momentum
     also moves what a step doesn't train.
-
-    Args:
-        loss: the task's loss, adjusted.
-        config: distillation and T.
-        model: the architecture.
-        trained: the plan's trained units.
-        frozen: the plan's frozen units.
-        seed: the plan's seed.
     """
 
     def __init__(
