@@ -11,7 +11,7 @@ Invariants:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -97,12 +97,8 @@ Effect = Send | Fetch | Train | Upload | Cancel | Leave
 class WorkerCore:
     """One worker in one run, in one incarnation.
 
-    Args:
-        hello: what this worker announces about itself, the same at each repetition.
-        config: the run's settings.
-        table: the model's units.
-        now: the clock's seconds.
-        submodels: full name of the topic that dispatched weights must lie in.
+    `hello` is what it announces about itself, the same at each repetition. Dispatched weights must
+    lie in the topic with the full name `submodels`.
     """
 
     def __init__(
@@ -116,6 +112,9 @@ class WorkerCore:
     ) -> None:
         self._hello, self._config, self._table = hello, config, table
         self._submodels = submodels
+        self._sender: dict[str, Any] = hello.model_dump(
+            include={"run_id", "worker_id", "incarnation"}
+        )
         self._plan: Plan | None = None
         self._parts: dict[int, Part] = {}
         self._newest = 0
@@ -159,18 +158,10 @@ class WorkerCore:
         self._beat_due = now + self._config.liveness.heartbeat_s
         if self._hellos.due():
             return [Send(self._hello)]
-        return [
-            Send(
-                Heartbeat(
-                    run_id=self._hello.run_id,
-                    worker_id=self._hello.worker_id,
-                    incarnation=self._hello.incarnation,
-                    state=self.state,
-                    plan_id=self.plan_id,
-                    steps_done=steps_done,
-                )
-            )
-        ]
+        beat = Heartbeat(
+            **self._sender, state=self.state, plan_id=self.plan_id, steps_done=steps_done
+        )
+        return [Send(beat)]
 
     # ------------------------------------------------------------ local events
 
@@ -315,9 +306,7 @@ class WorkerCore:
         by_label = self._hello.label_counts is not None
         self._enter("idle", now)
         report = Report(
-            run_id=self._hello.run_id,
-            worker_id=self._hello.worker_id,
-            incarnation=self._hello.incarnation,
+            **self._sender,
             plan_id=plan.plan_id,
             status=status,
             blob=blob,
@@ -341,13 +330,8 @@ class WorkerCore:
         return [Send(report), *(self._goodbye() if self._stopping else [])]
 
     def _goodbye(self) -> list[Effect]:
-        message = Goodbye(
-            run_id=self._hello.run_id,
-            worker_id=self._hello.worker_id,
-            incarnation=self._hello.incarnation,
-            reason="asked to stop",
-        )
-        return [Send(message), *self._leave("asked to stop")]
+        message = Goodbye(**self._sender, reason="asked to stop")
+        return [Send(message), *self._leave(message.reason)]
 
     def _leave(self, reason: str) -> list[Effect]:
         self._left = True
