@@ -68,7 +68,7 @@ def cpu_limit(
 ) -> float:
     """Return the CPUs that this process may keep busy: the least of quota, cpuset and affinity.
 
-    `affinity` (what the scheduler allows) and `machine` (all CPUs) are the system's where not given.
+    None for `affinity` (what the scheduler allows) or `machine` (all CPUs) asks the system.
     """
     if affinity is None:
         affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
