@@ -91,20 +91,12 @@ class TrainingControl:
 class Trainer(Protocol):
     """Trains this device's submodels on this device's data."""
 
-    @property
-    def sample_count(self) -> int:
-        """Number of samples on this device."""
-        ...
-
-    @property
-    def label_counts(self) -> tuple[int, ...] | None:
-        """Samples per label; None for a task without classes."""
-        ...
-
-    @property
-    def units(self) -> UnitTable:
-        """The model's units."""
-        ...
+    sample_count: int
+    """Samples on this device."""
+    label_counts: tuple[int, ...] | None
+    """Samples per label; None for a task without classes."""
+    units: UnitTable
+    """The model's units."""
 
     async def train(
         self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: TrainingControl

@@ -84,9 +84,10 @@ def exits_of(local: LocalConfig, block_count: int) -> Exits:
     """
     if local.objective in ("final", "fjord"):
         return NO_EXITS
-    if local.objective != "exits":
-        shares = SCALEFL_DEPTHS if local.objective == "scalefl" else _every(block_count)
-        return Exits(_inner(shares, block_count), shared=False)
+    if local.objective == "depthfl":
+        return Exits(tuple(range(block_count - 1)), shared=False)
+    if local.objective == "scalefl":
+        return Exits(_inner(SCALEFL_DEPTHS, block_count), shared=False)
     after = _inner(THIRDS, block_count)
     if not after:
         raise SettingsError(
@@ -94,10 +95,6 @@ def exits_of(local: LocalConfig, block_count: int) -> Exits:
             f"{block_count}: take objective 'final'"
         )
     return Exits(after)
-
-
-def _every(block_count: int) -> tuple[Fraction, ...]:
-    return tuple(Fraction(i, block_count) for i in range(1, block_count + 1))
 
 
 def _inner(depths: tuple[Fraction, ...], block_count: int) -> tuple[int, ...]:
