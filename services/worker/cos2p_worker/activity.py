@@ -145,13 +145,12 @@ class Activity:
             base, byte_count = await fetch_base(
                 self._context.bus, self._trainer.units, order, path, stop
             )
-        except BlobError as error:
+        except (BlobError, StorageError) as error:
             self._release(plan_id)
             await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
+            if isinstance(error, StorageError):
+                raise
             return
-        except StorageError as error:
-            await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
-            raise
         self._base[plan_id] = base
         effects = self._core.fetched(plan_id, byte_count, self._clock.now())
         if not effects:

@@ -52,7 +52,6 @@ async def initialise(
     Raises:
         RunExistsError: a run exists already.
         SettingsError: the model can't be cut (see `initial_values`).
-        What the bus raises.
     """
     values = initial_values(task, config.seed) if values is None else values
     ordered = [values[unit] for unit in range(len(values))]

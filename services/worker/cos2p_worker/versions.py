@@ -76,7 +76,6 @@ async def run_opened(bus: Bus, prefix: str) -> RunOpened:
 
     Raises:
         SettingsError: there is no run.
-        What the bus raises.
     """
     mailbox = Mailbox(bus, prefix, MODELS, reader="versions", bury_from=None)
     while letters := await mailbox.poll(bytes_max=HEAD_BYTES_MAX):
@@ -93,7 +92,6 @@ async def stored_parts(
 
     Raises:
         SettingsError: there is none; the text names the nearest that are.
-        What the bus raises.
     """
     shelf = VersionShelf()
     async for message in _newest_published(bus, prefix, run_id):
@@ -111,11 +109,7 @@ async def stored_parts(
 async def read_survival(
     bus: Bus, prefix: str, run_id: str, table: UnitTable, version: int
 ) -> Survival:
-    """Read what is needed to scale a version's units.
-
-    Raises:
-        What the bus raises.
-    """
+    """Read what is needed to scale a version's units."""
     survival, back = Survival(table), Backlog(first_version(version))
     async for message in _newest_published(bus, prefix, run_id):
         if message.version <= version:

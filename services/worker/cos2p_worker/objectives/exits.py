@@ -34,12 +34,8 @@ class FinalHead:
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loss of one pass."""
-        heads = heads_of(module(batch.inputs))
-        yield self._loss_of(heads, batch.labels), heads[-1]
-
-    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """Return the loss of the heads' logits, shallow first."""
-        return self.loss(heads[-1], labels)
+        final = heads_of(module(batch.inputs))[-1]
+        yield self.loss(final, batch.labels), final
 
 
 class SharedExits(FinalHead):
@@ -50,25 +46,26 @@ class SharedExits(FinalHead):
     Self-distillation between exits is from Zhang et al., arXiv 1905.08094.
     """
 
-    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        *exits, final = heads
+    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the loss of one pass."""
+        *exits, final = heads_of(module(batch.inputs))
         c = self.config
-        loss = self.loss(final, labels)
+        loss = self.loss(final, batch.labels)
         for logits in exits:
-            loss = loss + c.weight * self.loss(logits, labels)
+            loss = loss + c.weight * self.loss(logits, batch.labels)
         strength = c.distillation * ramp_up(self.progress, c.ramp) * c.temperature**2
         if strength and exits:
-            mean = _mean(heads, labels, c.temperature)
+            mean = _mean([*exits, final], batch.labels, c.temperature)
             for logits in exits:
                 loss = loss + strength * divergence(mean, soft(logits, c.temperature))
             if c.final_share:
                 taught = divergence(mean, soft(final, c.temperature))
                 loss = loss + strength * c.final_share * taught
-        return loss
+        yield loss, final
 
 
 @torch.no_grad()
-def _mean(heads: tuple[Tensor, ...], labels: Tensor, temperature: float) -> Tensor:
+def _mean(heads: list[Tensor], labels: Tensor, temperature: float) -> Tensor:
     """Return the log of the heads' mean probabilities, weighted by (right answers + 1)."""
     right = torch.stack([(h.argmax(-1) == labels).sum() + 1 for h in heads])
     weights = (right / right.sum()).log()
@@ -85,9 +82,11 @@ class DepthFL(FinalHead):
     four stages). The ramp is in shares of the run. FedDyn's regulariser is left out.
     """
 
-    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the loss of one pass."""
+        heads = heads_of(module(batch.inputs))
         c = self.config
-        loss = torch.stack([self.loss(logits, labels) for logits in heads]).sum()
+        loss = torch.stack([self.loss(logits, batch.labels) for logits in heads]).sum()
         strength = c.distillation * late_ramp(self.progress, c.ramp) * c.temperature**2
         if strength and len(heads) > 1:
             softened = [soft(logits, c.temperature) for logits in heads]
@@ -98,7 +97,7 @@ class DepthFL(FinalHead):
                 if e != f
             ]
             loss = loss + strength / (len(heads) - 1) * torch.stack(pairs).sum()
-        return loss
+        yield loss, heads[-1]
 
 
 class ScaleFL(FinalHead):
@@ -110,15 +109,17 @@ class ScaleFL(FinalHead):
     four levels of the published transformer.
     """
 
-    def _loss_of(self, heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the loss of one pass."""
+        heads = heads_of(module(batch.inputs))
         c = self.config
         count = len(heads)
         strength = c.distillation * c.temperature**2 if self.progress >= c.ramp else 0.0
         terms = []
         for j, logits in enumerate(heads, 1):
-            term = self.loss(logits, labels)
+            term = self.loss(logits, batch.labels)
             if strength and j < count:
                 teacher = soft(heads[-1], c.temperature)
                 term = term + strength * divergence(teacher, soft(logits, c.temperature))
             terms.append(j * term)
-        return torch.stack(terms).sum() / math.comb(count + 1, 2)
+        yield torch.stack(terms).sum() / math.comb(count + 1, 2), heads[-1]
