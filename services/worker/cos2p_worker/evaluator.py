@@ -9,17 +9,14 @@ The last version of a run is evaluated before the evaluator leaves. A restart re
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from cos2p.clock import Clock
 from cos2p.errors import ChunkMissingError
 from cos2p.history.survival import Survival, first_version
 from cos2p.log.backwards import end_of, newest_first
-from cos2p.log.bus import Bus
 from cos2p.log.mailbox import Mailbox, Outbox
 from cos2p.log.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
 from cos2p.log.topics import FLEET, MODELS
-from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
 from cos2p_worker.evaluation import Evaluation, judge_values
 from cos2p_worker.joining import await_run, require_model
@@ -58,10 +55,11 @@ async def run_evaluator(
     opened, opened_s = found
     task = await asyncio.to_thread(lambda: task_of(opened).for_run(opened.config))
     require_model(opened, task.units.digest, "the evaluator")
-    bench = _Bench(bus, clock, context.log.bind(run=opened.run_id), evaluator_id, task, opened)
+    context = replace(context, log=context.log.bind(run=opened.run_id))
+    bench = _Bench(context, evaluator_id, task, opened)
     outbox = Outbox(bus, prefix, FLEET)
     mailbox.offset = await end_of(bus, prefix, MODELS)
-    await bench.look_back(prefix, mailbox.offset)
+    await bench.look_back(mailbox.offset)
     judged_turn = -1.0
     while not stop.is_set():
         turn = (clock.now() - opened_s) // every_s if every_s else judged_turn + 1
@@ -82,9 +80,7 @@ async def run_evaluator(
 class _Bench:
     """The versions of one run that wait to be evaluated."""
 
-    bus: Bus
-    clock: Clock
-    log: Log
+    context: RoleContext
     evaluator_id: str
     task: Task
     opened: RunOpened
@@ -93,13 +89,14 @@ class _Bench:
     newest: int = -1
 
     def __post_init__(self) -> None:
+        self.bus, self.clock, self.log = self.context.bus, self.context.clock, self.context.log
         self.survival = Survival(self.task.units)
         self.data = self.task.evaluation_data()
 
-    async def look_back(self, prefix: str, before: int) -> None:
+    async def look_back(self, before: int) -> None:
         """Read `models` from an offset back to what the newest whole version needs."""
         kinds, back = (RunFinished, VersionPublished), Backlog()
-        run_id = self.opened.run_id
+        prefix, run_id = self.context.prefix, self.opened.run_id
         async for letter in newest_first(
             self.bus, prefix, MODELS, kinds, run_id=run_id, before=before
         ):

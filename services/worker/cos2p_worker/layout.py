@@ -200,6 +200,14 @@ def whole(shapes: Mapping[str, Shape], *names: str) -> tuple[Slice, ...]:
     return tuple(Slice(name, 0, 0, shapes[name][0]) for name in names)
 
 
+def inner_slices(
+    at: str, rows: Sequence[str], columns: str, start: int, stop: int
+) -> tuple[Slice, ...]:
+    """Return a range of a block's inner width: rows of what makes it, columns of what reads it."""
+    made = (Slice(at + name, 0, start, stop) for name in rows)
+    return (*made, Slice(at + columns, 1, start, stop))
+
+
 def _resized(shape: Shape, dim: int, length: int) -> Shape:
     return (*shape[:dim], length, *shape[dim + 1 :])
 

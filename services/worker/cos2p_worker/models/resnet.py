@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from cos2p.errors import SettingsError
 from cos2p.model.units import STEM
-from cos2p_worker.layout import Layout, Shape, Slice, UnitSpec, whole
+from cos2p_worker.layout import Layout, Shape, UnitSpec, inner_slices, whole
 from cos2p_worker.models.architecture import Architecture, BlockTap, Tapped, widths_of
 from cos2p_worker.models.exits import NO_EXITS, Exits
 from cos2p_worker.models.transformer import LABEL_ELEMENTS, NORM_FLOPS
@@ -247,12 +247,8 @@ def _block(
     specs = [UnitSpec(f"{name}.core", "core", index, core, flops, kept)]
     for i in range(stage.inner // g):
         start, stop = i * g, (i + 1) * g
-        slices = (
-            Slice(at + "conv1.weight", 0, start, stop),
-            Slice(at + "norm2.weight", 0, start, stop),
-            Slice(at + "norm2.bias", 0, start, stop),
-            Slice(at + "conv2.weight", 1, start, stop),
-        )
+        rows = ("conv1.weight", "norm2.weight", "norm2.bias")
+        slices = inner_slices(at, rows, "conv2.weight", start, stop)
         flops = 4 * taps * stage.width * g * area + (NORM_FLOPS + 1) * g * area
         cost = (flops, 2 * g * area + 2)
         specs.append(UnitSpec(f"{name}.channels.{i}", "channels", index, slices, *cost))

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from cos2p.errors import SettingsError
 from cos2p.model.units import STEM
-from cos2p_worker.layout import Layout, Shape, Slice, UnitSpec, whole
+from cos2p_worker.layout import Layout, Shape, Slice, UnitSpec, inner_slices, whole
 from cos2p_worker.models.architecture import Architecture, BlockTap, Tapped, widths_of
 from cos2p_worker.models.exits import NO_EXITS, Exits
 from cos2p_worker.models.stems import Stem
@@ -262,11 +262,7 @@ def _block(
         specs.append(UnitSpec(f"{name}.head.{i}", "head", index, slices, *cost))
     for i in range(shape.neurons // config.neuron_group):
         start, stop = i * config.neuron_group, (i + 1) * config.neuron_group
-        slices = (
-            Slice(at + "fc1.weight", 0, start, stop),
-            Slice(at + "fc1.bias", 0, start, stop),
-            Slice(at + "fc2.weight", 1, start, stop),
-        )
+        slices = inner_slices(at, ("fc1.weight", "fc1.bias"), "fc2.weight", start, stop)
         cost = (4 * n * d * config.neuron_group, 2 * n * config.neuron_group)
         specs.append(UnitSpec(f"{name}.neurons.{i}", "neurons", index, slices, *cost))
     return specs

@@ -7,7 +7,6 @@ the dispatched weights is computed before the first step, while the module still
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -24,16 +23,10 @@ Counts = tuple[int, ...] | None
 ONE_PASS = {"final": FinalHead, "exits": SharedExits, "depthfl": DepthFL, "scalefl": ScaleFL}
 
 
-class Objective(Protocol):
-    """What a step minimises."""
-
-    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loss in parts: (scalar loss, final head's outputs of the pass that made it).
-
-        Each part is backpropagated before the next is asked for, so that memory holds the graph of
-        one pass at a time.
-        """
-        ...
+Objective = FinalHead | OrderedDropout
+"""What a step minimises. `parts` yields (scalar loss, final head's outputs of the pass that made
+it). Each part is backpropagated before the next is asked for, so that memory holds the graph of one
+pass at a time."""
 
 
 @dataclass(frozen=True)
