@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from blake3 import blake3
 
 from cos2p.clock import LoopClock
@@ -40,6 +39,7 @@ from cos2p_sim.loop import VirtualLoop, run_virtual
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initialise
 from cos2p_worker.shell import WorkerDevice, run_worker
+from cos2p_worker.torch_trainer import use_threads
 
 PREFIX = "cos2p"
 
@@ -68,7 +68,7 @@ def run_cell(
     Raises:
         SettingsError: a name or value of the spec is wrong.
     """
-    torch.set_num_threads(1)  # another number changes bits of the sums
+    use_threads(1)
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     cell = Cell(spec, log)
 

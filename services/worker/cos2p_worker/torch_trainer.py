@@ -92,6 +92,11 @@ def local_machine(
     return Machine(device, busy, time.perf_counter, memory_bytes, slowdown)
 
 
+def use_threads(count: int) -> None:
+    """Compute with `count` threads from now on: another number changes bits of the sums."""
+    torch.set_num_threads(count)
+
+
 def local_plan(units: tuple[int, ...], steps: int, local: LocalConfig, seed: int) -> Plan:
     """Make a plan that no planner made: for measuring, and for training alone."""
     return Plan(
