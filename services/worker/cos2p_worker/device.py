@@ -74,11 +74,11 @@ def cpu_limit(
         affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     limits = [float(c) for c in (affinity, machine or os.cpu_count() or 1) if c > 0]
     for folder in _folders(root):
-        limits += _quota(_words(folder / "cpu.max"))
+        limits += _quota(_text(folder / "cpu.max"))
         limits += _cpuset(folder / "cpuset.cpus.effective")
     for folder in _folders(root, "cpu"):
-        quota, period = folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
-        limits += _quota(_words(quota) + _words(period))
+        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+        limits += _quota(f"{quota} {period}")
     for folder in _folders(root, "cpuset"):
         limits += _cpuset(folder / "cpuset.cpus")
     return min(limits)
@@ -93,7 +93,7 @@ def _memory_limits(root: Path) -> Iterator[int]:
     files = [f / "memory.max" for f in _folders(root)]
     files += [f / "memory.limit_in_bytes" for f in _folders(root, "memory")]
     for file in files:
-        words = _words(file)
+        words = _text(file).split()
         if words and words[0].isdigit() and 0 < int(words[0]) < UNLIMITED_BYTES:
             yield int(words[0])
 
@@ -127,8 +127,9 @@ def _upwards(mount: Path, own: str) -> list[Path]:
     return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _quota(words: list[str]) -> list[float]:
+def _quota(text: str) -> list[float]:
     """Return the CPUs of a quota "MICROSECONDS PERIOD"; none where it is max or -1."""
+    words = text.split()
     if len(words) == 2 and all(w.isdigit() for w in words) and int(words[1]) > 0:
         return [int(words[0]) / int(words[1])] if int(words[0]) > 0 else []
     return []
@@ -151,10 +152,6 @@ def _kilobytes(file: Path, name: str) -> int | None:
         if len(words) >= 2 and words[0] == f"{name}:" and words[1].isdigit():
             return int(words[1]) * 1024
     return None
-
-
-def _words(file: Path) -> list[str]:
-    return _text(file).split()
 
 
 def _text(file: Path) -> str:
