@@ -15,7 +15,7 @@ from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
 from cos2p_sim.learner import StandInTrainer, Temper
 from cos2p_worker.core import Send, WorkerCore
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
+from cos2p_worker.shell import WorkerDevice, run_worker
 
 MEMORY_BYTES = 100_000_000
 
@@ -25,9 +25,9 @@ def main() -> int:
     settings = load_settings(WorkerSettings, worker_id="worker-new")
 
     async def body(context: RoleContext) -> None:
-        async def kit(opened: RunOpened) -> Kit:
+        async def trainer(opened: RunOpened) -> StandInTrainer:
             temper = Temper(1e9, MEMORY_BYTES)
-            return Kit(table(), StandInTrainer(table(), opened.config, temper, context.clock))
+            return StandInTrainer(table(), opened.config, temper, context.clock)
 
         fleet = Mailbox(context.bus, context.prefix, FLEET, reader="bench", bury_from=None)
         fleet.offset = await fleet.end()
@@ -36,7 +36,7 @@ def main() -> int:
                 context,
                 worker_id="worker-new",
                 device=WorkerDevice(MEMORY_BYTES),
-                kit_factory=kit,
+                trainer_of=trainer,
             )
         )
         while not work.done() and not await fleet.poll(1.0):

@@ -38,7 +38,7 @@ from cos2p_sim.cluster import silent_log
 from cos2p_sim.loop import VirtualLoop, run_virtual
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initialise
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
+from cos2p_worker.shell import WorkerDevice, run_worker
 from cos2p_worker.torch_trainer import use_threads
 
 PREFIX = "cos2p"
@@ -168,11 +168,11 @@ class Cell:
     async def _worker(self, member: Member) -> None:
         task = self._ready.task
 
-        async def kit(opened: RunOpened) -> Kit:
+        async def trainer_of(opened: RunOpened) -> VirtualTrainer:
             data = task.shard(member.shard, len(self._ready.fleet))
             trainer = VirtualTrainer(task, data, opened.config, member, self._clock, self.spec.seed)
             self._trainers.append(trainer)
-            return Kit(task.units, trainer)
+            return trainer
 
         await run_worker(
             self._context(WireBus(self.bus, self._clock, PREFIX, member.bytes_per_s)),
@@ -180,7 +180,7 @@ class Cell:
             device=WorkerDevice(
                 member.memory_bytes, member.board.name, bytes_per_s=member.bytes_per_s
             ),
-            kit_factory=kit,
+            trainer_of=trainer_of,
         )
 
     # ------------------------------------------------------------ the result

@@ -19,7 +19,7 @@ from cos2p.model.cost import CostModel, Workload
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member
 from cos2p_worker.task import Dataset, Task
-from cos2p_worker.torch_trainer import Power, TorchTrainer
+from cos2p_worker.torch_trainer import TorchTrainer, local_machine
 from cos2p_worker.trainer import TrainingControl, TrainingStoppedError, TrainResult
 
 JITTER = 0.1
@@ -50,7 +50,7 @@ class VirtualTrainer:
         seed: int,
     ) -> None:
         limit = member.memory_bytes if config.plans.enforce_memory else None
-        self._inner = TorchTrainer(task, data, config, Power(limit))
+        self._inner = TorchTrainer(task, data, config, local_machine(limit))
         self._cost = CostModel.of(task.units, config)
         self._member, self._clock, self._seed = member, clock, seed
         self._plan_count = 0
@@ -58,7 +58,7 @@ class VirtualTrainer:
         """Real seconds spent on training."""
         self.sample_count = self._inner.sample_count
         self.label_counts = self._inner.label_counts
-        self.units_digest = self._inner.units_digest
+        self.units = self._inner.units
 
     async def measure_flops_per_s(self) -> float:
         """Return the speed of the simulated device."""
@@ -76,7 +76,7 @@ class VirtualTrainer:
             self.cpu_s += time.thread_time() - begun_s
         step_s = self.step_s(plan) * self._jitter()
         await self._pass(plan, step_s, watch)
-        return replace(result, train_s=plan.local_steps * step_s, throttle_s=0.0)
+        return replace(result, throttle_s=0.0)
 
     def step_s(self, plan: Plan) -> float:
         """Return the seconds of one step of the plan on this device, without jitter."""

@@ -33,7 +33,7 @@ from cos2p_sim.learner import StandInTrainer
 from cos2p_sim.role_bus import RoleBus
 from cos2p_sim.scenario import Case
 from cos2p_sim.watched import WatchedLog
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
+from cos2p_worker.shell import WorkerDevice, run_worker
 
 PREFIX = "sim"
 RUN_ID = "sim"
@@ -211,16 +211,15 @@ class Cluster:
         return life
 
     def _worker(self, device: StandIn) -> Body:
-        async def kit(opened: RunOpened) -> Kit:
-            trainer = StandInTrainer(self._table, opened.config, device.temper, self._clock)
-            return Kit(self._table, trainer)
+        async def trainer(opened: RunOpened) -> StandInTrainer:
+            return StandInTrainer(self._table, opened.config, device.temper, self._clock)
 
         def life(bus: Bus, stop: asyncio.Event) -> Awaitable[None]:
             return run_worker(
                 self._context(device.worker_id, bus, stop),
                 worker_id=device.worker_id,
                 device=WorkerDevice(device.claimed_bytes, device.device_class),
-                kit_factory=kit,
+                trainer_of=trainer,
             )
 
         return life

@@ -53,22 +53,10 @@ class StandInTrainer:
 
     def __init__(self, table: UnitTable, config: RunConfig, temper: Temper, clock: Clock) -> None:
         self._cost = CostModel.of(table, config)
-        self._table, self._temper, self._clock = table, temper, clock
-
-    @property
-    def sample_count(self) -> int:
-        """The number of samples on this device."""
-        return self._temper.sample_count
-
-    @property
-    def label_counts(self) -> tuple[int, ...] | None:
-        """The number of samples of each label."""
-        return self._temper.label_counts
-
-    @property
-    def units_digest(self) -> bytes:
-        """The digest of the unit table."""
-        return self._table.digest
+        self._temper, self._clock = temper, clock
+        self.units = table
+        self.sample_count = temper.sample_count
+        self.label_counts = temper.label_counts
 
     async def measure_flops_per_s(self) -> float:
         """Return the speed that the device has by its `Temper`."""
@@ -104,7 +92,6 @@ class StandInTrainer:
             loss_first=2.0,
             loss_last=1.0,
             peak_bytes=peak_bytes,
-            train_s=seconds,
         )
 
     def _seconds(self, plan: Plan) -> float:

@@ -18,22 +18,12 @@ from typing import Any
 from cos2p.errors import BlobError, StorageError
 from cos2p.log.blobs import write_blob
 from cos2p.log.mailbox import Letter, Mailbox, Outbox
-from cos2p.log.messages import Heartbeat, Hello, Report
+from cos2p.log.messages import Heartbeat, Report
 from cos2p.log.topics import FLEET, HEARTBEATS, UPDATES, partition_of
 from cos2p.model.payload import header_of, parts
-from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 from cos2p.service.role import RoleContext
-from cos2p_worker.core import (
-    Cancel,
-    Effect,
-    Fetch,
-    Leave,
-    Send,
-    Train,
-    Upload,
-    WorkerCore,
-)
+from cos2p_worker.core import Cancel, Effect, Fetch, Leave, Send, Train, Upload, WorkerCore
 from cos2p_worker.fetch import Base, fetch_base
 from cos2p_worker.trainer import (
     Trainer,
@@ -54,16 +44,14 @@ class Activity:
     def __init__(
         self,
         core: WorkerCore,
-        table: UnitTable,
         trainer: Trainer,
         config: RunConfig,
-        hello: Hello,
         context: RoleContext,
         scratch: Path,
         shutdown_deadline_s: float,
     ) -> None:
-        self._core, self._table, self._trainer = core, table, trainer
-        self._config, self._hello, self._context = config, hello, context
+        self._core, self._trainer = core, trainer
+        self._config, self._context = config, context
         self._clock, self._log = context.clock, context.log
         self._scratch, self._shutdown_deadline_s = scratch, shutdown_deadline_s
         self._fleet = Outbox(context.bus, context.prefix, FLEET)
@@ -154,14 +142,15 @@ class Activity:
         stop = self._watches[plan_id].stop
         path = self._scratch / f"{plan_id}.f32"
         try:
-            base, byte_count = await fetch_base(self._context.bus, self._table, order, path, stop)
-        except BlobError as error:
+            base, byte_count = await fetch_base(
+                self._context.bus, self._trainer.units, order, path, stop
+            )
+        except (BlobError, StorageError) as error:
             self._release(plan_id)
             await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
+            if isinstance(error, StorageError):
+                raise
             return
-        except StorageError as error:
-            await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
-            raise
         self._base[plan_id] = base
         effects = self._core.fetched(plan_id, byte_count, self._clock.now())
         if not effects:

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,17 +61,6 @@ class Base:
         """Remove the file; the mapping ends with the last array that uses it."""
         self._writable = {}
         self._path.unlink(missing_ok=True)
-
-    def __enter__(self) -> "Base":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 async def fetch_base(

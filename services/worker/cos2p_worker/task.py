@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,17 +25,14 @@ from cos2p.run_config import RunConfig
 from cos2p_worker.layout import Layout
 from cos2p_worker.loss import Loss
 from cos2p_worker.models.architecture import Architecture
-from cos2p_worker.models.exits import exits_of
+from cos2p_worker.models.exits import Exits, exits_of
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples in memory.
+    """Samples in memory: the model's inputs and the loss's labels, first dimension the samples.
 
-    Attributes:
-        inputs: the model's input, first dimension the samples.
-        labels: the loss's labels, first dimension the samples; int64 class numbers for
-            classification.
+    For classification the labels are int64 class numbers.
     """
 
     inputs: Tensor
@@ -87,8 +84,6 @@ class DataPlace:
             raise SettingsError(
                 f"alpha {self.alpha}: a Dirichlet concentration is above 0 (inf splits evenly)"
             )
-        if self.part not in get_args(Part):
-            raise SettingsError(f"part {self.part!r} is none of {', '.join(get_args(Part))}")
 
 
 @dataclass(frozen=True)
@@ -97,14 +92,11 @@ class Task:
 
     Attributes:
         name: the task's name for people.
-        model: the model and its units.
         train_shard: (place, index, count) to the data of device `index` of `count`.
         evaluation: (place) to data that no device trains on: `place.part` of them.
         classes: number of labels; None where the labels are not classes (no accuracy, no logit
             adjustment).
-        loss: what a step minimises.
         run: the settings that suit this task; a run file overrides them.
-        place: where the data are.
     """
 
     name: str
@@ -155,14 +147,22 @@ class Task:
                 f"task {self.name} has no classes: set local.objective = 'final', the other "
                 "objectives compare class probabilities"
             )
-        exits = exits_of(local, self.units.block_count)
+        return self.with_exits(
+            exits_of(local, self.units.block_count),
+            f"the model of task {self.name} can't have exits: local.objective = "
+            f"{local.objective!r} needs them",
+        )
+
+    def with_exits(self, exits: Exits, refusal: str) -> "Task":
+        """Return the same task with these exits.
+
+        Raises:
+            SettingsError: its model can't have any; the text is `refusal`.
+        """
         if exits == self.model.exits:
             return self
         if self.model.with_exits is None:
-            raise SettingsError(
-                f"the model of task {self.name} can't have exits: local.objective = "
-                f"{local.objective!r} needs them"
-            )
+            raise SettingsError(refusal)
         return replace(self, model=self.model.with_exits(exits))
 
     def require_made_for(self, config: RunConfig) -> None:

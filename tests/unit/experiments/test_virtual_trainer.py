@@ -51,10 +51,9 @@ def timed(work: Callable[[], Coroutine[Any, Any, TrainResult]]) -> tuple[TrainRe
 
 
 def test_a_plan_takes_the_device_what_the_cost_model_says_but_for_jitter() -> None:
-    result, took_s = timed(lambda: trainer().train(plan(), VALUES, TrainingControl()))
+    _, took_s = timed(lambda: trainer().train(plan(), VALUES, TrainingControl()))
 
     assert pytest.approx(4 * (0.1 + STEP_FIXED_S), rel=0.5) == took_s
-    assert pytest.approx(took_s) == result.train_s
 
 
 def test_a_slower_device_takes_longer_by_as_much_and_learns_the_same() -> None:
@@ -70,10 +69,12 @@ def test_a_slower_device_takes_longer_by_as_much_and_learns_the_same() -> None:
 
 def test_jitter_depends_on_seed_device_and_its_count_of_plans_alone() -> None:
     async def seconds(which: VirtualTrainer, *plans: Plan) -> list[float]:
-        return [
-            (await which.train(p, VALUES, TrainingControl())).train_s / which.step_s(p)
-            for p in plans
-        ]
+        clock, found = asyncio.get_running_loop(), list[float]()
+        for p in plans:
+            begun_s = clock.time()
+            await which.train(p, VALUES, TrainingControl())
+            found.append((clock.time() - begun_s) / which.step_s(p))
+        return found
 
     whole, small = plan(), plan(COST.smallest)
     both = run_virtual(seconds(trainer(), whole, small))

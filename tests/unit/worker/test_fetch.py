@@ -1,5 +1,6 @@
 """A plan's weights in a file of their own."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from cos2p_worker.fetch import Base
 
 
 def test_values_come_back_as_put_and_read_only(tmp_path: Path) -> None:
-    with Base(tmp_path / "p1.f32", {3: 2, 5: 1}) as base:
+    with closing(Base(tmp_path / "p1.f32", {3: 2, 5: 1})) as base:
         base.put(3, np.array([1, 2], np.float32))
         base.put(5, np.array([7], np.float32))
         values = base.values
@@ -22,7 +23,7 @@ def test_values_come_back_as_put_and_read_only(tmp_path: Path) -> None:
 
 
 def test_closing_removes_the_file(tmp_path: Path) -> None:
-    with Base(tmp_path / "p1.f32", {0: 1}):
+    with closing(Base(tmp_path / "p1.f32", {0: 1})):
         assert ["p1.f32"] == [p.name for p in tmp_path.iterdir()]
 
     assert [] == list(tmp_path.iterdir())

@@ -96,8 +96,3 @@ def test_a_dataset_is_thinned_to_samples_from_all_over_it() -> None:
 def test_a_concentration_that_is_none_is_refused(task: Task, alpha: float) -> None:
     with pytest.raises(SettingsError, match="is above 0"):
         task.at(None, seed=0, alpha=alpha)
-
-
-def test_an_unknown_part_is_refused_by_name(task: Task) -> None:
-    with pytest.raises(SettingsError, match="'train' is none of test, validation"):
-        task.at(None, seed=0, part="train")  # type: ignore[arg-type]
