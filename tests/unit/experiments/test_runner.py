@@ -186,7 +186,7 @@ def test_no_process_outlives_a_runner_that_was_stopped(
             running.kill()
 
     assert code == running.returncode
-    assert ("--resume goes on from there" in said) == (end is signal.SIGINT)
+    assert ("--resume continues there" in said) == (end is signal.SIGINT)
     assert gone_within(30.0, computing)
 
 
