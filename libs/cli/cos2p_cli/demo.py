@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cos2p.clock import Clock, SystemClock
 from cos2p.errors import ExitCode, SettingsError
@@ -27,7 +26,7 @@ from cos2p_cli.audit import audit_budgets
 from cos2p_cli.demo_result import Alone, DemoResult, to_document, to_text
 from cos2p_cli.fleet import LocalDevice, demo_devices, describe
 from cos2p_cli.local_run import LocalRun, free_folder, in_folder, opened_run
-from cos2p_cli.progress import form_of
+from cos2p_cli.progress import form_of, waiting
 from cos2p_cli.report import ReportInput, write
 
 DEFAULT_FOLDER = Path("runs/demo")
@@ -165,25 +164,14 @@ class Demo:
             if device.worker_id in rows
         ]
         turn = asyncio.Semaphore(ALONE_AT_ONCE)
-        if self._form == "lines":
-            self._console.print("each worker alone, for comparison")
-        with Progress(
-            TextColumn("each worker alone, for comparison"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=self._console,
-            transient=True,
-            disable=self._form != "live",
-        ) as bar:
-            task = bar.add_task("alone", total=len(jobs))
 
-            async def one(job: pool.AloneJob) -> Alone:
-                async with turn:
-                    child = local.crew.fork(f"alone-{job.device.worker_id}", "job", pool.alone, job)
-                    await local.crew.finished(child)
-                    bar.advance(task)
-                    return Alone(job.device.worker_id, **json.loads(job.result.read_text()))
+        async def one(job: pool.AloneJob) -> Alone:
+            async with turn:
+                child = local.crew.fork(f"alone-{job.device.worker_id}", "job", pool.alone, job)
+                await local.crew.finished(child)
+            return Alone(job.device.worker_id, **json.loads(job.result.read_text()))
 
+        with waiting(self._console, self._form, "each worker alone, for comparison"):
             return list(await asyncio.gather(*(one(job) for job in jobs)))
 
     async def _result(

@@ -38,39 +38,26 @@ WorkersOption = Annotated[
     ),
 ]
 TaskOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TASK", help="digits, fashion-mnist, or one in the image (default: digits)."
-    ),
+    str | None, typer.Option(metavar="TASK", help="A task in the image (default: digits).")
 ]
 RunIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--run-id", metavar="NAME", help="The run's name and topic prefix (default: NAME)."
-    ),
+    str | None, typer.Option(metavar="NAME", help="Run and topic prefix (default: --name).")
 ]
 PartsOption = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        max=1024,
-        metavar="N",
-        help="Parts of the training data, one per worker (default: 8 or more).",
+        min=1, max=1024, metavar="N", help="Parts of the training data (default: 8 or more)."
     ),
 ]
 PortOption = Annotated[
     int | None,
-    typer.Option(
-        min=1, max=65535, metavar="PORT", help="Kafka's port on 127.0.0.1 (default: a free one)."
-    ),
+    typer.Option(min=1, max=65535, metavar="PORT", help="Kafka's on 127.0.0.1 (default: any)."),
 ]
 TagOption = Annotated[
-    str | None,
-    typer.Option(metavar="TAG", help="Tag of both co-s2p images (default: this version)."),
+    str | None, typer.Option(metavar="TAG", help="Tag of both images (default: this version).")
 ]
 ImageOption = Annotated[
-    str | None,
-    typer.Option(metavar="IMAGE:TAG", help="Your worker image, with your task in it."),
+    str | None, typer.Option(metavar="IMAGE:TAG", help="Worker image with your task.")
 ]
 KafkaOption = Annotated[str | None, typer.Option(metavar="IMAGE:TAG", help="Kafka's image.")]
 TimeoutOption = Annotated[
