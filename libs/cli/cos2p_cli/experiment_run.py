@@ -19,7 +19,7 @@ from cos2p_cli import figures, options, pool
 from cos2p_cli.progress import Form, form_of
 
 PACE_S = 600.0
-"""The remaining time is estimated from the pace during this last time."""
+"""The remaining time is estimated from the pace of the last ten minutes."""
 
 
 def run(

@@ -18,7 +18,7 @@ CLOCKS_S = 1.0
 """How much the engine's clock and the records' clock may differ."""
 
 
-def awaited(run: RunHistory, found: Sequence[Found]) -> list[str]:
+def not_ready(run: RunHistory, found: Sequence[Found]) -> list[str]:
     """Return the names of the containers that are not ready yet."""
     return [f.name for f in found if f.role != "init" and not _is_ready(run, f)]
 

@@ -7,7 +7,7 @@ containers stay for inspection.
 
 import contextlib
 from asyncio import gather, to_thread
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, Literal
 from cos2p.clock import Clock
 from cos2p.errors import (
     BusUnreachableError,
-    Cos2pError,
     RunExistsError,
     RunFailedError,
     SettingsError,
@@ -31,7 +30,7 @@ from cos2p_cli.containers import specs
 from cos2p_cli.containers.changes import Change, compare, fleet
 from cos2p_cli.containers.classes import DEFAULT_FLEET, ClassRequest, parse_fleet
 from cos2p_cli.containers.engine import DockerEngine, Found
-from cos2p_cli.containers.readiness import awaited, error_of, failing, few, last_line
+from cos2p_cli.containers.readiness import error_of, failing, few, last_line, not_ready
 from cos2p_cli.containers.specs import ContainerSpec, Site
 from cos2p_cli.containers.steps import StepPrinter
 
@@ -131,7 +130,6 @@ class Up:
         self._open_log, self._steps = open_log, steps
         self._give_up_s = clock.now() + chosen.timeout_s
         self._done: list[Change] = []
-        self._restarts: dict[str, int] | None = None
 
     async def run(self) -> UpResult:
         """Bring up the ring and return its state.
@@ -162,7 +160,7 @@ class Up:
             wanted = [specs.planner(site), *aggregators, specs.evaluator(site), *workers]
             others = [f for f in await self._found() if f.role not in ("kafka", "init")]
             await self._apply(wanted, others, images)
-            await self._ready(site, reader)
+            await self._ready(reader)
             return UpResult(site, reader.history, tuple(self._done))
         finally:
             await bus.close()
@@ -263,14 +261,16 @@ class Up:
 
     async def _kafka_answers(self, site: Site, reader: HistoryReader) -> None:
         """Wait for the broker. The reader then knows the run, if there is one."""
-        while True:
-            self._steps.waiting(f"waiting for Kafka at {site.bus}")
+
+        async def awaited() -> list[str]:
             try:
                 with contextlib.suppress(TopicMissingError):
                     await reader.poll()
-                return
-            except BusUnreachableError as error:
-                await self._look([f"{site.name}-kafka"], error)
+            except BusUnreachableError:
+                return [f"{site.name}-kafka"]
+            return []
+
+        await self._wait(f"waiting for Kafka at {site.bus}", awaited)
 
     async def _begin(self, site: Site, reader: HistoryReader, run_file: str) -> None:
         """Request the run, unless this prefix holds it already."""
@@ -293,57 +293,58 @@ class Up:
         await to_thread(self._engine.remove, "container", spec.name)
         await to_thread(self._engine.create, spec, site.name)
         await to_thread(self._engine.start, spec.name)
-        self._steps.waiting("loading PyTorch and writing version 0")
         try:
-            await self._ended_well(spec.name)
+            await self._init_ends(spec.name)
         finally:
             await to_thread(self._engine.remove, "container", spec.name)
         await reader.poll()
         self._steps.done(f"requested run {site.run_id} ({reader.history.task})")
 
-    async def _ended_well(self, name: str) -> None:
-        while True:
-            mine = next((f for f in await self._found() if f.name == name), None)
-            if mine is None:
+    async def _init_ends(self, name: str) -> None:
+        async def awaited() -> list[str]:
+            init = next((f for f in await self._found() if f.name == name), None)
+            if init is None:
                 raise RunFailedError(f"{name} was removed before it ended")
-            if mine.status in ("exited", "dead"):
-                if mine.exit_code:
-                    raise error_of(mine, await to_thread(self._engine.log_of, name))
-                return
-            await self._patience([name])
+            if init.status not in ("exited", "dead"):
+                return [name]
+            if init.exit_code:
+                raise error_of(init, await to_thread(self._engine.log_of, name))
+            return []
 
-    async def _ready(self, site: Site, reader: HistoryReader) -> None:
+        await self._wait("loading PyTorch and writing version 0", awaited)
+
+    async def _ready(self, reader: HistoryReader) -> None:
         """Wait until all containers are ready, or the run has ended."""
-        while True:
+
+        async def awaited() -> list[str]:
             await reader.poll()
             if reader.history.phase == "finished":
-                return
+                return []
             found = [f for f in await self._found() if f.role not in ("kafka", "init")]
-            missing = awaited(reader.history, found)
-            if not missing:
-                return
-            self._steps.waiting(f"waiting for {few(missing)}")
-            await self._look(missing, None)
+            return not_ready(reader.history, found)
 
-    async def _look(self, missing: Sequence[str], cause: Cos2pError | None) -> None:
-        """Wait a little. Raise if a container keeps failing or the time is up."""
-        found = await self._found()
-        if self._restarts is None:
-            self._restarts = {f.name: f.restarts for f in found}
-        failed = failing(found, self._restarts)
-        if failed is not None:
-            raise error_of(failed, await to_thread(self._engine.log_of, failed.name)) from cause
-        await self._patience(missing)
+        await self._wait("", awaited)
 
-    async def _patience(self, missing: Sequence[str]) -> None:
-        if self._clock.now() < self._give_up_s:
+    async def _wait(self, text: str, awaited: Callable[[], Awaitable[list[str]]]) -> None:
+        """Wait until no container is awaited, and show `text` or the names meanwhile.
+
+        Raises:
+            Cos2pError: a container keeps failing, or the time is up.
+        """
+        restarts = {f.name: f.restarts for f in await self._found()}
+        while names := await awaited():
+            self._steps.waiting(text or f"waiting for {few(names)}")
+            failed = failing(await self._found(), restarts)
+            if failed is not None:
+                raise error_of(failed, await to_thread(self._engine.log_of, failed.name))
+            if self._clock.now() >= self._give_up_s:
+                last = last_line(await to_thread(self._engine.log_of, names[0]))
+                raise RunFailedError(
+                    f"not ready after {figures.duration(self._chosen.timeout_s)}: {few(names)}; "
+                    f"last log line of {names[0]}: {last} "
+                    "(containers stay; --timeout waits longer)"
+                )
             await self._clock.sleep(LOOK_S)
-            return
-        log = await to_thread(self._engine.log_of, missing[0])
-        raise RunFailedError(
-            f"not ready after {figures.duration(self._chosen.timeout_s)}: {few(missing)}; last log "
-            f"line of {missing[0]}: {last_line(log)} (containers stay; --timeout waits longer)"
-        )
 
     async def _found(self) -> list[Found]:
         return await to_thread(self._engine.containers, self._chosen.name)

@@ -7,7 +7,7 @@ from fed import Fed
 
 from cos2p.errors import BudgetError, ExitCode
 from cos2p_cli.containers.engine import Found
-from cos2p_cli.containers.readiness import awaited, error_of, failing, last_line
+from cos2p_cli.containers.readiness import error_of, failing, last_line, not_ready
 from cos2p_cli.containers.specs import CLASS, MEMORY, ROLE
 
 
@@ -32,21 +32,21 @@ def heard(script: Any, at_s: float) -> Fed:
 
 
 def test_who_has_said_nothing_is_waited_for() -> None:
-    assert ["p", "a", "w0"] == awaited(Fed(), RING)
+    assert ["p", "a", "w0"] == not_ready(Fed(), RING)
 
 
 def test_a_ring_whose_roles_have_spoken_is_ready(script: Any) -> None:
-    assert [] == awaited(heard(script, 101.0), RING)
+    assert [] == not_ready(heard(script, 101.0), RING)
 
 
 def test_what_was_said_before_a_containers_start_does_not_count(script: Any) -> None:
-    assert ["p", "w0"] == awaited(heard(script, 50.0), RING)
+    assert ["p", "w0"] == not_ready(heard(script, 50.0), RING)
 
 
 def test_a_container_that_does_not_run_is_not_ready(script: Any) -> None:
     ring = [found("w0", "worker", status="restarting")]
 
-    assert ["w0"] == awaited(heard(script, 101.0), ring)
+    assert ["w0"] == not_ready(heard(script, 101.0), ring)
 
 
 def test_a_second_start_is_no_reason_to_give_up() -> None:
