@@ -186,7 +186,7 @@ def test_no_process_outlives_a_runner_that_was_stopped(
             running.kill()
 
     assert code == running.returncode
-    assert ("--resume goes on from there" in said) == (end is signal.SIGINT)
+    assert ("--resume continues there" in said) == (end is signal.SIGINT)
     assert gone_within(30.0, computing)
 
 
@@ -241,4 +241,4 @@ def test_a_folder_that_holds_results_is_not_taken_without_a_word(
     code, found = run_json(arguments)
 
     assert 2 == code
-    assert "holds 1 of the suite's 2 cells already: --resume goes on" in found["error"]
+    assert "holds 1 of the suite's 2 cells already: --resume continues" in found["error"]
