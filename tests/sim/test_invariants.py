@@ -9,17 +9,16 @@ from collections import Counter
 import pytest
 
 from cos2p_sim.checkers import InvariantError
-from cos2p_sim.cluster import Ended
+from cos2p_sim.cluster import Cluster, run_case
 from cos2p_sim.loop import run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
-from cos2p_sim.trial import run_case
 
 SEEDS = 200
 CHUNK = 50
 CLOSING_SEEDS = 20
 
 
-def run_seed(scenario: str, seed: int) -> Ended:
+def run_seed(scenario: str, seed: int) -> Cluster:
     """Run and replay one case; a failure says how to repeat it."""
     try:
         ended, found = run_virtual(run_case(draw_case(load_scenario(scenario), seed)))
@@ -123,11 +122,11 @@ def test_a_run_whose_shard_is_missing_ends_and_names_it() -> None:
 def test_the_same_seed_gives_the_same_log(scenario: str) -> None:
     first, second = run_seed(scenario, 7), run_seed(scenario, 7)
 
-    assert first.fingerprint() == second.fingerprint()
+    assert first.log.fingerprint() == second.log.fingerprint()
 
 
 def test_another_seed_gives_another_log() -> None:
-    assert run_seed("calm", 1).fingerprint() != run_seed("calm", 2).fingerprint()
+    assert run_seed("calm", 1).log.fingerprint() != run_seed("calm", 2).log.fingerprint()
 
 
 def test_of_two_planners_the_older_leaves_and_the_run_goes_on() -> None:

@@ -47,8 +47,5 @@ class WireBus(PassingBus):
             await self._pass(sum(len(r.value) for r in found))
         return found
 
-    async def close(self) -> None:
-        """See `Bus.close`. The shared log stays open for the other roles."""
-
     async def _pass(self, byte_count: int) -> None:
         await self._clock.sleep(byte_count / self._bytes_per_s)

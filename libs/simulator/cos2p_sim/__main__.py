@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections import Counter
 from typing import cast
 
 import structlog
@@ -14,10 +15,11 @@ import structlog
 from cos2p.errors import Cos2pError, ExitCode
 from cos2p.service.lifecycle import fail
 from cos2p.service.logs import Log
+from cos2p_aggregator.replay import ReplayResult
 from cos2p_sim.checkers import InvariantError
+from cos2p_sim.cluster import Cluster, run_case
 from cos2p_sim.loop import START_S, SimulationHangsError, run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
-from cos2p_sim.trial import run_case, summary
 
 
 def spoken_log() -> Log:
@@ -36,6 +38,30 @@ def spoken_log() -> Log:
     ]
     logger = structlog.PrintLogger(sys.stderr)
     return cast(Log, structlog.wrap_logger(logger, processors=processors))
+
+
+def summary(ended: Cluster, found: ReplayResult) -> dict[str, object]:
+    """Return what happened as plain values."""
+    history = ended.log.checker.history
+    assert history.ended is not None
+    return {
+        "seed": ended.case.seed,
+        "ended": str(history.ended.reason),
+        "detail": history.ended.detail,
+        "versions": history.version,
+        "shards": history.shards,
+        "devices": ended.case.device_count,
+        "plans": len(history.plans),
+        "outcomes": dict(Counter(str(e.outcome) for e in history.endings.values())),
+        "records_judged": ended.log.checker.record_count,
+        "decisions_fenced": ended.log.checker.fenced_count,
+        "kills": ended.kill_count,
+        "restarts": ended.restart_count,
+        "faults": vars(ended.faults),
+        "virtual_s": round(ended.seconds, 3),
+        "replayed": found.compared_count,
+        "fingerprint": ended.log.fingerprint(),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,14 +3,15 @@
 Invariant: the claimed memory of every device holds the smallest submodel.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from cos2p.clock import Clock
 from cos2p.model.cost import CostModel
 from cos2p.model.units import STEM, Kind, Unit, UnitTable
-from cos2p_sim.learner import Temper
+from cos2p_sim.learner import Temper, stand_in_kit
+from cos2p_sim.ring import RingWorker
 from cos2p_sim.scenario import Case
+from cos2p_worker.shell import WorkerDevice
 
 BLOCKS = 3
 FRACTIONS = (0.15, 0.25, 0.4, 0.6)
@@ -19,23 +20,6 @@ SPEEDS = (1.0, 2.0, 4.0, 8.0)
 """Speeds of devices, as multiples of the slowest."""
 PLAN_S = 16.0
 """Seconds that the slowest devices need for a plan of the whole model."""
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """A simulated device.
-
-    Attributes:
-        worker_id: the id of the device's worker.
-        device_class: the name of the device's class.
-        claimed_bytes: the memory that the device reports.
-        temper: how the device really behaves.
-    """
-
-    worker_id: str
-    device_class: str
-    claimed_bytes: int
-    temper: Temper
 
 
 def small_table(seed: int) -> UnitTable:
@@ -54,7 +38,7 @@ def small_table(seed: int) -> UnitTable:
     return UnitTable(tuple(units))
 
 
-def draw_fleet(case: Case, table: UnitTable) -> tuple[StandIn, ...]:
+def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> tuple[RingWorker, ...]:
     """Draw the devices of a case. All classes take turns; speeds are independent of budgets."""
     chance = np.random.default_rng([case.seed, 3])
     cost = CostModel.of(table, case.config)
@@ -75,5 +59,6 @@ def draw_fleet(case: Case, table: UnitTable) -> tuple[StandIn, ...]:
             sample_count=sum(labels) + 1,
             label_counts=labels,
         )
-        devices.append(StandIn(f"worker-{index}", f"class-{which}", claimed, temper))
+        device = WorkerDevice(claimed, f"class-{which}")
+        devices.append(RingWorker(f"worker-{index}", device, stand_in_kit(table, temper, clock)))
     return tuple(devices)

@@ -59,9 +59,6 @@ class RoleBus(PassingBus):
             self._refuse("Describe", topic)
         return await super().end_offsets(topic)
 
-    async def close(self) -> None:
-        """See `Bus.close`. The shared log stays open for the other roles."""
-
     def _check(self, operation: Operation, topic: str) -> None:
         if operation not in self._rights.get(topic, ()):
             self._refuse(operation, topic)
