@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cos2p.log.archive import copy, extent_of
-from cos2p_sim.cluster import PREFIX, Cluster, run_case
+from cos2p_sim.cluster import PREFIX, Cluster
 from cos2p_sim.loop import run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
 
@@ -51,8 +51,8 @@ GOLDEN = (
 
 def recorded(golden: Golden) -> Cluster:
     """The run."""
-    case = draw_case(load_scenario(golden.scenario), golden.seed)
-    ended, _ = run_virtual(run_case(case))
+    ended = Cluster(draw_case(load_scenario(golden.scenario), golden.seed))
+    run_virtual(ended.run())
     return ended
 
 

@@ -32,10 +32,10 @@ from cos2p_experiments.spec import CellSpec, prepare
 from cos2p_experiments.virtual_trainer import VirtualTrainer
 from cos2p_experiments.wire import WireBus
 from cos2p_sim.loop import VirtualLoop, run_virtual
-from cos2p_sim.ring import Body, RingWorker, live_together, ring_of, silent_log
+from cos2p_sim.ring import Body, live_together, ring_of, silent_log
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initialise
-from cos2p_worker.shell import Kit, WorkerDevice
+from cos2p_worker.shell import Kit, WorkerDevice, run_worker
 from cos2p_worker.torch_trainer import use_threads
 
 PREFIX = "cos2p"
@@ -47,31 +47,28 @@ def run_cell(
     spec: CellSpec,
     folder: Path | None = None,
     *,
-    log: Log | None = None,
     tell: Callable[[float], None] = lambda _: None,
 ) -> CellResult:
-    """Run a cell to its end.
+    """Run a cell to its end, and call `tell` with the progress, 0 to 1.
 
-    Any error of a role is raised too. A run that stalls is a result that names what was missing.
-
-    Args:
-        spec: the cell.
-        folder: the folder for the run file and the result; None keeps neither.
-        log: the logger of the roles; None logs nothing.
-        tell: called with the progress, 0 to 1.
+    The folder gets the run file and the result; None keeps neither. Any error of a role is raised
+    too. A run that stalls is a result that names what was missing.
 
     Raises:
         SettingsError: a name or value of the spec is wrong.
+        StorageError: the disk is full, or the run file can't be written.
     """
     use_threads(1)
     cpu_s, wall_s = time.process_time(), time.perf_counter()
-    cell = Cell(spec, log)
+    cell = Cell(spec)
 
     async def work() -> None:
         await cell.run(tell)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            await cell.archive(folder / RUN_FILE)
+            file, bus = folder / RUN_FILE, cell.bus
+            file.unlink(missing_ok=True)
+            await copy(bus, PREFIX, await extent_of(bus, PREFIX), file)
 
     run_virtual(work())
     result = cell.result(
@@ -98,12 +95,8 @@ class Cell:
         self.bus = KeptLog(self._clock, PREFIX, spec.keep)
         self._start_s = 0.0
         self._trainers: list[VirtualTrainer] = []
-        self.evaluate_cpu_s = 0.0
-
-    @property
-    def train_cpu_s(self) -> float:
-        """Real seconds that this process spent on training."""
-        return sum(t.cpu_s for t in self._trainers)
+        self.train_cpu_s = self.evaluate_cpu_s = 0.0
+        """Real seconds that this process spent on training and on evaluation."""
 
     async def run(self, tell: Callable[[float], None] = lambda _: None) -> None:
         """Run from the run's request to its end, and call `tell` with the progress, 0 to 1.
@@ -115,7 +108,7 @@ class Cell:
         await initialise(self.bus, PREFIX, spec.task, ready.task, ready.config, run_id)
         bodies = ring_of(
             range(ready.config.merge.shards),
-            map(self._worker, ready.fleet),
+            {member.worker_id: self._worker(member) for member in ready.fleet},
             planner_id="planner",
             evaluator=partial(
                 run_evaluator,
@@ -132,8 +125,9 @@ class Cell:
             ticks.cancel()
         self.bus.end()
         loop = asyncio.get_running_loop()
-        if isinstance(loop, VirtualLoop):
-            self.evaluate_cpu_s = loop.thread_cpu_s - self.train_cpu_s
+        assert isinstance(loop, VirtualLoop)
+        self.train_cpu_s = sum(trainer.cpu_s for trainer in self._trainers)
+        self.evaluate_cpu_s = loop.thread_cpu_s - self.train_cpu_s
 
     async def _tick(self, tell: Callable[[float], None]) -> None:
         """Report the run's progress at intervals, by its versions or by its time."""
@@ -152,7 +146,7 @@ class Cell:
         with suppress(RunFailedError):
             await body(RoleContext(bus, self._clock, self._log, PREFIX))
 
-    def _worker(self, member: Member) -> RingWorker:
+    def _worker(self, member: Member) -> Body:
         task, seed = self._ready.task, self.spec.seed
 
         async def kit(opened: RunOpened) -> Kit:
@@ -164,7 +158,7 @@ class Cell:
         device = WorkerDevice(
             member.memory_bytes, member.board.name, bytes_per_s=member.bytes_per_s
         )
-        return RingWorker(member.worker_id, device, kit)
+        return partial(run_worker, worker_id=member.worker_id, device=device, kit_factory=kit)
 
     # ------------------------------------------------------------ the result
 
@@ -193,15 +187,6 @@ class Cell:
             coverage=fold.coverage(),
             effort=effort or Effort(),
         )
-
-    async def archive(self, out: Path) -> None:
-        """Write the run into one file.
-
-        Raises:
-            StorageError: the disk is full, or the file can't be written.
-        """
-        out.unlink(missing_ok=True)
-        await copy(self.bus, PREFIX, await extent_of(self.bus, PREFIX), out)
 
     def _messages(self) -> list[tuple[Record, Message]]:
         """Return the small records by time. At equal times causes come before effects."""

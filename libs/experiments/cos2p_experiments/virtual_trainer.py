@@ -30,16 +30,7 @@ SLICES_MAX = 20
 
 
 class VirtualTrainer:
-    """See `cos2p_worker.trainer.Trainer`.
-
-    Args:
-        task: the model and its loss.
-        data: the device's shard of the data.
-        config: the run's settings.
-        member: the device.
-        clock: the clock on which training time passes.
-        seed: the seed of the jitter.
-    """
+    """See `cos2p_worker.trainer.Trainer`; `seed` is that of the jitter."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from cos2p.service.lifecycle import fail
 from cos2p.service.logs import Log
 from cos2p_aggregator.replay import ReplayResult
 from cos2p_sim.checkers import InvariantError
-from cos2p_sim.cluster import Cluster, run_case
+from cos2p_sim.cluster import Cluster
 from cos2p_sim.loop import START_S, SimulationHangsError, run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
 
@@ -52,7 +52,7 @@ def summary(ended: Cluster, found: ReplayResult) -> dict[str, object]:
         "shards": history.shards,
         "devices": ended.case.device_count,
         "plans": len(history.plans),
-        "outcomes": dict(Counter(str(e.outcome) for e in history.endings.values())),
+        "outcomes": dict(Counter(str(outcome) for outcome in history.endings.values())),
         "records_judged": ended.log.checker.record_count,
         "decisions_fenced": ended.log.checker.fenced_count,
         "kills": ended.kill_count,
@@ -75,14 +75,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         case = draw_case(load_scenario(given.scenario), given.seed)
-        ended, found = run_virtual(run_case(case, spoken_log() if given.verbose else None))
+        cluster = Cluster(case, spoken_log() if given.verbose else None)
+        found = run_virtual(cluster.run())
     except Cos2pError as error:
         fail("cos2p_sim", error)
         return int(error.exit_code)
     except (InvariantError, SimulationHangsError) as error:
         print(f"cos2p_sim: seed {given.seed}: {error}", file=sys.stderr)
         return int(ExitCode.BUG)
-    print(json.dumps(summary(ended, found), indent=2))
+    print(json.dumps(summary(cluster, found), indent=2))
     return int(ExitCode.OK)
 
 

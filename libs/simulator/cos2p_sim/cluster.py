@@ -39,7 +39,6 @@ class SimulatedProcess:
 
     Attributes:
         name: the name of the process, for instance worker-3.
-        body: runs one life of the process.
         starts_at_s: the virtual time at which its first life begins.
         returns: whether the process is restarted after a kill.
         lives: how many lives have begun.
@@ -59,27 +58,11 @@ class SimulatedProcess:
         return cast(Role, self.name.rpartition("-")[0])
 
 
-async def run_case(case: Case, log: Log | None = None) -> tuple["Cluster", ReplayResult]:
-    """Run a case to its end and replay it. The tests and the command line both do this.
-
-    Raises:
-        InvariantError: the run breaks a rule.
-        DivergedError: the replay's digests differ from the published ones.
-    """
-    ended = Cluster(case, log)
-    await ended.run()
-    found = await replay(ended.log, PREFIX)
-    found.check()
-    return ended, found
-
-
 class Cluster:
-    """One case, ready to run once on a virtual loop (see `run_case`).
+    """One case, ready to run once on a virtual loop.
 
     Attributes:
         log: every record, and the checker's history.
-        faults: the faults that the bus injected.
-        kill_count: the number of kills.
         restart_count: the number of lives begun after a kill, a stop or a lost bus.
         fenced: the planners that left because a newer one had taken over.
         seconds: the virtual time that the run took.
@@ -98,13 +81,14 @@ class Cluster:
         self._table = small_table(case.seed)
         self._start_s = 0.0
 
-    async def run(self) -> None:
-        """Run to the end and check the run.
+    async def run(self) -> ReplayResult:
+        """Run to the end, check the run and replay it.
 
         Any error of a role that no restart fixes is raised too.
 
         Raises:
             InvariantError: the run breaks a rule.
+            DivergedError: the replay's digests differ from the published ones.
         """
         self._start_s = self._clock.now()
         chance = np.random.default_rng([self.case.seed, 4])
@@ -117,6 +101,9 @@ class Cluster:
         compared = await compare_snapshots(self.log, PREFIX, self.log.snapshots)
         self.seconds = self._clock.now() - self._start_s
         self.snapshot_count = sum(c.compared for c in compared)
+        found = await replay(self.log, PREFIX)
+        found.check()
+        return found
 
     # ------------------------------------------------------------ processes
 
@@ -155,18 +142,14 @@ class Cluster:
     async def _supervise(self, process: SimulatedProcess) -> None:
         await self._clock.sleep(process.starts_at_s)
         while True:
-            chance = self._chance(process)
-            again = await self._live(process, chance)
-            if not again:
+            # Not `hash`, which differs between Python processes.
+            name = crc32(process.name.encode())
+            chance = np.random.default_rng([self.case.seed, 6, name, process.lives])
+            if not await self._live(process, chance):
                 return
             self.restart_count += 1
             low, high = self.case.scenario.crashes.restart_s
             await self._clock.sleep(float(chance.uniform(low, high)))
-
-    def _chance(self, process: SimulatedProcess) -> np.random.Generator:
-        # Not `hash`, which differs between Python processes.
-        name = crc32(process.name.encode())
-        return np.random.default_rng([self.case.seed, 6, name, process.lives])
 
     async def _live(self, process: SimulatedProcess, chance: np.random.Generator) -> bool:
         """Run one life of a process; True if another one must follow."""
@@ -225,12 +208,7 @@ class Cluster:
             task.cancel()
 
         now_s = self._clock.now() - self._start_s
-        timers = []
+        deeds = [(at_s, kill) for at_s in process.kills]
+        deeds += [(at_s, stop.set) for at_s in process.stops]
         # Times that have passed belong to an earlier life and are skipped.
-        for at_s, deed in [
-            *((t, kill) for t in process.kills),
-            *((t, stop.set) for t in process.stops),
-        ]:
-            if at_s > now_s:
-                timers.append(loop.call_at(self._start_s + at_s, deed))
-        return timers
+        return [loop.call_at(self._start_s + at_s, deed) for at_s, deed in deeds if at_s > now_s]

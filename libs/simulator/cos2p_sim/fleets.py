@@ -3,15 +3,17 @@
 Invariant: the claimed memory of every device holds the smallest submodel.
 """
 
+from functools import partial
+
 import numpy as np
 
 from cos2p.clock import Clock
 from cos2p.model.cost import CostModel
 from cos2p.model.units import STEM, Kind, Unit, UnitTable
 from cos2p_sim.learner import Temper, stand_in_kit
-from cos2p_sim.ring import RingWorker
+from cos2p_sim.ring import Body
 from cos2p_sim.scenario import Case
-from cos2p_worker.shell import WorkerDevice
+from cos2p_worker.shell import WorkerDevice, run_worker
 
 BLOCKS = 3
 FRACTIONS = (0.15, 0.25, 0.4, 0.6)
@@ -38,13 +40,16 @@ def small_table(seed: int) -> UnitTable:
     return UnitTable(tuple(units))
 
 
-def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> tuple[RingWorker, ...]:
-    """Draw the devices of a case. All classes take turns; speeds are independent of budgets."""
+def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> dict[str, Body]:
+    """Draw the devices of a case and return their workers by name.
+
+    All classes take turns; speeds are independent of budgets.
+    """
     chance = np.random.default_rng([case.seed, 3])
     cost = CostModel.of(table, case.config)
     local = case.config.local
-    whole = local.steps * local.batch_size * cost.training_flops(range(len(table)))
-    devices = []
+    whole = local.steps * local.batch_size * cost.whole_flops
+    workers: dict[str, Body] = {}
     for index in range(case.device_count):
         which = index % len(FRACTIONS)
         claimed = max(cost.memory_for_fraction(FRACTIONS[which]), cost.smallest_bytes)
@@ -60,5 +65,7 @@ def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> tuple[RingWorker, 
             label_counts=labels,
         )
         device = WorkerDevice(claimed, f"class-{which}")
-        devices.append(RingWorker(f"worker-{index}", device, stand_in_kit(table, temper, clock)))
-    return tuple(devices)
+        kit = stand_in_kit(table, temper, clock)
+        name = f"worker-{index}"
+        workers[name] = partial(run_worker, worker_id=name, device=device, kit_factory=kit)
+    return workers

@@ -33,12 +33,9 @@ class Temper:
     """How a stand-in device behaves.
 
     Attributes:
-        flops_per_s: the device's speed.
         memory_bytes: the device's real memory. A plan that needs more runs out of memory.
         failing_share: the share of plans that fail, drawn from the plan's seed.
         spoilt_share: the share of plans whose delta is not finite, drawn from the plan's seed.
-        sample_count: the number of samples on the device.
-        label_counts: the number of samples of each label.
     """
 
     flops_per_s: float

@@ -7,8 +7,7 @@ Invariant: the roles exchange data only over the run's log.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -26,24 +25,14 @@ from cos2p.service.role import RoleContext
 from cos2p_aggregator.shell import run_aggregator
 from cos2p_planner.shell import run_planner
 from cos2p_planner.snapshotting import RECORDS_MIN
-from cos2p_worker.shell import KitFactory, WorkerDevice, run_worker
 
 Body = Callable[[RoleContext], Coroutine[Any, Any, None]]
 """Runs one life of a role."""
 
 
-@dataclass(frozen=True)
-class RingWorker:
-    """One device of the ring: what its worker knows of the machine, and how it trains."""
-
-    worker_id: str
-    device: WorkerDevice
-    kit_factory: KitFactory
-
-
 def ring_of(
     shards: Iterable[int],
-    workers: Iterable[RingWorker],
+    workers: Mapping[str, Body],
     *,
     planner_id: str,
     snapshot_records: int = RECORDS_MIN,
@@ -58,14 +47,7 @@ def ring_of(
     if evaluator is not None:
         bodies["evaluator"] = evaluator
     bodies |= {f"aggregator-{shard}": partial(run_aggregator, shard=shard) for shard in shards}
-    for each in workers:
-        bodies[each.worker_id] = partial(
-            run_worker,
-            worker_id=each.worker_id,
-            device=each.device,
-            kit_factory=each.kit_factory,
-        )
-    return bodies
+    return {**bodies, **workers}
 
 
 async def live_together(lives: Iterable[Coroutine[Any, Any, None]]) -> None:
