@@ -112,12 +112,10 @@ class CellProgress:
 
     def show(self, event: Any) -> None:
         """Show an event of the runner."""
-        from cos2p_experiments.runner import Advanced, Failed, Finished, Started
+        from cos2p_experiments.runner import Advanced, Failed, Finished
 
         key = event.spec.key
         match event:
-            case Started():
-                self._shares[key] = 0.0
             case Advanced():
                 self._shares[key] = event.share
             case Finished():

@@ -6,16 +6,16 @@ version and every update admitted after it therefore stay.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from cos2p.clock import Clock
 from cos2p.log import codec
 from cos2p.log import messages as m
 from cos2p.log.blobs import BLOB_HEADER
-from cos2p.log.bus import NewRecord, Record
-from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.bus import NewRecord
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES
+from cos2p_sim.ring import RingLog
 
 Keep = Literal["all", "tail", "log"]
 """Blobs kept in the run file.
@@ -30,11 +30,11 @@ Place = tuple[int, int]
 """Partition and first offset of a blob."""
 
 
-class KeptLog(MemoryBus):
+class KeptLog(RingLog):
     """See `cos2p.log.bus.Bus`."""
 
     def __init__(self, clock: Clock, prefix: str, keep: Keep) -> None:
-        super().__init__(clock)
+        super().__init__(clock, prefix)
         self._keep = keep
         self._blobs: dict[str, dict[str, Place]] = {
             t.full_name(prefix): {} for t in (SUBMODELS, UPDATES, CHECKPOINTS)
@@ -63,11 +63,6 @@ class KeptLog(MemoryBus):
         for topic in gone[self._keep]:
             self._blobs[topic].clear()
             self._expire(topic)
-
-    def everything(self, topic: str) -> Iterator[Record]:
-        """Yield all records that a topic still holds."""
-        for partition in range(self._specs[topic].partitions):
-            yield from self._log(topic, partition)
 
     def _note_blobs(
         self, topic: str, partition: int, records: Sequence[NewRecord], offsets: Sequence[int]

@@ -69,13 +69,6 @@ class QuickPart(_Part):
     evaluate_count: int | None = Field(None, ge=1)
 
 
-class ScalePart(_Part):
-    """See `cos2p_experiments.fleets.Scale`."""
-
-    step_s: float = Field(0.1, gt=0)
-    transfer_steps: float = Field(10.0, gt=0)
-
-
 class Suite(_Part):
     """A suite file."""
 
@@ -95,7 +88,7 @@ class Suite(_Part):
     evaluate_count: int | None = Field(None, ge=1)
     """The number of samples to evaluate on, at even distances; None for all."""
     keep: Keep = "tail"
-    scale: ScalePart = ScalePart()
+    scale: Scale = Scale()
     run: Sections = {}
     """Settings of all cells. They override the task's; the policies' presets override them."""
     ours: str = "co-s2p"
@@ -175,7 +168,7 @@ class Suite(_Part):
             evaluate_every_s=self.evaluate_every_s,
             evaluate_on=self.evaluate_on,
             evaluate_count=self.evaluate_count,
-            scale=Scale(self.scale.step_s, self.scale.transfer_steps),
+            scale=self.scale,
             keep=self.keep,
             data_dir=data_dir,
         )

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from cos2p.clock import Clock
 from cos2p.log.messages import Plan
-from cos2p.model.cost import CostModel, Workload
+from cos2p.model.cost import CostModel
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member
+from cos2p_sim.learner import step_seconds
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.torch_trainer import TorchTrainer, local_machine
 from cos2p_worker.trainer import TrainingControl, TrainingStoppedError, TrainResult
@@ -29,16 +30,7 @@ SLICES_MAX = 20
 
 
 class VirtualTrainer:
-    """See `cos2p_worker.trainer.Trainer`.
-
-    Args:
-        task: the model and its loss.
-        data: the device's shard of the data.
-        config: the run's settings.
-        member: the device.
-        clock: the clock on which training time passes.
-        seed: the seed of the jitter.
-    """
+    """See `cos2p_worker.trainer.Trainer`; `seed` is that of the jitter."""
 
     def __init__(
         self,
@@ -74,20 +66,9 @@ class VirtualTrainer:
             result = await self._inner.train(plan, base, TrainingControl())
         finally:
             self.cpu_s += time.thread_time() - begun_s
-        step_s = self.step_s(plan) * self._jitter()
+        step_s = step_seconds(self._cost, plan, self._member.flops_per_s) * self._jitter()
         await self._pass(plan, step_s, watch)
         return replace(result, throttle_s=0.0)
-
-    def step_s(self, plan: Plan) -> float:
-        """Return the seconds of one step of the plan on this device, without jitter."""
-        work = Workload(
-            flops=self._cost.training_flops(plan.trained, plan.frozen),
-            batch_size=plan.batch_size,
-            steps=1,
-            bytes_down=0,
-            bytes_up=0,
-        )
-        return work.train_s(self._member.flops_per_s)
 
     def _jitter(self) -> float:
         """Draw a factor by seed, device and the device's count of plans: alike for all policies."""

@@ -10,8 +10,10 @@ Invariants:
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -208,30 +210,28 @@ class Task:
         return data
 
 
-SHIPPED = {
-    "digits": "cos2p_worker.tasks.digits:TASK",
-    "fashion-mnist": "cos2p_worker.tasks.fashion_mnist:TASK",
-    "fashion-mnist-vit": "cos2p_worker.tasks.fashion_mnist:VIT",
-    "fashion-mnist-cnn": "cos2p_worker.tasks.fashion_mnist:CNN",
-    "fashion-affine-vit": "cos2p_worker.tasks.fashion_mnist:AFFINE_VIT",
-    "fashion-affine-cnn": "cos2p_worker.tasks.fashion_mnist:AFFINE_CNN",
-    "wordnet": "cos2p_worker.tasks.wordnet:TASK",
-}
-"""Short names of the tasks that ship with the product."""
+@cache
+def short_names() -> Mapping[str, str]:
+    """Return `module:attribute` by short name: the worker's own task, then installed ones.
+
+    Any installed package gives its tasks short names as entry points of the group `cos2p.tasks`.
+    """
+    found = {"digits": "cos2p_worker.tasks.digits:TASK"}
+    return found | {point.name: point.value for point in entry_points(group="cos2p.tasks")}
 
 
 def load_task(name: str) -> Task:
-    """Load the task named `module:attribute`, or by the short name of a shipped one.
+    """Load the task named `module:attribute`, or by a short name.
 
     Modules of the current folder can be named, as with `python -m`.
 
     Raises:
         SettingsError: no such module or attribute, or it is not a task; the text names which.
     """
-    module_name, colon, attribute = SHIPPED.get(name, name).partition(":")
+    module_name, colon, attribute = short_names().get(name, name).partition(":")
     if not colon or not module_name or not attribute:
         raise SettingsError(
-            f"{name!r} names no task: use module:attribute, or one of {', '.join(SHIPPED)}"
+            f"{name!r} names no task: use module:attribute, or one of {', '.join(short_names())}"
         )
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

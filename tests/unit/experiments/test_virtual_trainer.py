@@ -13,6 +13,7 @@ from cos2p.model.cost import STEP_FIXED_S, CostModel
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member, Scale, fleet_named, members
 from cos2p_experiments.virtual_trainer import VirtualTrainer
+from cos2p_sim.learner import step_seconds
 from cos2p_sim.loop import run_virtual
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import load_task
@@ -70,10 +71,11 @@ def test_a_slower_device_takes_longer_by_as_much_and_learns_the_same() -> None:
 def test_jitter_depends_on_seed_device_and_its_count_of_plans_alone() -> None:
     async def seconds(which: VirtualTrainer, *plans: Plan) -> list[float]:
         clock, found = asyncio.get_running_loop(), list[float]()
+        speed = await which.measure_flops_per_s()
         for p in plans:
             begun_s = clock.time()
             await which.train(p, VALUES, TrainingControl())
-            found.append((clock.time() - begun_s) / which.step_s(p))
+            found.append((clock.time() - begun_s) / step_seconds(COST, p, speed))
         return found
 
     whole, small = plan(), plan(COST.smallest)
