@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cos2p.errors import SettingsError
 from cos2p.run_config import plain_validation
@@ -43,6 +43,13 @@ class SettingPart(_Part):
     horizons: tuple[float, ...] = ()
     """Early, middle and late horizon for the report, in virtual seconds."""
     run: Sections = {}
+
+    @field_validator("horizons")
+    @classmethod
+    def _ascending(cls, times: tuple[float, ...]) -> tuple[float, ...]:
+        if times and (len(times) != 3 or list(times) != sorted(set(times))):
+            raise ValueError("must be three times in seconds, ascending (early, middle, late)")
+        return times
 
 
 class PolicyPart(_Part):
@@ -114,8 +121,7 @@ class Suite(_Part):
         policies = quick.policies if quick.policies is not None else tuple(self.policies)
         for label in {*settings} - {*self.settings} | {*policies} - {*self.policies}:
             raise SettingsError(f"suite {self.name}: quick names {label!r}, which is not there")
-        simple = ("seeds", "horizon_s", "evaluate_every_s", "evaluate_count")
-        changes = {n: getattr(quick, n) for n in simple if getattr(quick, n) is not None}
+        changes = quick.model_dump(exclude={"settings", "policies"}, exclude_none=True)
         chosen = {s: self.settings[s] for s in settings}
         if quick.horizon_s is not None:
             # Else a setting's own horizons would override the quick one.
