@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from cos2p.model.units import STEM
 from cos2p.run_config import LocalConfig, RoundConfig, RunConfig
-from cos2p_worker.layout import Slice, UnitSpec, layout_of, whole
+from cos2p_worker.layout import Layout, Slice, UnitSpec, whole
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.task import DataPlace, Dataset, Task
 
@@ -109,7 +109,7 @@ with torch.device("meta"):  # shapes only, no memory
     SHAPES = {
         n: tuple(p.shape) for n, p in Net(dict.fromkeys(range(BLOCKS), NEURONS)).named_parameters()
     }
-LAYOUT = layout_of(SHAPES, units())
+LAYOUT = Layout(SHAPES, units())
 OUTPUTS = frozenset(f"blocks.{b}.fc2.{end}" for b in range(BLOCKS) for end in ("weight", "bias"))
 MODEL = Architecture(LAYOUT, build, branch_outputs=OUTPUTS)
 RUN = RunConfig(

@@ -39,7 +39,11 @@ class Core:
 
 
 CORES = (
-    Core("planner", ("services/planner/cos2p_planner",), ("tests/unit/planner",)),
+    Core(
+        "planner",
+        ("services/planner/cos2p_planner", "libs/common/cos2p/model/basket.py"),
+        ("tests/unit/planner",),
+    ),
     Core("aggregator", ("services/aggregator/cos2p_aggregator",), ("tests/unit/aggregator",)),
     Core("worker", ("services/worker/cos2p_worker/core.py",), ("tests/unit/worker/test_core.py",)),
     Core(

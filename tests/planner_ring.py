@@ -9,6 +9,7 @@ import numpy as np
 
 from cos2p.clock import LoopClock, SystemClock
 from cos2p.errors import SignatureError
+from cos2p.history.read import letters
 from cos2p.history.run import RunHistory
 from cos2p.log import messages as m
 from cos2p.log.bus import Record
@@ -119,7 +120,7 @@ class Ring:
 
     async def buried(self) -> list[int]:
         """Offsets of the dead letters."""
-        found = await Mailbox(self.bus, "t", DEAD_LETTERS, reader="test").drain()
+        found = [letter async for letter in letters(self.bus, "t", DEAD_LETTERS)]
         return [x.message.offset for x in found if isinstance(x.message, m.DeadLetter)]
 
     async def hello(self, worker: str = "w1") -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from cos2p_experiments.result import (
     Effort,
     Identity,
 )
-from cos2p_experiments.study import Study
+from cos2p_experiments.study import Missing, Study
+from cos2p_experiments.suite import PolicyPart, SettingPart, Suite
 
 SKEWED_LABELS = ((90, 10), (10, 90))
 EVEN_LABELS = ((50, 50), (50, 50))
@@ -125,18 +127,25 @@ def cell(
     )
 
 
-def study(cells: Sequence[CellResult], **changes: object) -> Study:
+def study(
+    cells: Sequence[CellResult],
+    *,
+    missing: tuple[Missing, ...] = (),
+    suite_text: str = "",
+    **changes: Any,
+) -> Study:
     """A study of these cells: labels and seeds in their order, `rolling` the opponent."""
-    given: dict[str, object] = {
+    labels = [(c.identity.setting, c.identity.policy) for c in cells]
+    labels += [(gap.setting, gap.policy) for gap in missing]
+    given: dict[str, Any] = {
         "name": "sample",
-        "kind": "comparison",
-        "settings": tuple(dict.fromkeys(c.identity.setting for c in cells)),
-        "policies": tuple(dict.fromkeys(c.identity.policy for c in cells)),
+        "settings": {setting: SettingPart() for setting, _ in labels},
+        "policies": {policy: PolicyPart() for _, policy in labels},
         "seeds": tuple(sorted({c.identity.seed for c in cells})),
-        "cells": tuple(cells),
         "opponent": "rolling",
     }
-    return Study(**{**given, **changes})  # type: ignore[arg-type]
+    suite = Suite.model_construct(**given | changes)  # labels may hold blanks here
+    return Study(suite, tuple(cells), missing, suite_text=suite_text)
 
 
 CLASSES = (
@@ -169,7 +178,7 @@ METHODS = (
 
 
 def lifelike_study(
-    seeds: int = 5, settings: Sequence[str] = ("iid", "dirichlet-0.1"), **changes: object
+    seeds: int = 5, settings: Sequence[str] = ("iid", "dirichlet-0.1"), **changes: Any
 ) -> Study:
     """A suite of many methods on 16 devices, drawn from a seed; it says nothing of any method."""
     cells = [
@@ -178,8 +187,7 @@ def lifelike_study(
         for method in METHODS
         for seed in range(seeds)
     ]
-    given: dict[str, object] = {"opponent": "rolling-staggered", **changes}
-    return study(cells, **given)
+    return study(cells, **{"opponent": "rolling-staggered", **changes})
 
 
 def lifelike_cell(

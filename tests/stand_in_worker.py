@@ -7,12 +7,11 @@ import sys
 
 from ring import table
 
-from cos2p.log.messages import RunOpened
 from cos2p.service.lifecycle import run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
-from cos2p_sim.learner import StandInTrainer, Temper
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
+from cos2p_sim.learner import Temper, stand_in
+from cos2p_worker.shell import WorkerDevice, run_worker
 
 FLOPS_PER_S = 1e9
 MEMORY_BYTES = 60_000
@@ -25,10 +24,6 @@ def main() -> int:
     temper = Temper(FLOPS_PER_S / settings.slowdown, settings.memory_bytes or MEMORY_BYTES)
 
     async def body(context: RoleContext) -> None:
-        async def kit(opened: RunOpened) -> Kit:
-            units = table()
-            return Kit(units, StandInTrainer(units, opened.config, temper, context.clock))
-
         await run_worker(
             context,
             worker_id=settings.worker_id,
@@ -37,7 +32,7 @@ def main() -> int:
                 memory_bytes=temper.memory_bytes,
                 scratch_dir=settings.scratch_dir,
             ),
-            kit_factory=kit,
+            trainer_of=stand_in(table(), temper, context.clock),
         )
 
     return run_service("worker", settings, body)

@@ -52,6 +52,7 @@ MANY_ATTRIBUTES = {
     "cos2p.history.version:VersionRow",
     "cos2p_planner.state.device:Device",
 }
+IMPORTS = ast.Import | ast.ImportFrom
 CLOCK_OWNERS = {"clock.py", "sqlite.py", "kafka_link.py", "segments.py"}
 
 
@@ -247,11 +248,25 @@ def test_packages_import_only_what_the_architecture_allows() -> None:
     assert [] == wrong
 
 
-def test_torch_is_imported_in_the_worker_only() -> None:
+def test_torch_is_imported_in_the_worker_and_in_the_experiments_tasks_only() -> None:
     wrong = [
         str(p.relative_to(ROOT))
         for p in SOURCES
-        if package_of(p) != "cos2p_worker" and any(n.split(".")[0] == "torch" for n in imported(p))
+        if package_of(p) != "cos2p_worker" and p.parent != PACKAGES["cos2p_experiments"] / "tasks"
+        if any(n.split(".")[0] == "torch" for n in imported(p))
+    ]
+
+    assert [] == wrong
+
+
+def test_matplotlib_is_imported_for_reports_only() -> None:
+    charts = "cos2p.history.charts"
+    wrong = [
+        module
+        for module, tree in TREES.items()
+        if not module.startswith(("cos2p_cli.", "cos2p_experiments.")) and module != charts
+        if charts in modules_imported(tree)
+        or any("matplotlib" in ast.unparse(n) for n in ast.walk(tree) if isinstance(n, IMPORTS))
     ]
 
     assert [] == wrong

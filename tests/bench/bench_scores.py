@@ -11,7 +11,7 @@ from cos2p.run_config import PlanConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import all_units
 from cos2p_worker.task import Dataset, Task, load_task
-from cos2p_worker.torch_trainer import Power, local_machine, local_plan
+from cos2p_worker.torch_trainer import local_machine, local_plan
 from cos2p_worker.train import HeldState, Training
 from cos2p_worker.trainer import TrainingControl
 
@@ -46,7 +46,7 @@ def _plans(task: Task, importance: str) -> Iterator[float]:
     config = RunConfig(plans=PlanConfig.model_validate({"importance": importance}))
     local = config.local.model_copy(update={"batch_size": BATCH, "steps": STEPS})
     config = config.model_copy(update={"local": local})
-    training = Training(task, _noise(task), config, local_machine(Power()))
+    training = Training(task, _noise(task), config, local_machine())
     units = all_units(task.model)
     plan, base = local_plan(units, STEPS, local, seed=1), initial_values(task, 0, units)
     held: HeldState | None = None

@@ -8,14 +8,13 @@ from long_log import DEVICES, RUN, config, table
 
 from cos2p.log import messages as m
 from cos2p.log.mailbox import Mailbox
-from cos2p.log.messages import RunOpened
 from cos2p.log.topics import FLEET
 from cos2p.service.lifecycle import run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
-from cos2p_sim.learner import StandInTrainer, Temper
+from cos2p_sim.learner import Temper, stand_in
 from cos2p_worker.core import Send, WorkerCore
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
+from cos2p_worker.shell import WorkerDevice, run_worker
 
 MEMORY_BYTES = 100_000_000
 
@@ -25,10 +24,6 @@ def main() -> int:
     settings = load_settings(WorkerSettings, worker_id="worker-new")
 
     async def body(context: RoleContext) -> None:
-        async def kit(opened: RunOpened) -> Kit:
-            temper = Temper(1e9, MEMORY_BYTES)
-            return Kit(table(), StandInTrainer(table(), opened.config, temper, context.clock))
-
         fleet = Mailbox(context.bus, context.prefix, FLEET, reader="bench", bury_from=None)
         fleet.offset = await fleet.end()
         work = asyncio.ensure_future(
@@ -36,7 +31,7 @@ def main() -> int:
                 context,
                 worker_id="worker-new",
                 device=WorkerDevice(MEMORY_BYTES),
-                kit_factory=kit,
+                trainer_of=stand_in(table(), Temper(1e9, MEMORY_BYTES), context.clock),
             )
         )
         while not work.done() and not await fleet.poll(1.0):

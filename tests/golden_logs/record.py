@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cos2p.log.archive import copy, extent_of
-from cos2p_sim.cluster import PREFIX, Ended
+from cos2p_sim.cluster import PREFIX, Cluster
 from cos2p_sim.loop import run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
-from cos2p_sim.trial import run_case
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -50,14 +49,14 @@ GOLDEN = (
 )
 
 
-def recorded(golden: Golden) -> Ended:
+def recorded(golden: Golden) -> Cluster:
     """The run."""
-    case = draw_case(load_scenario(golden.scenario), golden.seed)
-    ended, _ = run_virtual(run_case(case))
+    ended = Cluster(draw_case(load_scenario(golden.scenario), golden.seed))
+    run_virtual(ended.run())
     return ended
 
 
-async def _archive(ended: Ended, file: Path) -> None:
+async def _archive(ended: Cluster, file: Path) -> None:
     await copy(ended.log, PREFIX, await extent_of(ended.log, PREFIX), file)
 
 

@@ -24,9 +24,11 @@ from cos2p.service.role import RoleContext
 from cos2p_aggregator.replay import replay
 from cos2p_aggregator.shell import run_aggregator
 from cos2p_planner.fold import PlannerState
+from cos2p_planner.intake import Intake
 from cos2p_planner.snapshot_check import OTHER, compare_snapshots
-from cos2p_planner.take_over import Intake, take_over
-from cos2p_sim.cluster import PREFIX, silent_log
+from cos2p_planner.take_over import take_over
+from cos2p_sim.cluster import PREFIX
+from cos2p_sim.ring import silent_log
 
 T = TypeVar("T")
 EACH = pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: g.name)

@@ -166,7 +166,7 @@ def test_an_archive_is_never_written_over(home: Path, archive: Path) -> None:
     done = cos2p("archive", "--bus", "run", "--out", str(archive), cwd=home)
 
     assert 2 == done.returncode
-    assert "is there already" in done.stderr
+    assert "exists already" in done.stderr
 
 
 def test_a_log_that_was_changed_diverges_with_code_6_and_names_version_and_unit(

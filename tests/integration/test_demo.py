@@ -100,6 +100,17 @@ def test_the_next_commands_that_it_names_work(home: Path, short: dict[str, Any])
     assert (home / "s.safetensors").stat().st_size > 1000
 
 
+def test_a_users_model_without_exits_is_trained_too(home: Path) -> None:
+    (home / "examples").symlink_to(Path(__file__).resolve().parents[2] / "examples")
+    options = ("--task", "examples.table_model:TASK", "--workers", "4", "--versions", "2")
+    done = cos2p("demo", *options, "--dir", "table", "--json", cwd=home)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    found = json.loads(done.stdout)
+    assert (2, []) == (found["version"], found["audit"]["findings"])
+    assert [] == list(found["accuracy"][-1]["exit_accuracies"])
+
+
 def test_a_second_demo_never_writes_over_a_run(home: Path, short: dict[str, Any]) -> None:
     done = cos2p("demo", "--dir", short["folder"], cwd=home)
 

@@ -118,7 +118,7 @@ def test_two_releases_with_one_prefix_are_told_apart_by_name(tmp_path: Path) -> 
 
     code, found, err = asked(tmp_path, "other")
     assert ExitCode.USAGE == code
-    text = "the prefix 'site' belongs to run test, not to other: take another prefix"
+    text = "the prefix 'site' belongs to run test, not to other: choose another prefix"
     assert (f"cos2p: {text}\n", text) == (err, found["error"])
 
     code, found, err = asked(tmp_path, "test")

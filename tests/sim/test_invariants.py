@@ -9,20 +9,20 @@ from collections import Counter
 import pytest
 
 from cos2p_sim.checkers import InvariantError
-from cos2p_sim.cluster import Ended
+from cos2p_sim.cluster import Cluster
 from cos2p_sim.loop import run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
-from cos2p_sim.trial import run_case
 
 SEEDS = 200
 CHUNK = 50
 CLOSING_SEEDS = 20
 
 
-def run_seed(scenario: str, seed: int) -> Ended:
+def run_seed(scenario: str, seed: int) -> Cluster:
     """Run and replay one case; a failure says how to repeat it."""
     try:
-        ended, found = run_virtual(run_case(draw_case(load_scenario(scenario), seed)))
+        ended = Cluster(draw_case(load_scenario(scenario), seed))
+        found = run_virtual(ended.run())
     except BaseException as error:
         error.add_note(f"repeat: python -m cos2p_sim --scenario {scenario} --seed {seed} --verbose")
         raise
@@ -47,7 +47,7 @@ def test_all_rules_hold_while_everything_goes_wrong(first: int) -> None:
         seen["restarts"] += ended.restart_count
         seen["snapshots"] += ended.snapshot_count
         seen.update(vars(ended.faults))
-        seen.update(str(e.outcome) for e in ended.log.checker.history.endings.values())
+        seen.update(str(outcome) for outcome in ended.log.checker.history.endings.values())
 
     assert seen["kills"] >= CHUNK
     assert seen["restarts"] > seen["kills"]
@@ -85,7 +85,7 @@ def test_a_calm_run_reaches_its_target_without_a_restart(seed: int) -> None:
     assert (0, 0) == (ended.kill_count, ended.restart_count)
     assert ended.case.config.rounds.versions == history.version
     assert {"accepted", "stale", "expired", "cancelled"} >= {
-        str(e.outcome) for e in history.endings.values()
+        str(outcome) for outcome in history.endings.values()
     }
 
 
@@ -123,11 +123,11 @@ def test_a_run_whose_shard_is_missing_ends_and_names_it() -> None:
 def test_the_same_seed_gives_the_same_log(scenario: str) -> None:
     first, second = run_seed(scenario, 7), run_seed(scenario, 7)
 
-    assert first.fingerprint() == second.fingerprint()
+    assert first.log.fingerprint() == second.log.fingerprint()
 
 
 def test_another_seed_gives_another_log() -> None:
-    assert run_seed("calm", 1).fingerprint() != run_seed("calm", 2).fingerprint()
+    assert run_seed("calm", 1).log.fingerprint() != run_seed("calm", 2).log.fingerprint()
 
 
 def test_of_two_planners_the_older_leaves_and_the_run_goes_on() -> None:
@@ -141,7 +141,7 @@ def test_a_rule_broken_in_a_run_ends_the_simulation() -> None:
     scenario = load_scenario("calm").model_copy(update={"ends": "stalled"})
 
     with pytest.raises(InvariantError, match="the_run_ends broken"):
-        run_virtual(run_case(draw_case(scenario, 0)))
+        run_virtual(Cluster(draw_case(scenario, 0)).run())
 
 
 def test_virtual_time_costs_no_time() -> None:

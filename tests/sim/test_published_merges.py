@@ -13,12 +13,12 @@ import pytest
 
 from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import RunConfig
-from cos2p_aggregator.store import ModelStore, VersionRecipe
+from cos2p_aggregator.store import ModelStore
 from cos2p_planner.baselines.policies import BASELINES
 from cos2p_planner.presets import config_of
 from cos2p_planner.rules.closing import OpenRound, closing_of
 from cos2p_planner.rules.pace import Pace
-from cos2p_planner.rules.weights import Arrival, weigh
+from cos2p_planner.rules.weights import weigh
 from cos2p_planner.state.arrivals import Arrivals
 
 TABLE = UnitTable(
@@ -54,8 +54,7 @@ def server(policy: str, **changes: Any) -> tuple[RunConfig, ModelStore]:
 def merge(config: RunConfig, store: ModelStore, *updates: Update, devices: int = 10) -> list[float]:
     """One version of these updates; the model's weights after it."""
     for update in updates:
-        arrival = Arrival(update.samples, update.steps, update.staleness)
-        found = weigh(arrival, config.rounds, config.local)
+        found = weigh(update.samples, update.steps, update.staleness, config)
         for unit, value in update.trained.items():
             delta = np.full(1, value - update.sent[unit], np.float32)
             store.add(unit, delta, weight=found.weight, scale=found.scale, square_sum=0.0)
@@ -70,7 +69,7 @@ def merge(config: RunConfig, store: ModelStore, *updates: Update, devices: int =
         arrivals=Arrivals(),
     )
     step = closing_of(config.rounds, config.local).step(state)
-    list(store.close(VersionRecipe(1, config.merge.server_lr * step, config.merge.average_decay)))
+    list(store.close(1, config.merge.server_lr * step, config.merge.average_decay))
     return [float(store.average(unit)[0]) for unit in range(3)]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from cos2p.errors import SettingsError
-from cos2p.log.buses.kafka import ENVELOPE_BYTES_MAX
 from cos2p.log.buses.kafka_topics import topic_settings
 from cos2p.log.rights import ROLES, Right, rights
 from cos2p.log.topics import Role, specs
@@ -26,14 +25,9 @@ TOOL = 'kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --command-config "$ADMIN_C
 
 @dataclass(frozen=True)
 class AclOptions:
-    """The options of `cos2p topics acls`.
+    """The options of `cos2p topics acls`, as its help explains them.
 
-    Attributes:
-        users: the users, each as ROLE=USER.
-        cluster: the name of Strimzi's Kafka resource; None prints commands.
-        authentication: how Strimzi's users authenticate.
-        partitions: the partitions of the blob topics (Strimzi).
-        replicas: the replicas of every topic (Strimzi).
+    `cluster` is the name of Strimzi's Kafka resource; None prints commands.
     """
 
     users: tuple[str, ...] = ()
@@ -65,10 +59,9 @@ def show(prefix: str, chosen: AclOptions, *, as_json: bool) -> None:
 
 
 def users_of(named: Sequence[str]) -> dict[Role, list[str]]:
-    """Return the users of each role. A role that is not named has one user of its own name.
+    """Return the users of each role from texts ROLE=USER; a role may occur several times.
 
-    Args:
-        named: texts ROLE=USER; a role may occur several times.
+    A role that is not named has one user of its own name.
 
     Raises:
         SettingsError: a role is unknown, or a text has no user.
@@ -119,7 +112,7 @@ def documents(
             "spec": {
                 "partitions": spec.partitions,
                 "replicas": chosen.replicas,
-                "config": topic_settings(spec, ENVELOPE_BYTES_MAX),
+                "config": topic_settings(spec),
             },
         }
     for role, names in users.items():

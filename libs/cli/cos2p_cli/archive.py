@@ -4,9 +4,11 @@ Invariant: if retention has removed the start of a topic, before or during the c
 reports it.
 """
 
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TransferSpeedColumn
 
 from cos2p.errors import RunExistsError, SettingsError
 from cos2p.log.archive import Copied, copy, extent_of
@@ -15,25 +17,19 @@ from cos2p.settings import BusSettings
 from cos2p_cli import options
 
 
-def run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
+@options.blocking
+async def run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
     """Write the archive and print what it contains.
 
     Raises:
         SettingsError: the name does not end in .sqlite.
-        RunExistsError: the file is there already.
+        RunExistsError: the file exists already.
         Cos2pError: the bus can't be read, or the disk is full.
     """
     if out.suffix != ".sqlite":
         raise SettingsError(f"{out}: an archive's name ends in .sqlite, so that it can be replayed")
     if out.exists():
-        raise RunExistsError(f"{out} is there already: remove it or take another name")
-    asyncio.run(_run(settings, out, as_json=as_json))
-
-
-async def _run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TransferSpeedColumn
-
+        raise RunExistsError(f"{out} exists already: remove it or choose another name")
     console = Console()
     async with options.opened(settings) as bus:
         extent = await extent_of(bus, settings.prefix)
@@ -49,10 +45,10 @@ async def _run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
         ) as bar:
             task = bar.add_task("copy", total=records)
             copied = await copy(bus, settings.prefix, extent, out, lambda n: bar.advance(task, n))
-    _tell(out, copied, as_json=as_json)
+    _print(out, copied, as_json=as_json)
 
 
-def _tell(out: Path, copied: list[Copied], *, as_json: bool) -> None:
+def _print(out: Path, copied: list[Copied], *, as_json: bool) -> None:
     late = [c for c in copied if c.first_offset]
     records, size = sum(c.record_count for c in copied), sum(c.byte_count for c in copied)
     if as_json:
@@ -66,10 +62,10 @@ def _tell(out: Path, copied: list[Copied], *, as_json: bool) -> None:
             }
         )
         return
-    print(f"{out}: {records:,} records, {plain_bytes(size)}, offsets as they were")
+    print(f"{out}: {records:,} records, {plain_bytes(size)}, offsets unchanged")
     for part in late:
         print(
             f"  {part.topic}[{part.partition}] starts at offset {part.first_offset}: retention has "
-            "removed what was before"
+            "removed earlier records"
         )
     print(f"Replay it anywhere: cos2p replay --bus {out}")

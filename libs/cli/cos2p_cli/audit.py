@@ -20,8 +20,6 @@ class Audit:
     """The audit of a run. `take` checks each message of a history read from the log's start.
 
     Attributes:
-        plan_count: the number of checked plans.
-        dispatch_count: the number of checked dispatched blobs.
         share_by_worker: the largest part of the prunable cost that each worker ever held.
         parameters_max: the most parameters that a worker ever held.
         parameters: the parameters of the whole model.
@@ -64,10 +62,10 @@ class Audit:
         device = run.devices[plan.worker_id]
         peak = cost.peak_bytes(plan.trained, plan.frozen)
         if device.incarnation != plan.incarnation:
-            self.findings.append(f"{plan.plan_id}: {plan.worker_id} never said hello")
+            self.findings.append(f"{plan.plan_id}: {plan.worker_id} never announced this start")
         elif peak > device.memory_bytes:
             self.findings.append(
-                f"{plan.plan_id}: {plan.worker_id} was given units worth {peak} bytes, "
+                f"{plan.plan_id}: {plan.worker_id} got units that need {peak} bytes, "
                 f"over its budget of {device.memory_bytes}"
             )
 
@@ -76,7 +74,7 @@ class Audit:
         # A restarted shard may dispatch a plan again whose row the history has dropped.
         late = row is None and message.decisions_offset <= run.state.obeyed
         if not late and (row is None or row.plan != plan):
-            self.findings.append(f"{plan.plan_id} was dispatched otherwise than it was planned")
+            self.findings.append(f"{plan.plan_id}: the dispatched plan differs from the issued one")
             return
         self.dispatch_count += 1
         owned = set(cost.table.owned_by(message.shard, message.shard_count))

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from rich.text import Text
 
 from cos2p.history.device import DeviceRow
 from cos2p.history.run import RunHistory
-from cos2p.log.messages import Outcome
 from cos2p.model.cost import plain_bytes
 from cos2p_cli import figures
 from cos2p_cli.audit import Audit
 from cos2p_cli.fleet import LocalDevice
+from cos2p_cli.report import audit_text
+from cos2p_cli.screen import device_cells, device_table
 from cos2p_cli.status import document
 
 
@@ -30,7 +31,6 @@ class Alone:
     """One worker trained by itself within its budget.
 
     Attributes:
-        worker_id: the worker whose data and budget were used.
         accuracy: the accuracy on the same test data as the global model.
         steps: the number of local steps, the same as in the run.
         share: the submodel's share of the prunable cost.
@@ -82,19 +82,8 @@ def to_document(result: DemoResult, now_s: float) -> dict[str, Any]:
     return {
         **body,
         "alone": {
-            "best": None
-            if best is None
-            else {"worker_id": best.worker_id, "accuracy": best.accuracy},
-            "workers": [
-                {
-                    "worker_id": a.worker_id,
-                    "accuracy": a.accuracy,
-                    "steps": a.steps,
-                    "share": a.share,
-                    "parameters": a.parameters,
-                }
-                for a in result.alone
-            ],
+            "best": best and {"worker_id": best.worker_id, "accuracy": best.accuracy},
+            "workers": [asdict(a) for a in result.alone],
         },
         "audit": {
             "plans": result.audit.plan_count,
@@ -115,7 +104,8 @@ def to_text(result: DemoResult, width: int) -> RenderableType:
     """Return the result as text for a person."""
     parts: list[RenderableType] = [Text(""), _headline(result), Text(""), _devices(result, width)]
     parts.append(_legend(result))
-    parts.append(_audit_line(result.audit))
+    style = "bold red" if result.audit.findings else "green"
+    parts.append(Text(audit_text(result.audit), style=style))
     parts += [Text(note, style="yellow") for note in result.notes]
     parts += [Text(""), _places(result), Text(""), _next(result)]
     return Group(*parts)
@@ -161,70 +151,32 @@ def _headline(result: DemoResult) -> RenderableType:
 
 def _devices(result: DemoResult, width: int) -> Table:
     wide = width >= 100
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("worker", no_wrap=True)
-    table.add_column("class", no_wrap=True)
-    for header in DEVICE_HEADS:
-        table.add_column(header, justify="right", no_wrap=True)
     alone = {a.worker_id: a.accuracy for a in result.alone}
+    rows = []
     for device in result.devices:
         row = result.run.devices.get(device.worker_id) or DeviceRow(device.worker_id)
-        merged = row.merged_count
-        table.add_row(
-            device.worker_id,
-            f"{row.device_class} {100 * device.kind.share:.0f} %"
-            if device.kind and wide
-            else row.device_class,
-            plain_bytes(row.memory_bytes),
-            plain_bytes(row.peak_predicted_bytes),
-            Text(plain_bytes(row.peak_measured_bytes), style="red" if row.over_budget else ""),
-            str(merged),
-            str(sum(row.outcomes.values()) - merged),
-            figures.percent(row.busy_share, 0)
-            + (f" of {figures.duration(row.busy_s + row.idle_s)}" if wide else ""),
-            plain_bytes(row.bytes_down),
-            plain_bytes(row.bytes_up),
-            figures.percent(alone.get(device.worker_id), 0),
-        )
-    return table
+        cells = device_cells(row, result.run)
+        if wide and device.kind:
+            cells["class"].append(f" {100 * device.kind.share:.0f} %")
+        if wide:
+            cells["busy"].append(f" of {figures.duration(row.busy_s + row.idle_s)}")
+        cells["other"] = Text(str(row.outcomes.total() - row.merged_count))
+        cells["alone"] = Text(figures.percent(alone.get(device.worker_id), 0))
+        rows.append(cells)
+    return device_table(DEVICE_HEADS, rows, gap=1, wide=wide)
 
 
-DEVICE_HEADS = (
-    "budget",
-    "planned",
-    "measured",
-    "merged",
-    "other",
-    "busy",
-    "down",
-    "up",
-    "alone",
-)
+MEMORY_HEADS = ("budget", "planned", "measured")
+DEVICE_HEADS = ("worker", "class", *MEMORY_HEADS, "merged", "other", "busy", "down", "up", "alone")
 
 
 def _legend(result: DemoResult) -> Text:
-    others = {o: n for o, n in sorted(result.run.outcomes.items()) if o is not Outcome.ACCEPTED}
-    told = ", ".join(f"{n} {o.value}" for o, n in others.items() if n) or "none"
+    told = figures.other_ends(result.run.outcomes) or "none"
     return Text(
         "budget, planned, measured: peak bytes of training. merged: plans whose update was "
         f"merged; other: ended otherwise ({told}). busy: fetching, training (with the sleeps "
         "that play a slower device), sending. alone: accuracy by itself.",
         style="dim",
-    )
-
-
-def _audit_line(audit: Audit) -> Text:
-    if audit.findings:
-        return Text(
-            f"budgets broken {len(audit.findings)} times; first: {audit.findings[0]}",
-            style="bold red",
-        )
-    return Text(
-        f"Checked in the log: in {audit.plan_count} plans and {audit.dispatch_count} dispatched "
-        f"submodels no worker ever held more than its budget's units; the most was "
-        f"{figures.percent(audit.share_max, 0)} of the prunable cost, "
-        f"{audit.parameters_max:,} of {audit.parameters:,} parameters.",
-        style="green",
     )
 
 

@@ -4,15 +4,17 @@ Invariants: it checks and does not repair. It appends nothing without `--write`.
 independent, so one failure does not hide the next. The exit code is that of the first failure.
 """
 
-import asyncio
 import os
 import platform
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
 
 from cos2p.clock import Clock, SystemClock
 from cos2p.errors import Cos2pError, ExitCode
@@ -23,7 +25,6 @@ from cos2p.log import messages as m
 from cos2p.log.bus import Bus
 from cos2p.log.topics import CATALOGUE, DEAD_LETTERS
 from cos2p.model.cost import plain_bytes
-from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
 from cos2p_cli import figures, options, topics
 
@@ -48,9 +49,14 @@ class Check:
     code: ExitCode = ExitCode.OK
 
 
-def run(settings: BusSettings, *, write: bool, as_json: bool) -> int:
+@options.blocking
+async def run(settings: BusSettings, *, write: bool, as_json: bool) -> int:
     """Print all checks. Return the exit code of the first failure, 0 without one."""
-    checks = asyncio.run(_gather(settings, write=write, say=None if as_json else _printer()))
+    console, checks = Console(), []
+    async for check in checks_of(settings, SystemClock(), write=write):
+        checks.append(check)
+        if not as_json:
+            _print(console, check)
     failed = next((c for c in checks if c.level == "fail"), None)
     code = int(failed.code) if failed else 0
     if as_json:
@@ -58,13 +64,13 @@ def run(settings: BusSettings, *, write: bool, as_json: bool) -> int:
     return code
 
 
-async def _gather(settings: BusSettings, *, write: bool, say: "_Say | None") -> list[Check]:
-    found = []
-    async for check in checks_of(settings, SystemClock(), write=write):
-        found.append(check)
-        if say is not None:
-            say(check)
-    return found
+def _print(console: Console, check: Check) -> None:
+    level = (f"{check.level.upper():<5}", STYLES[check.level])
+    line = Text.assemble(level, (f"{check.name:<11}", "bold"), check.text)
+    console.print(line, soft_wrap=True)
+    if check.advice:
+        advice = Text(f"                → {check.advice}", style="dim")
+        console.print(advice, soft_wrap=True)
 
 
 async def checks_of(
@@ -74,17 +80,15 @@ async def checks_of(
     yield _programs()
     yield _torch()
     yield _memory()
-    if settings.bus.startswith("sqlite:"):
-        for check in _storage(Path(settings.bus.removeprefix("sqlite:"))):
+    path = options.embedded_path(settings.bus)
+    if path is not None:
+        for check in _storage(path):
             yield check
             if check.level == "fail":
                 return
-    bus = open_bus(settings, clock)
-    try:
+    async with options.opened(settings, must_exist=False) as bus:
         async for check in checks_on_bus(bus, settings, clock, write=write):
             yield check
-    finally:
-        await bus.close()
 
 
 async def checks_on_bus(
@@ -98,12 +102,12 @@ async def checks_on_bus(
         yield Check("bus", "fail", str(error), "check address and settings", error.exit_code)
         return
     yield Check("bus", "ok", f"{settings.bus} answered in {1000 * (clock.now() - began):.0f} ms")
-    broken = False
-    for check in _topics(found):
-        broken = broken or check.level == "fail"
-        yield check
-    if broken:
+    if bad := [r for r in found if r.state != "ok"]:
+        for row in bad:
+            yield Check("topics", "fail", *row.fault, ExitCode.BUS)
         return
+    record_count = sum(r.record_count for r in found)
+    yield Check("topics", "ok", f"all {len(found)} are there, {record_count:,} records")
     yield await _readable(bus, settings.prefix)
     if write:
         yield await _writable(bus, settings.prefix, clock)
@@ -136,57 +140,27 @@ def _memory() -> Check:
     from cos2p_worker.device import cpu_limit, memory_limit
 
     limit = memory_limit()
-    cpus = cpu_limit()
-    return Check(
-        "machine",
-        "ok",
-        f"{plain_bytes(limit.limit_bytes)} of memory ({limit.source}), {cpus:g} processors",
-    )
+    memory = f"{plain_bytes(limit.limit_bytes)} of memory ({limit.source})"
+    return Check("machine", "ok", f"{memory}, {cpu_limit():g} processors")
 
 
 def _storage(path: Path) -> list[Check]:
     folder = path if path.is_dir() else path.parent
     if not path.exists():
-        return [
-            Check(
-                "storage",
-                "fail",
-                f"there is nothing at {path}",
-                "start a run there with `cos2p demo` or `cos2p init`, or name another with --bus",
-                ExitCode.USAGE,
-            )
-        ]
-    checks = []
+        advice = "start a run there with `cos2p demo` or `cos2p init`, or choose another --bus"
+        return [Check("storage", "fail", f"nothing is stored at {path}", advice, ExitCode.USAGE)]
     if os.access(folder, os.W_OK) and os.access(path, os.W_OK):
-        checks.append(Check("storage", "ok", f"{path} can be written"))
+        storage = Check("storage", "ok", f"{path} can be written")
     else:
-        advice = "reading and replaying work; a run can't go on here"
-        checks.append(Check("storage", "warn", f"{path} is read-only", advice))
+        advice = "reading and replaying work; a run can't continue here"
+        storage = Check("storage", "warn", f"{path} is read-only", advice)
     free = shutil.disk_usage(folder).free
-    text = f"{plain_bytes(free)} free on the disk of {path}"
+    disk = Check("disk", "ok", f"{plain_bytes(free)} free on the disk of {path}")
     if free < DISK_FAIL_BYTES:
-        checks.append(Check("disk", "fail", text, "make room", ExitCode.STORAGE))
+        disk = replace(disk, level="fail", advice="free some space", code=ExitCode.STORAGE)
     elif free < DISK_WARN_BYTES:
-        checks.append(Check("disk", "warn", text, "a run of a large model needs more"))
-    else:
-        checks.append(Check("disk", "ok", text))
-    return checks
-
-
-def _topics(found: list[topics.TopicRow]) -> list[Check]:
-    bad = [r for r in found if r.state != "ok"]
-    if not bad:
-        total = sum(r.record_count for r in found)
-        return [Check("topics", "ok", f"all {len(found)} are there, {total:,} records")]
-    checks = []
-    for row in bad:
-        if row.state == "missing":
-            text, advice = f"{row.name} is missing", "make it: `cos2p topics create`"
-        else:
-            text = f"{row.name} has {row.actual} partitions, the run needs {row.needed}"
-            advice = "take another --prefix: partitions of a run never change"
-        checks.append(Check("topics", "fail", text, advice, ExitCode.BUS))
-    return checks
+        disk = replace(disk, level="warn", advice="a run of a large model needs more")
+    return [storage, disk]
 
 
 async def _readable(bus: Bus, prefix: str) -> Check:
@@ -233,7 +207,7 @@ def _messages(reader: HistoryReader) -> Check:
             "messages",
             "fail",
             f"{figures.count(tally.unreadable_count, 'record')} can't be read by this program",
-            "run the newest program version; `cos2p topics list` says where the dead letters are",
+            "run the newest program version; `cos2p topics list` names the topic of dead letters",
             ExitCode.DATA,
         )
     if tally.foreign_count:
@@ -244,7 +218,7 @@ def _messages(reader: HistoryReader) -> Check:
             "one prefix holds one run: stop the other run's processes",
         )
     what = f"run {run.run_id}" if run.run_id else "no run yet"
-    text = f"{figures.count(tally.record_count, 'record')} read, all can be; {what}"
+    text = f"all {figures.count(tally.record_count, 'record')} can be read; {what}"
     return Check("messages", "ok", text)
 
 
@@ -259,8 +233,8 @@ async def _dead_letters(bus: Bus, prefix: str) -> Check:
         "letters",
         "warn",
         f"{figures.count(count, 'dead letter')}; the last is {last.topic}@{last.offset}, "
-        f"put aside by the {last.reader}: {last.reason[:120]}",
-        "find out who writes them: another program version, or something that is not a role",
+        f"rejected by the {last.reader}: {last.reason[:120]}",
+        "find out what writes them: another program version, or something that is not a role",
     )
 
 
@@ -268,67 +242,40 @@ def _skew(reader: HistoryReader, clock: Clock) -> Check:
     last_s = reader.history.last_s
     ahead = last_s - clock.now()
     if last_s and ahead > SKEW_WARN_S:
-        text = f"the newest record is {ahead:.1f} s in our future"
+        text = f"the newest record is {ahead:.1f} s ahead of this machine's clock"
         return Check("clocks", "warn", text, "set the clocks by NTP")
-    return Check("clocks", "ok", "no record comes from the future")
+    return Check("clocks", "ok", "no record is from the future")
 
 
 def _liveness(reader: HistoryReader, clock: Clock) -> list[Check]:
     run, now = reader.history, clock.now()
     if run.phase == "empty":
-        return [Check("run", "warn", "no run has been asked for", "start one: `cos2p init`")]
+        return [Check("run", "warn", "no run is requested", "start one: `cos2p init`")]
     if run.phase == "finished":
         return [Check("run", "ok", f"finished at version {run.version} ({run.end_reason})")]
     checks = []
     seen = (("planner", run.state.planner_s), ("aggregator", run.state.aggregator_s))
     for role, last_s in seen:
         if last_s is None:
-            text = f"the {role} has not said a word"
+            text = f"the {role} has written nothing"
             checks.append(Check(role, "fail", text, f"start cos2p-{role}", ExitCode.RUN_FAILED))
         elif now - last_s > SILENT_WARN_S:
-            text = f"the {role} has been silent for {figures.duration(now - last_s)}"
+            text = f"the {role} has written nothing for {figures.duration(now - last_s)}"
             checks.append(Check(role, "warn", text, "look at its log; restarting it is safe"))
         else:
-            text = f"last heard {figures.duration(now - last_s)} ago"
+            text = f"last message {figures.duration(now - last_s)} ago"
             checks.append(Check(role, "ok", text))
     states = {name: run.state_of(device, now) for name, device in run.devices.items()}
     lost = [k for k, s in states.items() if s == "lost"]
     alive = sum(s not in ("lost", "left", "unknown") for s in states.values())
     if lost or not alive:
-        names = ", ".join(lost[:5]) or "none has come"
+        names = ", ".join(lost[:5]) or "none"
         text = f"{alive} of {len(states)} workers alive; lost: {names}"
         checks.append(Check("workers", "warn", text, "look at their logs; restarting is safe"))
     elif excluded := [k for k, s in states.items() if s == "excluded"]:
         named = "; ".join(f"{k} ({run.devices[k].excluded})" for k in excluded[:5])
         text = f"{len(excluded)} of {figures.count(len(states), 'worker')} excluded: {named}"
-        checks.append(Check("workers", "warn", text, "they get no plans until this is put right"))
+        checks.append(Check("workers", "warn", text, "they get no plans until that is repaired"))
     else:
         checks.append(Check("workers", "ok", f"{figures.count(alive, 'worker')} alive"))
     return checks
-
-
-class _Say:
-    """Prints checks as they come."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console()
-
-    def __call__(self, check: Check) -> None:
-        from rich.text import Text
-
-        line = Text.assemble(
-            (f"{check.level.upper():<5}", STYLES[check.level]),
-            (f"{check.name:<11}", "bold"),
-            check.text,
-        )
-        self._console.print(line, soft_wrap=True)
-        if check.advice:
-            self._console.print(
-                Text(f"                → {check.advice}", style="dim"), soft_wrap=True
-            )
-
-
-def _printer() -> _Say:
-    return _Say()

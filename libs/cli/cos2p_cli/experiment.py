@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cos2p_cli.options import JsonOption
+from cos2p_cli.options import DataOption, JsonOption, NoProgressOption
 
 app = typer.Typer(
-    help="Suites of runs with real training under virtual time.",
+    help="Run suites of experiments: real training in virtual time.",
     no_args_is_help=True,
     epilog="Example: cos2p experiment run experiments/quick.toml --jobs 2",
 )
@@ -23,58 +23,59 @@ app = typer.Typer(
 def run(
     suite: Annotated[Path, typer.Argument(metavar="SUITE.toml", help="The suite's file.")],
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Cells at a time.")
+        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Number of cells at a time.")
     ] = 1,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier run of the suite was.")
+        bool, typer.Option("--resume", help="Continue an earlier run of the suite.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="The reduced suite, as its file says.")
+        bool, typer.Option("--quick", help="Run the reduced suite of its file.")
     ] = False,
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="The suite's folder goes in here.")
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder of the suite's folder."),
     ] = Path("runs/experiments"),
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            envvar="COS2P_DATA_DIR",
-            metavar="DIR",
-            help="Folder of the task's data files.",
-        ),
-    ] = None,
+    data: DataOption = None,
     as_json: JsonOption = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No live screen.")] = False,
+    no_progress: NoProgressOption = False,
 ) -> None:
     """Run every cell (policy, setting, seed) of a suite.
 
-    Each cell becomes DIR/SUITE/cells/CELL/run.sqlite, which `cos2p replay` can replay, and
-    result.json, which is there when the cell is done.
+    Each cell writes DIR/SUITE/cells/CELL/run.sqlite, which `cos2p replay` can replay. When it is
+    done, it also writes result.json.
     """
-    from cos2p_cli.experiment_run import SuiteOptions
     from cos2p_cli.experiment_run import run as compute
 
-    chosen = SuiteOptions(suite, jobs, resume, quick, out, data, as_json, not no_progress)
-    raise typer.Exit(compute(chosen))
+    code = compute(
+        suite,
+        out,
+        jobs=jobs,
+        resume=resume,
+        quick=quick,
+        data_dir=data,
+        as_json=as_json,
+        progress=not no_progress,
+    )
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: cos2p experiment report runs/experiments/quick")
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="SUITE_DIR", help="What `run` made: DIR/SUITE.")
+        Path, typer.Argument(metavar="SUITE_DIR", help="The suite's folder, DIR/SUITE.")
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Where the report goes (default: SUITE_DIR/report)."
+            "--out", metavar="DIR", help="Folder of the report (default: SUITE_DIR/report)."
         ),
     ] = None,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Tables only: seconds.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write tables only.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tables (Markdown, CSV) and plots (PNG) of the cells that are done.
+    """Write tables (Markdown, CSV) and plots (PNG) of the cells that are done.
 
-    Works while the suite runs: what is missing is said. DIR/report.md holds it all.
+    It also works while the suite runs. DIR/report.md is the whole report and names missing cells.
     """
     from cos2p_cli.experiment_report import run as write
 

@@ -17,11 +17,7 @@ REPORT_FOLDER = "report"
 def run(folder: Path, out: Path | None, *, plots: bool, as_json: bool) -> None:
     """Write the report, and print its path and whether results are missing.
 
-    Args:
-        folder: the suite's folder.
-        out: the folder for the report; None is `report` in the suite's folder.
-        plots: whether to draw plots in addition to the tables.
-        as_json: whether to print one JSON document.
+    It goes to `out`, or to `report` in the suite's folder.
 
     Raises:
         SettingsError: the folder is not a suite's folder, or a package for the plots is missing.
@@ -43,7 +39,7 @@ def run(folder: Path, out: Path | None, *, plots: bool, as_json: bool) -> None:
             "files": [str(f) for f in files],
             "cells": len(study.cells),
             "missing": [asdict(m) for m in study.missing],
-            "goals": [asdict(g) for g in goals(study)] if study.kind == "comparison" else [],
+            "goals": [asdict(g) for g in goals(study)] if study.suite.kind == "comparison" else [],
         }
         options.print_json(body)
         return

@@ -7,46 +7,32 @@ with an error. After Ctrl-C, `--resume` continues in the folder.
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cos2p.errors import ExitCode, RunExistsError, RunFailedError
 from cos2p.log.buses.run_lock import RunLock
 from cos2p_cli import figures, options, pool
 from cos2p_cli.progress import Form, form_of
 
-
-@dataclass(frozen=True)
-class SuiteOptions:
-    """The options of `cos2p experiment run`.
-
-    Attributes:
-        suite: the suite's file.
-        jobs: the number of cells at a time.
-        resume: whether to continue in a folder that holds results.
-        quick: whether to run the reduced suite.
-        out: the folder in which the suite's folder is created.
-        data_dir: the task's data folder.
-        as_json: whether to print one JSON document.
-        progress: whether to show a live bar.
-    """
-
-    suite: Path
-    jobs: int
-    resume: bool
-    quick: bool
-    out: Path
-    data_dir: Path | None
-    as_json: bool
-    progress: bool
+PACE_S = 600.0
+"""The remaining time is estimated from the pace of the last ten minutes."""
 
 
-def run(chosen: SuiteOptions) -> int:
+def run(
+    file: Path,
+    out: Path,
+    *,
+    jobs: int,
+    resume: bool,
+    quick: bool,
+    data_dir: Path | None,
+    as_json: bool,
+    progress: bool,
+) -> int:
     """Run a suite and return the exit code.
 
     Raises:
@@ -59,54 +45,41 @@ def run(chosen: SuiteOptions) -> int:
     from cos2p_experiments.runner import cells_folder, run_cells, split_done
     from cos2p_experiments.suite import check, load_suite
 
-    suite = load_suite(chosen.suite)
-    suite = suite.quickened() if chosen.quick else suite
-    specs = suite.cells(chosen.data_dir)
-    folder = cells_folder(chosen.out, suite.name)
+    suite = load_suite(file)
+    suite = suite.quickened() if quick else suite
+    specs = suite.cells(data_dir)
+    folder = cells_folder(out, suite.name)
     with RunLock(folder.parent) as lock:
         lock.acquire("an experiment")
         done, due = split_done(specs, folder)
-        if done and not chosen.resume:
+        if done and not resume:
             raise RunExistsError(
                 f"{folder.parent} holds {len(done)} of the suite's {len(specs)} cells already: "
-                "--resume goes on from there, --out takes another folder"
+                "--resume continues there, --out chooses another folder"
             )
         check(tuple(due))
-        shutil.copyfile(chosen.suite, folder.parent / "suite.toml")
-        console = Console(stderr=chosen.as_json)
-        form = form_of(console, as_json=chosen.as_json, progress=chosen.progress)
-        teller = Teller(console, form, len(specs), len(done))
+        shutil.copyfile(file, folder.parent / "suite.toml")
+        console = Console(stderr=as_json)
+        form = form_of(console, as_json=as_json, progress=progress)
+        cells = CellProgress(console, form, len(specs), len(done))
         try:
-            with teller:
-                run_cells(due, folder, chosen.jobs, teller.tell)
+            with cells:
+                run_cells(due, folder, jobs, cells.show)
         except KeyboardInterrupt:
-            Console(stderr=True).print(
-                f"stopped; the cells that are done lie in {folder}: --resume goes on from there",
-                soft_wrap=True,
-                highlight=False,
-            )
+            text = f"stopped; finished cells are in {folder}: --resume continues there"
+            options.print_line(Console(stderr=True), text)
             raise
-    error = teller.error()
-    if chosen.as_json:
+    error = cells.error()
+    if as_json:
         failed = {} if error is None else {"error": str(error), "exit_code": int(error.exit_code)}
-        options.print_json(teller.document(str(folder.parent), done) | failed)
+        options.print_json(cells.document(str(folder.parent), done) | failed)
         return int(ExitCode.OK if error is None else error.exit_code)
     if error is not None:
         raise error
     return int(ExitCode.OK)
 
 
-class _Left(ProgressColumn):
-    """A column with the remaining time, estimated from the pace so far."""
-
-    def render(self, task: Task) -> Text:
-        begun = task.fields["begun"]
-        share = (task.completed - begun) / max(1e-9, (task.total or 0) - begun)
-        seconds = None if share < 0.005 else (task.elapsed or 0.0) * (1 / share - 1)
-        return Text(f"{figures.duration(seconds)} left", style="cyan")
-
-
-class Teller:
+class CellProgress:
     """Shows cells as they begin, advance, finish and fail."""
 
     def __init__(self, console: Console, form: Form, total: int, done: int) -> None:
@@ -120,43 +93,42 @@ class Teller:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[cells]}"),
-            _Left(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
+            speed_estimate_period=PACE_S,
             transient=True,
             disable=form != "live",
         )
-        self._task = self._bar.add_task("", total=total, begun=done, cells="")
+        self._task = self._bar.add_task("", total=total, completed=done, cells="")
 
-    def __enter__(self) -> "Teller":
+    def __enter__(self) -> "CellProgress":
         self._bar.start()
-        self._show()
+        self._update()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def tell(self, event: Any) -> None:
+    def show(self, event: Any) -> None:
         """Show an event of the runner."""
-        from cos2p_experiments.runner import Advanced, Failed, Finished, Started
+        from cos2p_experiments.runner import Advanced, Failed, Finished
 
         key = event.spec.key
         match event:
-            case Started():
-                self._shares[key] = 0.0
             case Advanced():
                 self._shares[key] = event.share
             case Finished():
                 del self._shares[key]
                 row = _row(event.result)
                 self.rows.append(row)
-                self._say(f"{_name(row)}  {_told(row)}")
+                name = f"{row['setting']}  {row['policy']}  seed {row['seed']}"
+                self._print(f"{name}  {_figures(row)}")
             case Failed():
                 del self._shares[key]
                 self.failed[key] = event.reason
-                self._say(f"[red]failed[/red]  {key}: {event.reason}")
-            case _:
-                pass
-        self._show()
+                self._print(f"[red]failed[/red]  {key}: {event.reason}")
+        self._update()
 
     def error(self) -> RunFailedError | None:
         """Return the error to end with if cells failed; None if none did."""
@@ -165,7 +137,7 @@ class Teller:
         names = ", ".join(sorted(self.failed))
         return RunFailedError(
             f"{figures.count(len(self.failed), 'cell')} of {self._total} failed: {names}; "
-            "why stands in error.txt and cell.log of each cell's folder"
+            "error.txt and cell.log in each cell's folder give the reason"
         )
 
     def document(self, folder: str, before: list[Any]) -> dict[str, Any]:
@@ -183,11 +155,11 @@ class Teller:
             "seconds": round(time.monotonic() - self._begun_s, 1),
         }
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._form != "none":
-            self._bar.console.print(text, soft_wrap=True, highlight=False)
+            options.print_line(self._bar.console, text)
 
-    def _show(self) -> None:
+    def _update(self) -> None:
         ended = self._begun_count + len(self.rows) + len(self.failed)
         running = Counter(key.split("--")[1] for key in self._shares)
         self._bar.update(
@@ -215,11 +187,7 @@ def _row(result: Any) -> dict[str, Any]:
     }
 
 
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['setting']}  {row['policy']}  seed {row['seed']}"
-
-
-def _told(row: dict[str, Any]) -> str:
+def _figures(row: dict[str, Any]) -> str:
     how = "" if row["end_reason"] == "target" else f"; {row['end_reason']}: {row['end_detail']}"
     measured = row["accuracy"] is not None
     found = figures.percent(row["accuracy"]) if measured else f"loss {row['loss']}"

@@ -1,26 +1,24 @@
-"""Numbers in the form that people write and read: sizes, durations, shares, a line of accuracy.
+"""Numbers in the form that people write and read: sizes, durations, shares, a device's figures.
 
 Invariants: all are pure functions. A printed size can be typed in again.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from cos2p.errors import SettingsError
+from cos2p.history.device import DeviceRow
+from cos2p.history.figure import figures_of, value_of
+from cos2p.history.state import HistoryState
+from cos2p.log.values import Outcome
 from cos2p.model.cost import plain_bytes
 
 _FACTORS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
+    **{"": 1, "b": 1},
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", start=1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", start=1)},
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 _BARS = "▁▂▃▄▅▆▇█"
@@ -66,12 +64,25 @@ def written(value: Any, unit: str) -> str:
             return percent(value, 0)
         case "s":
             return duration(value)
+        case _ if isinstance(value, int):
+            return f"{value:,}"
         case _:
-            return f"{value:,}" if isinstance(value, int) else _short(value)
+            return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def of_device(row: DeviceRow, run: HistoryState) -> dict[str, str]:
+    """Write a device's figures, by the titles of their columns in tables of devices."""
+    return {
+        figure.head: written(value_of(row, name, run), figure.unit)
+        for name, figure in figures_of(DeviceRow).items()
+        if figure.head
+    }
+
+
+def other_ends(outcomes: Counter[Outcome]) -> str:
+    """Write how plans ended that were not merged: ``2 stale, 1 expired``; "" if there are none."""
+    others = sorted((o, n) for o, n in outcomes.items() if n and o is not Outcome.ACCEPTED)
+    return ", ".join(f"{n} {o.value}" for o, n in others)
 
 
 def count(number: int, noun: str) -> str:

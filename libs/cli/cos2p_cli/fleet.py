@@ -13,7 +13,6 @@ class DeviceClass:
     """A kind of device that the demo simulates.
 
     Attributes:
-        name: the name to show.
         share: the share of the model's prunable cost that a device may hold.
         slowdown: how many times slower a device seems. It sleeps between steps.
     """
@@ -36,7 +35,6 @@ class LocalDevice:
     """One worker of a local run.
 
     Attributes:
-        worker_id: the worker's id.
         index: the number of its part of the training data.
         kind: the device class; None for a worker that finds its limits itself.
         memory_bytes: the memory that its training may use; None to find out.
@@ -50,11 +48,8 @@ class LocalDevice:
 
 def demo_devices(worker_count: int) -> list[LocalDevice]:
     """Return the demo's fleet, spread over the four classes: eight workers are two of each."""
-    each = -(-worker_count // len(DEMO_CLASSES))
-    kinds = [k for k in DEMO_CLASSES for _ in range(each)]
-    if worker_count % len(DEMO_CLASSES):
-        kinds = [DEMO_CLASSES[i % len(DEMO_CLASSES)] for i in range(worker_count)]
-        kinds.sort(key=DEMO_CLASSES.index)
+    kinds = [DEMO_CLASSES[i % len(DEMO_CLASSES)] for i in range(worker_count)]
+    kinds.sort(key=DEMO_CLASSES.index)
     return [LocalDevice(f"worker-{i}", i, kind) for i, kind in enumerate(kinds)]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cos2p.signing.keys import SignerRole
 
 app = typer.Typer(
-    help="Keys that sign what devices and operators say.",
+    help="Make and list the keys that sign messages.",
     no_args_is_help=True,
     epilog="Example: cos2p keys new orin-1 --out orin-1.pem >> register.txt",
 )
@@ -28,7 +28,7 @@ NameArgument = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="The COS2P_WORKER_ID of a worker or an evaluator; of an operator any name.",
+        help="The COS2P_WORKER_ID of a worker or evaluator; any name of an operator.",
     ),
 ]
 RoleOption = Annotated[str, typer.Option(metavar="ROLE", help="worker, evaluator or operator.")]
@@ -37,14 +37,14 @@ RoleOption = Annotated[str, typer.Option(metavar="ROLE", help="worker, evaluator
 @app.command(epilog="Example: cos2p keys new orin-1 --out orin-1.pem >> register.txt")
 def new(
     name: NameArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the key goes.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File of the new key.")],
     role: RoleOption = "worker",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a private key (COS2P_SIGNING_KEY_FILE); prints its line for the register.
+    """Make a private key (COS2P_SIGNING_KEY_FILE) and print its line for the register.
 
-    The planner reads the register from COS2P_KEYS_FILE. The private key stays in FILE, which only
-    its owner may read; a file that is there is never written over.
+    The planner reads the register from COS2P_KEYS_FILE. Only the owner of FILE may read it. An
+    existing file is never overwritten.
     """
     known = _check(name, role)
     from cos2p.signing.keys import new_key
@@ -59,7 +59,7 @@ def line(
     role: RoleOption = "worker",
     as_json: JsonOption = False,
 ) -> None:
-    """Print the register's line of a key that is there."""
+    """Print the register's line of an existing key."""
     known = _check(name, role)
     from cos2p.signing.keys import private_key
 
@@ -71,7 +71,7 @@ def list_(
     register: Annotated[Path, typer.Argument(metavar="REGISTER", help="The planner's file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Read a register as the planner does: who may sign, by which key."""
+    """List the names, roles and keys of a register, read as the planner reads it."""
     from cos2p.service.open_bus import signing_packages
 
     with signing_packages("cos2p keys"):

@@ -8,24 +8,29 @@ import asyncio
 import contextlib
 import errno
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from cos2p.clock import Clock
+from rich.console import Console
+
+from cos2p.clock import SystemClock
 from cos2p.errors import RunExistsError, RunFailedError, StorageError, TopicMissingError
 from cos2p.history.follow import HistoryReader
 from cos2p.history.read import letters
 from cos2p.history.run import RunHistory
 from cos2p.log.bus import Bus
-from cos2p.log.buses.sqlite import RunLock
+from cos2p.log.buses.run_lock import RunLock
 from cos2p.log.messages import RunRequested
 from cos2p.log.topics import FLEET
 from cos2p.model.cost import CostModel
-from cos2p.settings import BusSettings, WorkerSettings, load_settings
-from cos2p_cli import pool
+from cos2p.settings import WorkerSettings, load_settings
+from cos2p_cli import options, pool
 from cos2p_cli.fleet import LocalDevice
+from cos2p_cli.pool import NewRunJob
+from cos2p_cli.progress import Form, RunProgress, waiting
 from cos2p_cli.supervisor import Child, Crew
 
 REFRESH_S = 0.25
@@ -34,41 +39,36 @@ LAST_EVALUATION_S = 20.0
 LEAVE_S = 15.0
 """How long the roles may take to end by themselves after the run has finished."""
 
-Seen = Callable[[RunHistory, Sequence[str]], None]
-"""A callback that receives the run and the crew's notes at each refresh."""
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RunSpec:
-    """The specification of a local run.
+def in_folder(folder: Path, work: Callable[[], Awaitable[T]], stopped: str) -> T:
+    """Run the coroutine `work()` in a folder that is claimed for it.
 
-    Attributes:
-        task: the task's module:attribute or short name.
-        run_id: the run's name.
-        folder: the folder for logs, report and, on the embedded bus, the log of the run.
-        settings: the settings of the bus.
-        changes: settings that override the task's own, in sections as in a run file.
-        data_dir: the user's data folder, if any.
-        evaluate: whether to start an evaluator.
+    SIGINT and SIGTERM cancel it, so that it can clean up. Then `stopped` is printed.
+
+    Raises:
+        RunExistsError, StorageError: see `claim`.
+        KeyboardInterrupt: the user interrupted.
     """
+    with claim(folder):
+        try:
+            return asyncio.run(_cancelled_by_signals(work))
+        except asyncio.CancelledError:
+            options.print_line(Console(stderr=True), stopped)
+            raise KeyboardInterrupt from None
 
-    task: str
-    run_id: str
-    folder: Path
-    settings: BusSettings
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    data_dir: Path | None = None
-    evaluate: bool = True
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment variables that a service of this run needs."""
-        return {
-            "COS2P_BUS": self.settings.bus,
-            "COS2P_PREFIX": self.settings.prefix,
-            "COS2P_LOG_FORMAT": "json",
-            "COS2P_LOG_LEVEL": "info",
-        }
+async def _cancelled_by_signals(work: Callable[[], Awaitable[T]]) -> T:
+    task = asyncio.ensure_future(work())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 def claim(folder: Path) -> RunLock:
@@ -83,8 +83,8 @@ def claim(folder: Path) -> RunLock:
     if (folder / "log.sqlite").exists():
         lock.release()
         raise RunExistsError(
-            f"{folder} holds a run already, and a run is never written over: take another "
-            f"folder, for instance --dir {free_folder(folder)}, or look at it with "
+            f"{folder} holds a run already, and a run is never overwritten: take another folder, "
+            f"for instance --dir {free_folder(folder)}, or look at the run with "
             f"`cos2p status --bus {folder}`"
         )
     return lock
@@ -102,13 +102,18 @@ def free_folder(wanted: Path) -> Path:
 class LocalRun:
     """One run and its processes. Use `initialise`, `start`, then `follow`."""
 
-    def __init__(self, spec: RunSpec, crew: Crew, bus: Bus, clock: Clock) -> None:
-        self.spec = spec
-        self.crew = crew
-        self._bus, self._clock = bus, clock
-        self.reader = HistoryReader(bus, spec.settings.prefix, history=RunHistory(rows_max=None))
-        self.request: RunRequested | None = None
-        self.roles: list[Child] = []
+    def __init__(
+        self, job: NewRunJob, folder: Path, crew: Crew, bus: Bus, console: Console, form: Form
+    ) -> None:
+        self._job, self._folder, self.crew, self.bus = job, folder, crew, bus
+        self._clock, self._console, self._form = SystemClock(), console, form
+        self._reader = HistoryReader(bus, job.settings.prefix, history=RunHistory(rows_max=None))
+        self._roles: list[Child] = []
+
+    @property
+    def history(self) -> RunHistory:
+        """The history of the run so far, with all versions."""
+        return self._reader.history
 
     async def initialise(self) -> RunRequested:
         """Write version 0 and request the run, in a forked process that has torch.
@@ -116,46 +121,43 @@ class LocalRun:
         Raises:
             ChildError: the task can't be loaded, or this prefix holds a run already.
         """
-        spec = self.spec
-        await self._require_broker()
-        job = pool.NewRunJob(
-            spec.settings, spec.task, spec.run_id, dict(spec.changes), spec.data_dir
-        )
-        child = self.crew.fork("init", "job", pool.initialise, job)
-        await self.crew.finished(child)
-        async for letter in letters(self._bus, spec.settings.prefix, FLEET):
+        with waiting(self._console, self._form, "loading PyTorch and writing version 0"):
+            await self._require_broker()
+            child = self.crew.fork("init", "job", pool.initialise, self._job)
+            await self.crew.finished(child)
+        async for letter in letters(self.bus, self._job.settings.prefix, FLEET):
             if isinstance(letter.message, RunRequested):
-                self.request = letter.message
                 return letter.message
         raise RunFailedError(f"version 0 was not written; see {child.log}")
 
     async def _require_broker(self) -> None:
         """Check that the broker answers before loading torch, which takes seconds."""
-        if self.spec.settings.bus.startswith("kafka:"):
+        if self._job.settings.bus.startswith("kafka:"):
             with contextlib.suppress(TopicMissingError):
-                await self._bus.end_offsets(FLEET.full_name(self.spec.settings.prefix))
+                await self.bus.end_offsets(FLEET.full_name(self._job.settings.prefix))
 
-    def start(self, devices: Sequence[LocalDevice]) -> None:
-        """Start planner, aggregators, evaluator and workers.
+    def start(self, request: RunRequested, devices: Sequence[LocalDevice]) -> Sequence[LocalDevice]:
+        """Start planner, aggregators, evaluator and workers; return these with their budgets.
 
         Raises:
             BudgetError: a device's budget is below the smallest submodel.
         """
-        assert self.request is not None
-        cost = CostModel.of(self.request.units.table(), self.request.config)
-        sized = [with_budget(d, cost) for d in devices]
-        env = self.spec.environment
-        self.roles.append(self.crew.start_service("planner", "cos2p_planner", env))
-        for shard in range(self.request.config.merge.shards):
+        cost = CostModel.of(request.units.table(), request.config)
+        devices = [with_budget(device, cost) for device in devices]
+        env = {
+            "COS2P_BUS": self._job.settings.bus,
+            "COS2P_PREFIX": self._job.settings.prefix,
+            "COS2P_LOG_FORMAT": "json",
+            "COS2P_LOG_LEVEL": "info",
+        }
+        self._roles.append(self.crew.start_service("planner", "cos2p_planner", env))
+        for shard in range(request.config.merge.shards):
             name = "aggregator" if not shard else f"aggregator-{shard}"
             shard_env = {**env, "COS2P_SHARD": str(shard)}
-            self.roles.append(self.crew.start_service(name, "cos2p_aggregator", shard_env))
-        if self.spec.evaluate:
-            settings = self._worker_settings("evaluator", evaluate=True)
-            self.roles.append(
-                self.crew.fork("evaluator", "service", pool.work, settings, again=True)
-            )
-        for device in sized:
+            self._roles.append(self.crew.start_service(name, "cos2p_aggregator", shard_env))
+        evaluator = self._worker_settings("evaluator", evaluate=True)
+        self._roles.append(self.crew.fork("evaluator", "service", pool.work, evaluator))
+        for device in devices:
             settings = self._worker_settings(
                 device.worker_id,
                 shard_index=device.index,
@@ -164,46 +166,50 @@ class LocalRun:
                 memory_bytes=device.memory_bytes,
                 slowdown=device.kind.slowdown if device.kind else None,
             )
-            self.roles.append(self.crew.fork(device.worker_id, "worker", pool.work, settings))
+            self._roles.append(self.crew.fork(device.worker_id, "worker", pool.work, settings))
+        return devices
 
     def _worker_settings(self, worker_id: str, **given: object) -> WorkerSettings:
-        spec = self.spec
-        scratch = spec.folder / "scratch" / worker_id
+        settings = self._job.settings
+        scratch = self._folder / "scratch" / worker_id
         try:
             scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
             raise StorageError(f"can't make {scratch}: {reason}") from error
-        known = spec.settings.model_dump(exclude_unset=True)
+        known = settings.model_dump(exclude_unset=True)
         return load_settings(
             WorkerSettings,
-            **{**known, "bus": spec.settings.bus, "prefix": spec.settings.prefix},
+            **{**known, "bus": settings.bus, "prefix": settings.prefix},
             worker_id=worker_id,
-            task=spec.task,
-            data_dir=spec.data_dir,
+            task=self._job.task,
+            data_dir=self._job.data_dir,
             scratch_dir=scratch,
             log_format="json",
             **given,
         )
 
-    async def follow(self, seen: Seen) -> RunHistory:
-        """Watch the run to its end.
+    async def follow(self) -> RunHistory:
+        """Show the run until its end.
 
         Raises:
             RunFailedError: the run ended before its target.
             ChildError: a role ended with an error.
         """
-        run = self.reader.history
-        while run.phase != "finished":
-            await self.reader.poll()
-            self.crew.check()
-            self._require_workers()
-            seen(run, self.crew.notes)
-            await self._clock.sleep(REFRESH_S)
-        await self._await_last_evaluation(seen)
-        await self._leave()
-        await self.reader.poll()
-        seen(run, self.crew.notes)
+        run = self.history
+        note = "Ctrl-C stops all of the run's processes"
+        with RunProgress(self._console, self._form, self._clock, note) as progress:
+            while run.phase != "finished":
+                await self._look(progress)
+                self._require_workers()
+                await self._clock.sleep(REFRESH_S)
+            end = self._clock.now() + LAST_EVALUATION_S
+            while self._last_evaluation_due() and self._clock.now() < end:
+                await self._clock.sleep(REFRESH_S)
+                await self._look(progress)
+            # The roles' last messages belong in the report.
+            await self.crew.finished(*self._roles, deadline_s=LEAVE_S)
+            await self._look(progress)
         if run.end_reason not in ("target", "stopped"):
             raise RunFailedError(
                 f"the run ended at version {run.version} of {run.target} "
@@ -211,35 +217,39 @@ class LocalRun:
             )
         return run
 
+    async def _look(self, progress: RunProgress) -> None:
+        await self._reader.poll()
+        self.crew.check()
+        progress.seen(self.history, self.crew.notes)
+
     def _require_workers(self) -> None:
-        workers = [c for c in self.roles if c.kind == "worker"]
-        if (
-            workers
-            and not any(c.running for c in workers)
-            and self.reader.history.phase == "running"
-        ):
+        workers = [c for c in self._roles if c.kind == "worker"]
+        over = workers and not any(c.running for c in workers)
+        if over and self.history.phase == "running":
             raise RunFailedError(
-                f"all {len(workers)} workers have ended at version {self.reader.history.version}: "
+                f"all {len(workers)} workers have ended at version {self.history.version}: "
                 f"see {workers[0].log.parent}"
             )
 
-    async def _await_last_evaluation(self, seen: Seen) -> None:
-        run = self.reader.history
-        end = self._clock.now() + LAST_EVALUATION_S
-        while (
-            self.spec.evaluate
-            and (not run.accuracy or run.accuracy[-1].version < run.version)
-            and any(c.running for c in self.roles if c.name == "evaluator")
-            and self._clock.now() < end
-        ):
-            await self._clock.sleep(REFRESH_S)
-            await self.reader.poll()
-            self.crew.check()
-            seen(run, self.crew.notes)
+    def _last_evaluation_due(self) -> bool:
+        run = self.history
+        judged = run.accuracy and run.accuracy[-1].version >= run.version
+        return not judged and any(c.running for c in self._roles if c.name == "evaluator")
 
-    async def _leave(self) -> None:
-        """Give the roles time to end, because their last messages belong in the report."""
-        await self.crew.finished(*self.roles, deadline_s=LEAVE_S)
+
+@asynccontextmanager
+async def opened_run(
+    job: NewRunJob, folder: Path, console: Console, form: Form
+) -> AsyncIterator[LocalRun]:
+    """Open a run's bus for its processes. At the end all of them are stopped.
+
+    The folder is for logs, report and, on the embedded bus, the log of the run.
+    """
+    async with (
+        options.opened(job.settings, must_exist=False) as bus,
+        Crew(folder / "logs", SystemClock(), pool.PRELOAD) as crew,
+    ):
+        yield LocalRun(job, folder, crew, bus, console, form)
 
 
 def with_budget(device: LocalDevice, cost: CostModel) -> LocalDevice:
@@ -253,16 +263,3 @@ def with_budget(device: LocalDevice, cost: CostModel) -> LocalDevice:
     if device.memory_bytes is not None:
         cost.require(device.memory_bytes, device.worker_id)
     return device
-
-
-async def until_interrupted(work: Callable[[], Any]) -> Any:
-    """Run the coroutine `work()` so that SIGINT and SIGTERM cancel it and it can clean up."""
-    task = asyncio.ensure_future(work())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await task
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

@@ -14,7 +14,18 @@ import typer
 from cos2p_cli.containers.commands import down, up
 from cos2p_cli.experiment import app as experiment_app
 from cos2p_cli.keys_commands import app as keys_app
-from cos2p_cli.options import BusOption, JsonOption, PrefixOption, print_json, settings_of
+from cos2p_cli.options import (
+    BusOption,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    NoProgressOption,
+    PrefixOption,
+    RunIdOption,
+    TaskOption,
+    print_json,
+    settings_of,
+)
 from cos2p_cli.policies import policies
 from cos2p_cli.topics_commands import app as topics_app
 
@@ -59,28 +70,6 @@ def main() -> None:
         raise
 
 
-TaskOption = Annotated[
-    str, typer.Option(metavar="TASK", help="module:attribute, or digits, fashion-mnist.")
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="A run file (TOML): its policy, by name (cos2p policies), and what it overrides.",
-    ),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", envvar="COS2P_DATA_DIR", metavar="DIR", help="Folder of the task's data files."
-    ),
-]
-RunIdOption = Annotated[
-    str | None, typer.Option("--run-id", metavar="NAME", help="The run's name.")
-]
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -101,45 +90,27 @@ def _root(
 
 @app.command(epilog="Example: cos2p demo --workers 8 --seed 1")
 def demo(
-    task: Annotated[
-        str,
-        typer.Option(
-            metavar="TASK", help="digits, fashion-mnist, or module:attribute of your own task."
-        ),
-    ] = "digits",
+    task: TaskOption = "digits",
     workers: Annotated[
-        int, typer.Option(metavar="N", help="How many, over four device classes.")
+        int, typer.Option(min=1, max=64, metavar="N", help="Workers, of four device classes.")
     ] = 8,
     bus: BusOption = None,
     folder: Annotated[
         Path | None,
-        typer.Option(
-            "--dir",
-            metavar="DIR",
-            help="Folder for the run; must not hold one (default: a new one).",
-        ),
+        typer.Option("--dir", metavar="DIR", help="Folder of the new run."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the split, the weights, the plans.")
+        int, typer.Option(min=0, metavar="N", help="Seed of data split, weights and plans.")
     ] = 0,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            envvar="COS2P_DATA_DIR",
-            metavar="DIR",
-            help="Folder of the task's data files.",
-        ),
-    ] = None,
+    data: DataOption = None,
     versions: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="End after N versions (default: the task's)."),
+        int | None, typer.Option(min=1, metavar="N", help="Versions (default: the task's).")
     ] = None,
     as_json: JsonOption = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No live screen.")] = False,
+    no_progress: NoProgressOption = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the workers' scratch files.")] = False,
 ) -> None:
-    """See it work: eight unequal workers, one model, real images."""
+    """Train one model on eight unequal workers on this machine."""
     from cos2p_cli.demo import DemoOptions
     from cos2p_cli.demo import run as play
 
@@ -161,23 +132,22 @@ def init(
     run_id: RunIdOption = None,
     data: DataOption = None,
     if_absent: Annotated[
-        bool, typer.Option("--if-absent", help="It is fine if this run is there already.")
+        bool, typer.Option("--if-absent", help="Accept it if this run exists already.")
     ] = False,
     source: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="ADDRESS",
-            help="Begin with the newest version of the run that is there: an archive, say.",
+            help="Run or archive to start from, at its newest version.",
         ),
     ] = None,
     from_prefix: Annotated[
-        str | None,
-        typer.Option(metavar="PREFIX", help="That run's prefix (default: the new one's)."),
+        str | None, typer.Option(metavar="PREFIX", help="Prefix of that run (default: --prefix).")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write version 0 and ask for a run; the roles wait for it."""
+    """Write version 0 and request a run. Start its roles elsewhere."""
     from cos2p_cli.start import StartOptions
     from cos2p_cli.start import init as begin
 
@@ -193,34 +163,31 @@ def run(
     task: TaskOption,
     config: ConfigOption = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, max=256, metavar="N", help="Workers to start on this machine."),
+        int | None, typer.Option(min=1, max=256, metavar="N", help="Workers to start here.")
     ] = None,
     external_workers: Annotated[
-        bool, typer.Option("--external-workers", help="Workers run elsewhere.")
+        bool, typer.Option("--external-workers", help="Start no workers: they run elsewhere.")
     ] = False,
     memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="What each local worker may use, for instance 12MB."),
+        str | None, typer.Option(metavar="SIZE", help="Memory of each local worker: 12MB.")
     ] = None,
     bus: BusOption = None,
     prefix: PrefixOption = None,
     run_id: RunIdOption = None,
     data: DataOption = None,
     folder: Annotated[
-        Path | None,
-        typer.Option("--dir", metavar="DIR", help="Folder for logs (default: the run's)."),
+        Path | None, typer.Option("--dir", metavar="DIR", help="Log folder (default: the run's).")
     ] = None,
     as_json: JsonOption = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No live screen.")] = False,
+    no_progress: NoProgressOption = False,
 ) -> None:
-    """Begin a run and see it through, its processes started from here."""
+    """Start a run and its processes, and wait until it ends."""
     from cos2p_cli.figures import parse_size
     from cos2p_cli.start import StartOptions
-    from cos2p_cli.start import run as see_through
+    from cos2p_cli.start import run as run_to_end
 
     if external_workers == (workers is not None):
-        raise typer.BadParameter("say either --workers N or --external-workers")
+        raise typer.BadParameter("give either --workers N or --external-workers")
     chosen = StartOptions(
         task,
         config,
@@ -232,7 +199,7 @@ def run(
         as_json,
         not no_progress,
     )
-    see_through(settings_of(bus, prefix), chosen)
+    run_to_end(settings_of(bus, prefix), chosen)
 
 
 @app.command(epilog="Example: cos2p status --bus runs/demo --follow")
@@ -243,12 +210,11 @@ def status(
         bool, typer.Option("--follow", "-f", help="Redraw until the run has finished.")
     ] = False,
     telemetry: Annotated[
-        bool,
-        typer.Option("--telemetry", help="Each version as a line of CSV (docs/telemetry.md)."),
+        bool, typer.Option("--telemetry", help="Print versions as CSV (docs/telemetry.md).")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What is going on: version, accuracy, coverage, each device."""
+    """Show a run: version, accuracy, coverage and each device."""
     from cos2p_cli.status import show
 
     show(settings_of(bus, prefix), follow=follow, as_json=as_json, telemetry=telemetry)
@@ -259,31 +225,30 @@ def replay(
     bus: BusOption = None,
     prefix: PrefixOption = None,
     until: Annotated[
-        int | None, typer.Option(min=0, metavar="V", help="The last version to make.")
+        int | None, typer.Option(min=0, metavar="V", help="The last version to rebuild.")
     ] = None,
     without: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORKER", help="Leave this worker's updates out; may be repeated."),
+        list[str] | None, typer.Option(metavar="WORKER", help="Leave out its updates; repeatable.")
     ] = None,
     staleness: Annotated[
         str | None,
-        typer.Option(metavar="RULE", help="Rule for late updates: constant, poly:A, hinge:A,B."),
+        typer.Option(metavar="RULE", help="Late-update rule: constant, poly:A, hinge:A,B."),
     ] = None,
     shards: Annotated[
-        int | None,
-        typer.Option(min=1, max=64, metavar="S", help="In S parts: the bytes stay the same."),
+        int | None, typer.Option(min=1, max=64, metavar="S", help="Aggregate in S shards.")
     ] = None,
     keys: Annotated[
         Path | None,
         typer.Option(
-            envvar="COS2P_KEYS_FILE",
-            metavar="FILE",
-            help="Register of keys, to compare a signed run's snapshots.",
+            envvar="COS2P_KEYS_FILE", metavar="FILE", help="Keys, for snapshots of a signed run."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rebuild all versions and snapshots from the log and compare; or ask what if."""
+    """Rebuild versions and snapshots from the log and compare them.
+
+    With --without or --staleness it shows what would have happened instead.
+    """
     from cos2p_cli.replaying import ReplayOptions, run
 
     chosen = ReplayOptions(until, tuple(without or ()), staleness, shards, keys, as_json)
@@ -296,27 +261,33 @@ def export(
     bus: BusOption = None,
     prefix: PrefixOption = None,
     version: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="V", help="Which version (default: the newest stored whole)."),
+        int | None, typer.Option(min=0, metavar="V", help="Version (default: newest complete one).")
     ] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="Only what a device may train in this much: 400KB, 12MB."
-        ),
+        str | None, typer.Option(metavar="SIZE", help="Memory that the submodel must fit: 12MB.")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="As merged, not the average.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write the merged version, not the average.")
+    ] = False,
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Where the run's own name won't load.")
+        str | None, typer.Option(metavar="TASK", help="Task, if the run's own can't be loaded.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a version as safetensors, or the submodel for a budget."""
-    from cos2p_cli.exporting import ExportOptions, run
+    """Write a version, or its submodel for a budget, as safetensors."""
+    from cos2p_cli.exporting import run
     from cos2p_cli.figures import parse_size
 
     memory_bytes = parse_size(budget) if budget else None
-    run(settings_of(bus, prefix), ExportOptions(out, version, memory_bytes, raw, task, as_json))
+    run(
+        settings_of(bus, prefix),
+        out,
+        version=version,
+        memory_bytes=memory_bytes,
+        raw=raw,
+        task_name=task,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: cos2p report --bus runs/demo --out report.html")
@@ -328,7 +299,7 @@ def report(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """A run on one HTML page: curves, coverage, devices."""
+    """Write a run as one HTML page: curves, coverage, devices."""
     from cos2p_cli.report import of_run
 
     of_run(settings_of(bus, prefix), out, as_json=as_json)
@@ -343,7 +314,7 @@ def archive(
     prefix: PrefixOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a run from any bus into one file that replays anywhere."""
+    """Copy a run into one file that can be replayed anywhere."""
     from cos2p_cli.archive import run
 
     run(settings_of(bus, prefix), out, as_json=as_json)
@@ -361,11 +332,11 @@ def doctor(
     bus: BusOption = None,
     prefix: PrefixOption = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Also append one record to the dead letters.")
+        bool, typer.Option("--write", help="Also test writing: append one dead letter.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check bus, topics, messages, clocks, rights, roles; what to do."""
+    """Check bus, topics, rights, clocks and roles, and advise."""
     from cos2p_cli.doctor import run
 
     raise typer.Exit(run(settings_of(bus, prefix), write=write, as_json=as_json))
@@ -376,14 +347,14 @@ def stop(
     bus: BusOption = None,
     prefix: PrefixOption = None,
     reason: Annotated[
-        str, typer.Option(metavar="TEXT", help="For the log.")
+        str, typer.Option(metavar="TEXT", help="The reason, for the log.")
     ] = "asked by an operator",
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a run to end after its newest version."""
-    from cos2p_cli.requests import stop as ask
+    """Request that a run ends after its newest version."""
+    from cos2p_cli.requests import stop as request
 
-    ask(settings_of(bus, prefix), reason=reason, as_json=as_json)
+    request(settings_of(bus, prefix), reason=reason, as_json=as_json)
 
 
 @app.command(epilog="Example: cos2p admit orin-3 --bus kafka://broker:9092")
@@ -393,7 +364,10 @@ def admit(
     prefix: PrefixOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a device plans again whose updates failed checks, once the cause is repaired."""
-    from cos2p_cli.requests import admit as ask
+    """Request plans again for a device whose updates failed checks.
 
-    ask(settings_of(bus, prefix), worker, as_json=as_json)
+    Repair the cause first.
+    """
+    from cos2p_cli.requests import admit as request
+
+    request(settings_of(bus, prefix), worker, as_json=as_json)

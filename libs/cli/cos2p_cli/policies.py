@@ -13,7 +13,7 @@ from cos2p_cli.options import JsonOption, print_json
 
 
 def policies(as_json: JsonOption = False) -> None:
-    """The methods that a run file may name, and their presets."""
+    """List the policies that a run file may name, and their settings."""
     from cos2p_planner.baselines.policies import POLICIES
 
     if as_json:

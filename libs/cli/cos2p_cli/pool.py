@@ -8,17 +8,19 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cos2p.clock import SystemClock
 from cos2p.errors import SettingsError
 from cos2p.run_config import RunConfig
-from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings, WorkerSettings
 from cos2p_cli import options
-from cos2p_planner.presets import config_of
+from cos2p_cli.fleet import LocalDevice
+from cos2p_planner.presets import config_of, merged
 
+EXITS = {"local": {"objective": "exits", "exits": {"weight": 0.1}}}
+"""A small weight: the exits are here to be shown, and their losses must not cost much accuracy."""
 PRELOAD = (
     "torch._dynamo",
     "cos2p_worker.__main__",
@@ -30,18 +32,8 @@ PRELOAD = (
 
 
 def require_torch() -> None:
-    """Refuse to continue where the worker's packages are not installed.
-
-    Raises:
-        SettingsError: torch is missing. The text names the extra that installs it.
-    """
-    from importlib.util import find_spec
-
-    try:
-        found = find_spec("torch")
-    except ValueError:
-        found = None
-    if found is None:
+    """Raise SettingsError with the extra that installs torch, if torch is missing."""
+    if find_spec("torch") is None:
         raise SettingsError(
             "this needs PyTorch: install Co-S2P's extra `worker` (the demo: `demo`)"
         )
@@ -54,11 +46,11 @@ class NewRunJob:
     Attributes:
         settings: the settings of the run's bus.
         task: the task's module:attribute or short name.
-        run_id: the run's name.
         changes: settings that override the task's own, in sections as in a run file.
         data_dir: the user's data folder.
         source: the bus of the run whose newest version becomes version 0; None starts from new
             weights.
+        show_exits: whether the model gets exits, if it can have them.
     """
 
     settings: BusSettings
@@ -67,6 +59,7 @@ class NewRunJob:
     changes: Mapping[str, Any]
     data_dir: Path | None = None
     source: BusSettings | None = None
+    show_exits: bool = False
 
 
 def initialise(job: NewRunJob) -> None:
@@ -82,11 +75,12 @@ def initialise(job: NewRunJob) -> None:
     from cos2p_worker.task import load_task
 
     task = load_task(job.task)
-    config = config_of(task.run, job.changes)
+    can_have_exits = task.model.with_exits is not None and task.classes is not None
+    exits = job.show_exits and can_have_exits
+    config = config_of(task.run, merged(job.changes, EXITS) if exits else job.changes)
 
     async def work() -> None:
-        bus = open_bus(job.settings, SystemClock())
-        try:
+        async with options.opened(job.settings, must_exist=False) as bus:
             # Without its data a run would fail in every worker. Fail here once instead.
             place = task.for_run(config).at(job.data_dir, config.seed)
             await asyncio.to_thread(place.evaluation_data)
@@ -95,8 +89,6 @@ def initialise(job: NewRunJob) -> None:
                 async with options.opened(job.source) as old:
                     values = await inherited_values(old, job.source.prefix, place)
             await begin(bus, job.settings.prefix, job.task, place, config, job.run_id, values)
-        finally:
-            await bus.close()
 
     asyncio.run(work())
 
@@ -110,24 +102,17 @@ def work(settings: WorkerSettings) -> int:
 
 @dataclass(frozen=True)
 class AloneJob:
-    """The training of one worker by itself.
+    """The training of one worker by itself, on its one of `count` parts of the training data.
 
     Attributes:
-        task: the task's module:attribute or short name.
-        data_dir: the user's data folder.
-        index: the number of the worker's part of the training data.
-        count: the number of all parts.
-        memory_bytes: the worker's budget.
-        steps: the number of local steps.
-        config: the run's settings.
+        device: the worker, with its budget in bytes.
         result: the file for the figures.
     """
 
     task: str
     data_dir: Path | None
-    index: int
+    device: LocalDevice
     count: int
-    memory_bytes: int
     steps: int
     config: RunConfig
     result: Path
@@ -140,8 +125,9 @@ def alone(job: AloneJob) -> None:
     from cos2p_worker.task import load_task
 
     task = load_task(job.task).for_run(job.config).at(job.data_dir, job.config.seed)
-    units = units_alone(task, job.config, job.memory_bytes, job.result.stem)
-    shard = task.shard(job.index, job.count)
+    device = job.device
+    units = units_alone(task, job.config, device.memory_bytes or 0, device.worker_id)
+    shard = task.shard(device.index, job.count)
     accuracy = train_alone(task, shard, units, job.config, job.steps, job.config.seed)
     found = {
         "accuracy": accuracy,

@@ -4,8 +4,7 @@ Invariants: without a terminal the output is lines. With --json or --no-progress
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Literal
 
 from rich.console import Console
@@ -36,36 +35,30 @@ def waiting(console: Console, form: Form, text: str) -> AbstractContextManager[o
     return nullcontext()
 
 
-class RunProgress:
-    """Draws a run while it is in progress. It is a context manager around the run."""
+class RunProgress(ExitStack):
+    """Draws a run while it is in progress. It is a context manager around the run.
 
-    def __init__(self, console: Console, form: Form, clock: Clock, note: str = "") -> None:
+    `note` is shown until the run has finished. The screen stays at the end unless it is transient.
+    """
+
+    def __init__(
+        self, console: Console, form: Form, clock: Clock, note: str, *, transient: bool = True
+    ) -> None:
+        super().__init__()
         self._console, self._form, self._clock, self._note = console, form, clock, note
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if form == "live" else None
-        )
+        self._live: Live | None = None
+        if form == "live":
+            self._live = self.enter_context(
+                Live(console=console, auto_refresh=False, transient=transient)
+            )
         self._next_line_s = 0.0
         self._told = 0
-
-    def __enter__(self) -> "RunProgress":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def seen(self, run: RunHistory, notes: Sequence[str]) -> None:
         """Draw the newest state of the run."""
         now = self._clock.now()
         if self._live is not None:
-            note = "\n".join([*notes, self._note]) if notes else self._note
+            note = "\n".join([*notes, self._note] if run.phase != "finished" else notes)
             self._live.update(render(run, now, self._console.width, note=note), refresh=True)
         elif self._form == "lines":
             for note in notes[self._told :]:

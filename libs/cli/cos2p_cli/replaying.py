@@ -3,9 +3,7 @@
 Invariant: with what-if options no digests are compared. The result is shown next to the run itself.
 """
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,10 +15,10 @@ from cos2p.errors import SettingsError
 from cos2p.log.bus import Bus
 from cos2p.log.snapshots import FOLDS, Fold, Snapshot, snapshots_of
 from cos2p.settings import BusSettings
-from cos2p_aggregator.replay import ReplayResult, VersionReplay
-from cos2p_aggregator.replay import replay as make_anew
+from cos2p_aggregator.replay import ReplayResult, VersionReplay, replay
 from cos2p_cli import figures, options
-from cos2p_planner.signed import checker_of
+from cos2p_cli.progress import Form, waiting
+from cos2p_planner.intake import checker_of
 from cos2p_planner.snapshot_check import Comparison, compare_snapshots
 
 ROWS_MAX = 12
@@ -44,32 +42,32 @@ class ReplayOptions:
         return self.until is None and not self.without and self.staleness is None
 
 
-def run(settings: BusSettings, chosen: ReplayOptions) -> None:
+@options.blocking
+async def run(settings: BusSettings, chosen: ReplayOptions) -> None:
     """Replay the run and print the result.
 
     Raises:
         DivergedError: a version differs. The text names the first version and unit.
         Cos2pError: the log can't be replayed. The text gives the reason.
     """
-    asyncio.run(_run(settings, chosen))
-
-
-async def _run(settings: BusSettings, chosen: ReplayOptions) -> None:
-    console = Console()
+    console, prefix = Console(), settings.prefix
+    form: Form = "live" if console.is_terminal and not chosen.as_json else "none"
     async with options.opened(settings) as bus:
-        with _waiting(console, chosen.as_json):
-            result = await make_anew(
+        with waiting(console, form, "rebuilding the versions from the log"):
+            result = await replay(
                 bus,
-                settings.prefix,
+                prefix,
                 until=chosen.until,
                 without=chosen.without,
                 staleness=chosen.staleness,
                 shards=chosen.shards,
             )
-            actual = await _beside(bus, settings.prefix, result, chosen)
-            compared = await _snapshots(bus, settings.prefix, chosen) if chosen.is_whole else []
+            actual = None
+            if result.what_if:
+                actual = await replay(bus, prefix, until=chosen.until, shards=chosen.shards)
+            compared = await _snapshots(bus, prefix, chosen) if chosen.is_whole else []
     if not result.versions:
-        raise SettingsError("this run has no version yet: nothing to replay")
+        raise SettingsError(f"run {result.run_id} has no version yet: nothing to replay")
     if chosen.as_json:
         result.check()
         document = result.to_json()
@@ -81,21 +79,6 @@ async def _run(settings: BusSettings, chosen: ReplayOptions) -> None:
     _print(console, result, actual)
     _print_snapshots(console, compared)
     result.check()
-
-
-def _waiting(console: Console, as_json: bool) -> AbstractContextManager[object]:
-    if as_json or not console.is_terminal:
-        return nullcontext()
-    return console.status("rebuilding the versions from the log")
-
-
-async def _beside(
-    bus: Bus, prefix: str, result: ReplayResult, chosen: ReplayOptions
-) -> ReplayResult | None:
-    """Return the run itself, replayed from the same start, to show next to a what-if."""
-    if not result.what_if:
-        return None
-    return await make_anew(bus, prefix, until=chosen.until, shards=chosen.shards)
 
 
 async def _snapshots(bus: Bus, prefix: str, chosen: ReplayOptions) -> list[Comparison]:
@@ -120,38 +103,35 @@ def _print_snapshots(console: Console, compared: Sequence[Comparison]) -> None:
     equal = sum(c.compared for c in compared)
     if equal:
         text = f"{figures.count(equal, 'snapshot')} compared: all equal the fold of the log"
-        console.print(text, style="green", highlight=False, soft_wrap=True)
+        options.print_line(console, text, "green")
     for c in compared:
         if not c.compared:
             text = f"snapshot {c.number} of the {c.of} was not compared: {c.reason}"
-            console.print(text, highlight=False, soft_wrap=True)
+            options.print_line(console, text)
 
 
 def _print(console: Console, result: ReplayResult, actual: ReplayResult | None) -> None:
     last = result.versions[-1]
     start = f"from version {result.started_at}" if result.started_at else "from the start"
-    console.print(
+    options.print_line(
+        console,
         f"run {result.run_id}: versions {result.versions[0].version} to {last.version} rebuilt "
         f"{start}, in {figures.count(result.shards, 'shard')}",
-        highlight=False,
-        soft_wrap=True,
     )
     if actual is not None:
         console.print(_side_by_side(result, actual))
-        changed = actual.versions[-1].digest != last.digest
-        console.print(
-            f"final digest {last.digest[:16]}, the run's {actual.versions[-1].digest[:16]}: "
-            + ("another model" if changed else "the same bytes"),
-            highlight=False,
-            soft_wrap=True,
+        own = actual.versions[-1].digest
+        options.print_line(
+            console,
+            f"final digest {last.digest[:16]}, the run's {own[:16]}: "
+            + ("another model" if own != last.digest else "the same bytes"),
         )
     elif result.difference is None:
-        console.print(
+        options.print_line(
+            console,
             f"{figures.count(result.compared_count, 'version')} compared, unit by unit: "
             f"all digests agree. Final digest {last.digest[:16]}",
-            style="green",
-            highlight=False,
-            soft_wrap=True,
+            "green",
         )
 
 
@@ -160,9 +140,9 @@ def _side_by_side(result: ReplayResult, actual: ReplayResult) -> Table:
     table.add_column("version", justify="right")
     for name in ("updates", "weight", "coverage N*", "step norm", "model norm"):
         table.add_column(name, justify="right", no_wrap=True)
-    told = {v.version: v for v in actual.versions}
+    own = {v.version: v for v in actual.versions}
     for made in _picked(result.versions):
-        was = told.get(made.version)
+        was = own.get(made.version)
         if was is not None:
             table.add_row(
                 str(made.version),

@@ -15,7 +15,6 @@ from typing import Any
 
 from cos2p.errors import SettingsError, StorageError
 from cos2p.history.device import DeviceRow
-from cos2p.history.figure import figures_of, value_of
 from cos2p.history.follow import HistoryReader
 from cos2p.history.run import RunHistory
 from cos2p.log.messages import Outcome
@@ -33,7 +32,6 @@ class ReportInput:
     Attributes:
         run: the run's history, with all rows.
         place: the place of the run's log, for the footer.
-        audit: the check of the devices' budgets.
         alone: the accuracy of each worker trained by itself, if it was measured.
         shares: the part of the prunable cost that each device may hold, if it is known.
     """
@@ -94,7 +92,7 @@ def page(given: ReportInput) -> str:
     try:
         import jinja2
 
-        sections = _sections(given)
+        drawn = _charts(given)
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"the report needs {error.name}: install Co-S2P's extra `report`"
@@ -108,13 +106,11 @@ def page(given: ReportInput) -> str:
         elapsed=figures.duration(run.elapsed_s),
         ending=_ending(run),
         cards=_cards(given),
-        audit=_audit(given.audit),
-        sections=sections,
-        device_heads=[
-            *(f.head for f in DEVICE_FIGURES.values()),
-            "otherwise ended",
-            *(["alone"] if given.alone else []),
-        ],
+        judged=bool(run.accuracy),
+        audit=given.audit,
+        audit_text=given.audit and audit_text(given.audit),
+        charts=drawn,
+        window=run.config.rounds.coverage_window,
         devices=[_device(given, device) for device in run.devices.values()],
         throttled=any(d.throttle_s for d in run.devices.values()),
         config=json.dumps(run.config.model_dump(mode="json"), indent=2),
@@ -123,117 +119,74 @@ def page(given: ReportInput) -> str:
     )
 
 
-def _sections(given: ReportInput) -> list[dict[str, str]]:
-    """Return the pictures, each with its title and a sentence."""
+def _charts(given: ReportInput) -> dict[str, str]:
+    """Return the charts that the run has, as SVG, by the names that the template gives them."""
+    from cos2p.history import charts
     from cos2p_cli import plots
 
     run = given.run
-    return [
-        _section(
-            "Accuracy",
-            plots.accuracy(run, _best(given)),
-            "Of the whole model on test data that no device trains on.",
-        ),
-        _section(
-            "Staleness",
-            plots.staleness(run),
-            "A late update counts less; beyond the bound it is refused.",
-            "first",
-        ),
-        _section(
-            "Coverage N*",
-            plots.coverage_course(run),
-            f"Least merged updates of any unit in {run.config.rounds.coverage_window} versions.",
-            "second",
-        ),
-        _section(
-            "What the bound names",
-            plots.bound_terms(run),
-            "Means per version. Pruning noise: share of the model's square that a submodel lacked. "
-            "Label distance: total variation between the labels that trained a unit and "
-            "everybody's. Dispersion: share of the updates' square that is variance about their "
-            "mean. Right: the gradient-norm proxy.",
-        ),
-        _section(
-            "Coverage by unit",
-            plots.coverage(run),
-            "How many updates were merged into each unit in each version; a unit that nobody "
-            "trained keeps its bytes.",
-        ),
-        _section(
-            "Devices over time",
-            plots.timeline(run),
-            "Nobody waits for the slowest: versions close while slow devices still train.",
-        ),
-    ]
+    drawn = {
+        "accuracy": plots.accuracy(run, _best(given)),
+        "staleness": plots.staleness(run),
+        "coverage N*": plots.coverage_course(run),
+        "terms of the bound": plots.bound_terms(run),
+        "coverage by unit": plots.coverage(run),
+        "devices over time": plots.timeline(run),
+    }
+    return {name: charts.svg(figure, name) for name, figure in drawn.items() if figure is not None}
 
 
 def _best(given: ReportInput) -> float | None:
     return max((given.alone or {}).values(), default=None)
 
 
-def _section(title: str, svg: str, text: str, pair: str = "") -> dict[str, str]:
-    return {"title": title, "svg": svg, "text": text, "pair": pair}
-
-
-def _cards(given: ReportInput) -> list[dict[str, Any]]:
+def _cards(given: ReportInput) -> list[tuple[str, str]]:
+    """Return the page's main figures, each with its label; the accuracies come first."""
     run, best = given.run, _best(given)
     last = run.accuracy[-1] if run.accuracy else None
-    cards: list[dict[str, Any]] = []
+    cards = []
     if last is not None:
         raw = f"; raw {figures.percent(last.raw_accuracy)}" if last.raw_accuracy is not None else ""
         label = f"test accuracy, version {last.version}{raw}"
-        cards.append({"value": figures.percent(last.accuracy), "label": label, "good": True})
-        cards += [{"value": figures.percent(x), "label": name} for name, x in run.exits(last)]
+        cards.append((figures.percent(last.accuracy), label))
+        cards += [(figures.percent(accuracy), name) for name, accuracy in run.exits(last)]
     if best is not None:
-        label = "best worker alone, same budget and steps"
-        cards.append({"value": figures.percent(best), "label": label})
+        cards.append((figures.percent(best), "best worker alone, same budget and steps"))
     newest = run.newest
     if newest is not None:
         planned = f" ({newest.coverage_planned} planned)" if newest.coverage_planned else ""
         label = f"coverage N*{planned}, of at most {newest.coverage_bound:.1f}"
-        cards.append({"value": str(newest.coverage_min), "label": label})
+        cards.append((str(newest.coverage_min), label))
     merged = run.outcomes[Outcome.ACCEPTED]
-    cards.append({"value": f"{merged}", "label": f"updates merged, of {run.plan_count} plans"})
+    cards.append((f"{merged}", f"updates merged, of {run.plan_count} plans"))
     if given.audit is not None and given.audit.plan_count:
         label = "of the prunable cost: the most any device held"
-        cards.append({"value": figures.percent(given.audit.share_max, 0), "label": label})
+        cards.append((figures.percent(given.audit.share_max, 0), label))
     return cards
 
 
-def _audit(audit: Audit | None) -> dict[str, Any] | None:
-    if audit is None:
-        return None
+def audit_text(audit: Audit) -> str:
+    """Say what the check of the budgets found."""
     if audit.findings:
-        text = f"Budgets were broken {len(audit.findings)} times, first: {audit.findings[0]}"
-    else:
-        text = (
-            f"Checked in the log: {audit.plan_count} plans and {audit.dispatch_count} dispatched "
-            f"submodels, none over its device's budget; the largest held {audit.parameters_max:,} "
-            f"of {audit.parameters:,} parameters."
-        )
-    return {"findings": audit.findings, "text": text}
-
-
-DEVICE_FIGURES = {name: f for name, f in figures_of(DeviceRow).items() if f.head}
+        return f"Budgets were broken {len(audit.findings)} times; first: {audit.findings[0]}"
+    return (
+        f"Checked in the log: in {audit.plan_count} plans and {audit.dispatch_count} dispatched "
+        f"submodels no worker ever held more than its budget's units; the most was "
+        f"{figures.percent(audit.share_max, 0)} of the prunable cost, "
+        f"{audit.parameters_max:,} of {audit.parameters:,} parameters."
+    )
 
 
 def _device(given: ReportInput, row: DeviceRow) -> dict[str, Any]:
-    share = (given.shares or {}).get(row.worker_id)
-    others = ", ".join(
-        f"{n} {o.value}" for o, n in sorted(row.outcomes.items()) if o is not Outcome.ACCEPTED and n
-    )
-    cells = {
-        name: figures.written(value_of(row, name, given.run.state), figure.unit)
-        for name, figure in DEVICE_FIGURES.items()
-    }
-    if share is not None:
-        cells["device_class"] += f", {100 * share:.0f} %"
-    cells["busy_share"] += f" of {figures.duration(row.busy_s + row.idle_s)}"
-    cells["others"] = others or "-"
+    """Return a device's cells by the titles of their columns, and whether it broke its budget."""
+    cells = figures.of_device(row, given.run.state)
+    if given.shares and row.worker_id in given.shares:
+        cells["class"] += f", {100 * given.shares[row.worker_id]:.0f} %"
+    cells["busy"] += f" of {figures.duration(row.busy_s + row.idle_s)}"
+    cells["otherwise ended"] = figures.other_ends(row.outcomes) or "-"
     if given.alone:
         cells["alone"] = figures.percent(given.alone.get(row.worker_id))
-    return {"cells": list(cells.values()), "over": row.over_budget}
+    return {"cells": cells, "over": row.over_budget}
 
 
 def _ending(run: RunHistory) -> str:

@@ -4,7 +4,9 @@ Invariants: `render` is a pure function of the history, the time and the width. 
 row.
 """
 
-from rich.console import Group, RenderableType
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -12,11 +14,13 @@ from rich.text import Text
 from cos2p.history.device import DeviceRow
 from cos2p.history.run import RunHistory
 from cos2p.log.messages import Outcome
-from cos2p.model.cost import plain_bytes
 from cos2p_cli import figures
 
 WIDE = 110
 """From this many columns on, each device's row also shows memory, traffic and outcomes."""
+HEADS = ("worker", "class", "state", "units", "behind", "busy", "merged", "loss")
+WIDE_HEADS = ("refused", "budget", "peak", "down", "up")
+TEXTS = ("worker", "class", "state")
 EXCLUDED_MAX = 5
 """The number of excluded devices whose reasons are shown."""
 STATE_STYLES = {
@@ -48,6 +52,9 @@ def render(run: RunHistory, now_s: float, width: int, *, note: str = "") -> Rend
         width: the number of columns.
         note: the last line, for instance what a key does.
     """
+    wide = width >= WIDE
+    heads = (*HEADS, *WIDE_HEADS) if wide else HEADS
+    rows = [_cells(run, device, now_s) for device in run.devices.values()]
     parts: list[RenderableType] = [
         _title(run, width),
         _progress(run, now_s, width),
@@ -55,7 +62,7 @@ def render(run: RunHistory, now_s: float, width: int, *, note: str = "") -> Rend
         *_exits(run),
         _traffic(run),
         Text(""),
-        workers(run, now_s, width),
+        device_table(heads, rows, gap=2, wide=wide),
         *_excluded(run),
     ]
     if run.end_reason and run.end_reason != "target":
@@ -127,28 +134,28 @@ def _traffic(run: RunHistory) -> Text:
         wanted = run.config.liveness.min_workers
         return line.append(f"{len(run.devices)} of {wanted} workers have come", style="yellow")
     line.append(f"merged {ended[Outcome.ACCEPTED]} updates of {run.plan_count} plans")
-    refused = {o: n for o, n in ended.items() if o is not Outcome.ACCEPTED and n}
-    if refused:
-        told = ", ".join(f"{o.value} {n}" for o, n in sorted(refused.items()))
-        line.append(f"  ({told})", style="yellow")
+    if others := figures.other_ends(ended):
+        line.append(f"  ({others})", style="yellow")
     return line
 
 
-def workers(run: RunHistory, now_s: float, width: int) -> Table:
-    """Return a table with a row per device."""
-    wide = width >= WIDE
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("worker", no_wrap=True, overflow="ellipsis", max_width=22 if wide else 14)
-    table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=14 if wide else 10)
-    table.add_column("state", no_wrap=True, min_width=9)
-    for name in ("units", "behind", "busy", "merged", "loss"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if wide:
-        for name in ("refused", "budget", "peak", "down", "up"):
-            table.add_column(name, justify="right", no_wrap=True)
-    for device in run.devices.values():
-        cells = _narrow_cells(run, device, now_s)
-        table.add_row(*(cells + _wide_cells(device) if wide else cells))
+def device_table(
+    heads: Sequence[str], rows: Iterable[Mapping[str, Text]], *, gap: int, wide: bool
+) -> Table:
+    """Return a table of devices with these columns, and `gap` blanks between them.
+
+    `rows` are the devices' cells by title. `wide` says that there is room for long names.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+    widest = {"worker": 22 if wide else 14, "class": 14 if wide else 10}
+    for head in heads:
+        justify: JustifyMethod = "left" if head in TEXTS else "right"
+        least = 9 if head == "state" else None  # so that a new state does not move the columns
+        table.add_column(
+            head, justify=justify, no_wrap=True, min_width=least, max_width=widest.get(head)
+        )
+    for row in rows:
+        table.add_row(*(row[head] for head in heads))
     return table
 
 
@@ -162,29 +169,25 @@ def _excluded(run: RunHistory) -> list[Text]:
     return [Text(line, style="yellow") for line in lines]
 
 
-def _narrow_cells(run: RunHistory, device: DeviceRow, now_s: float) -> list[Text]:
+def _cells(run: RunHistory, device: DeviceRow, now_s: float) -> dict[str, Text]:
     state, behind = run.state_of(device, now_s), run.staleness_of(device)
     plan = run.state.plans.get(device.plan_id or "")
     unit_count = 0 if run.table is None else len(run.table)
-    return [
-        Text(device.worker_id),
-        Text(device.device_class),
-        Text(state, style=STATE_STYLES.get(state, "")),
-        Text("-" if plan is None else f"{plan.units_held}/{unit_count}"),
-        Text("-" if behind is None else str(behind)),
-        Text(figures.percent(device.busy_share, 0)),
-        Text(str(device.merged_count)),
-        Text("-" if device.loss_last is None else f"{device.loss_last:.2f}"),
-    ]
-
-
-def _wide_cells(device: DeviceRow) -> list[Text]:
     refused = device.outcomes.total() - device.merged_count
-    peak = device.peak_measured_bytes
-    return [
-        Text(str(refused), style="yellow" if refused else ""),
-        Text(plain_bytes(device.memory_bytes)),
-        Text(plain_bytes(peak) if peak else "-", style="red" if device.over_budget else ""),
-        Text(plain_bytes(device.bytes_down)),
-        Text(plain_bytes(device.bytes_up)),
-    ]
+    cells = device_cells(device, run)
+    return cells | {
+        "state": Text(state, style=STATE_STYLES.get(state, "")),
+        "units": Text("-" if plan is None else f"{plan.units_held}/{unit_count}"),
+        "behind": Text("-" if behind is None else str(behind)),
+        "loss": cells["last loss"],
+        "refused": Text(str(refused), style="yellow" if refused else ""),
+        "peak": cells["measured"] if device.peak_measured_bytes else Text("-"),
+    }
+
+
+def device_cells(device: DeviceRow, run: RunHistory) -> dict[str, Text]:
+    """Return a device's figures by the titles of their columns."""
+    cells = {head: Text(text) for head, text in figures.of_device(device, run.state).items()}
+    if device.over_budget:
+        cells["measured"].stylize("red")
+    return cells | {"worker": Text(device.worker_id)}

@@ -5,8 +5,11 @@ import csv
 import sys
 from typing import Any, TextIO
 
+from rich.console import Console
+
 from cos2p.clock import Clock, SystemClock
 from cos2p.history.device import DeviceRow
+from cos2p.history.figure import json_of
 from cos2p.history.follow import HistoryReader, open_history
 from cos2p.history.run import RunHistory
 from cos2p.history.version import VersionRow
@@ -14,6 +17,8 @@ from cos2p.log.bus import Bus
 from cos2p.log.messages import Outcome
 from cos2p.settings import BusSettings
 from cos2p_cli import options
+from cos2p_cli.progress import RunProgress
+from cos2p_cli.screen import render
 
 REFRESH_S = 0.5
 ROWS_MAX = 20
@@ -47,10 +52,6 @@ async def _show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry
 
 
 def _print_once(reader: HistoryReader, clock: Clock) -> None:
-    from rich.console import Console
-
-    from cos2p_cli.screen import render
-
     console = Console()
     console.print(render(reader.history, clock.now(), console.width))
     for note in reader.notes:
@@ -59,26 +60,16 @@ def _print_once(reader: HistoryReader, clock: Clock) -> None:
         console.print(f"{unreadable} records could not be read: `cos2p doctor`")
 
 
-async def live(bus: Bus, prefix: str, clock: Clock) -> RunHistory:
+async def live(bus: Bus, prefix: str, clock: Clock) -> None:
     """Show the screen, redrawn as the log grows, until the run has finished."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from cos2p_cli.screen import render
-
-    console = Console()
     reader = HistoryReader(bus, prefix)
     leave = "Ctrl-C leaves this view; the run goes on"
-    with Live(console=console, auto_refresh=False, transient=False) as screen:
+    with RunProgress(Console(), "live", clock, leave, transient=False) as shown:
         while True:
             await reader.poll(wait_s=REFRESH_S)
-            over = reader.history.phase == "finished"
-            note = "\n".join([*reader.notes, *([] if over else [leave])])
-            screen.update(
-                render(reader.history, clock.now(), console.width, note=note), refresh=True
-            )
-            if over:
-                return reader.history
+            shown.seen(reader.history, reader.notes)
+            if reader.history.phase == "finished":
+                return
             await clock.sleep(REFRESH_S / 2)
 
 
@@ -101,7 +92,7 @@ def document(run: RunHistory, now_s: float) -> dict[str, Any]:
         "eta_s": run.eta_s(now_s),
         "epoch": state.epoch,
         "end": {"reason": run.end_reason, "detail": run.end_detail} if run.end_reason else None,
-        "accuracy": [verdict.to_json() for verdict in run.accuracy],
+        "accuracy": [json_of(verdict) for verdict in run.accuracy],
         "coverage": None
         if newest is None
         else {
@@ -114,7 +105,7 @@ def document(run: RunHistory, now_s: float) -> dict[str, Any]:
             "issued": run.plan_count,
             "outcomes": {o.value: run.outcomes[o] for o in Outcome},
             "units_left_out": state.left_out_count,
-            "open": [row.to_json() for row in state.plans.values() if not row.ended],
+            "open": [json_of(row) for row in state.plans.values() if not row.ended],
         },
         "staleness": {str(k): v for k, v in sorted(state.staleness.items())},
         "telemetry": [row.to_json() for row in run.versions[-ROWS_MAX:]],
@@ -126,7 +117,7 @@ def worker(run: RunHistory, device: DeviceRow, now_s: float) -> dict[str, Any]:
     """Return one device as JSON-able values: its row, and what it does now."""
     beat = run.beat_of(device)
     return {
-        **device.to_json(run.state),
+        **json_of(device, run.state.staleness),
         "outcomes": {o.value: device.outcomes[o] for o in Outcome},
         "state": run.state_of(device, now_s),
         "staleness": run.staleness_of(device),
@@ -140,30 +131,23 @@ async def print_table(bus: Bus, prefix: str, out: TextIO, *, follow: bool = Fals
 
     Lists are joined by spaces. Unknown values are empty. Without versions there is no header.
     """
-    table = _Table(out)
-    history = RunHistory(retired=table.write)
+    lines: csv.DictWriter[str] | None = None
+
+    def write(row: VersionRow) -> None:
+        nonlocal lines
+        values = row.to_json()
+        if lines is None:
+            lines = csv.DictWriter(out, list(values), lineterminator="\n")
+            lines.writeheader()
+        lines.writerow(
+            {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in values.items()}
+        )
+
+    history = RunHistory(retired=write)
     # A line is written when its row leaves the history: until then its verdict may still come.
     reader = HistoryReader(bus, prefix, history=history)
     await reader.poll()
     while follow and history.phase != "finished":
         await reader.poll(wait_s=REFRESH_S)
     for row in history.versions:
-        table.write(row)
-
-
-class _Table:
-    """Writes rows as CSV."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._writer: csv.DictWriter[str] | None = None
-
-    def write(self, row: VersionRow) -> None:
-        """Write a line. The header comes before the first line."""
-        values = row.to_json()
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._out, list(values), lineterminator="\n")
-            self._writer.writeheader()
-        self._writer.writerow(
-            {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in values.items()}
-        )
+        write(row)

@@ -7,6 +7,7 @@ the run with that child's error line and exit code.
 """
 
 import asyncio
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -15,9 +16,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from functools import partial
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 from cos2p.clock import Clock
 from cos2p.errors import Cos2pError, ExitCode, StorageError
@@ -35,35 +37,44 @@ class ChildError(Cos2pError):
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
-        known = [c for c in ExitCode if int(c) == code]
-        self.exit_code = known[0] if known else ExitCode.BUG
+        self.exit_code = next((known for known in ExitCode if known == code), ExitCode.BUG)
 
 
-class Process(Protocol):
-    """The calls that the crew needs of a process, spawned or forked."""
+class Process(NamedTuple):
+    """A started process, spawned or forked.
 
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        ...
+    Attributes:
+        pid: the process id.
+        code: returns the exit code; the negative signal if it was killed; None while it runs.
+    """
 
-    def code(self) -> int | None:
-        """Return the exit code; the negative signal if it was killed; None while it runs."""
-        ...
+    pid: int
+    code: Callable[[], int | None]
 
 
 @dataclass
 class Child:
-    """One process of the run."""
+    """One process of the run. It starts when it is made.
+
+    Attributes:
+        make: starts the process, with the file for its output.
+        settled: whether its end has been handled.
+    """
 
     name: str
     kind: RoleKind
     log: Path
-    process: Process
-    again: Callable[[], Process] | None = None
+    make: Callable[[Path], Process]
     restart_count: int = 0
-    settled: bool = False
-    """Whether its end has been handled."""
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, and write its pid to NAME.pid next to NAME.log to identify it."""
+        self.process = self.make(self.log)
+        self.settled = False
+        self.log.with_suffix(".pid").write_text(f"{self.process.pid}\n")
 
     @property
     def running(self) -> bool:
@@ -73,55 +84,14 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal unless the process has ended."""
         if self.running:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
-            except ProcessLookupError:
-                return
-
-
-class _Spawned:
-    def __init__(self, arguments: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
-        with log.open("ab") as out:
-            self._popen = subprocess.Popen(
-                arguments,
-                stdin=subprocess.PIPE,  # never written; closing it stops the child (`leash`)
-                stdout=out,
-                stderr=out,
-                env=dict(env),
-                process_group=0,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
-    def code(self) -> int | None:
-        code = self._popen.poll()
-        if code is not None and self._popen.stdin is not None:
-            self._popen.stdin.close()
-        return code
-
-
-class _Forked:
-    def __init__(self, process: ForkServerProcess) -> None:
-        self._process = process
-        process.start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid or 0
-
-    def code(self) -> int | None:
-        return self._process.exitcode
 
 
 class Crew:
-    """The children of one command.
+    """The children of one command. Their output goes to the folder `logs`.
 
-    Args:
-        logs: the folder for the children's output; it is created if missing.
-        clock: the clock of deadlines.
-        preload: the modules that forked children share, imported once (torch among them).
+    Forked children share the modules of `preload`, which are imported once (torch among them).
     """
 
     def __init__(self, logs: Path, clock: Clock, preload: Sequence[str] = ()) -> None:
@@ -139,41 +109,30 @@ class Crew:
 
     def start_service(self, name: str, module: str, env: Mapping[str, str]) -> Child:
         """Start `python -m MODULE`. If it is killed, it is restarted."""
-        log = self._logs / f"{name}.log"
         arguments = [sys.executable, "-m", "cos2p.service.leash", module]
-        full_env = {**os.environ, **env}
-
-        def make() -> Process:
-            return _Spawned(arguments, log, full_env)
-
-        return self._add(Child(name, "service", log, make(), make))
+        return self._add(name, "service", partial(_spawn, arguments, {**os.environ, **env}))
 
     def fork(
-        self,
-        name: str,
-        kind: RoleKind,
-        target: Callable[..., object],
-        *arguments: Any,
-        again: bool = False,
+        self, name: str, kind: RoleKind, target: Callable[..., object], *arguments: Any
     ) -> Child:
-        """Run `target(*arguments)` in a process forked from the one that has torch."""
-        log = self._logs / f"{name}.log"
+        """Run `target(*arguments)` in a process forked from the one that has torch.
 
-        def make() -> Process:
+        If a service is killed, it is restarted.
+        """
+
+        def make(log: Path) -> Process:
             # The class is the context's own; the type stubs only declare a base class.
             process = self._forks.Process(target=_run, args=(target, arguments, str(log)))
-            return _Forked(process)
+            process.start()
+            assert process.pid is not None
+            return Process(process.pid, lambda: process.exitcode)
 
-        return self._add(Child(name, kind, log, make(), make if again else None))
+        return self._add(name, kind, make)
 
-    def _add(self, child: Child) -> Child:
+    def _add(self, name: str, kind: RoleKind, make: Callable[[Path], Process]) -> Child:
+        child = Child(name, kind, self._logs / f"{name}.log", make)
         self.children.append(child)
-        self._note_pid(child)
         return child
-
-    def _note_pid(self, child: Child) -> None:
-        """Write the pid to NAME.pid next to NAME.log, so that each process can be identified."""
-        child.log.with_suffix(".pid").write_text(f"{child.process.pid}\n")
 
     def check(self) -> None:
         """Handle the ends of children: restart, note or raise. Call it often.
@@ -187,16 +146,15 @@ class Crew:
                 continue
             child.settled = True
             if code > 0:
-                raise ChildError(last_words(child, code), code)
+                raise _error_of(child, code)
             if code < 0:
                 self._killed(child, -code)
 
     def _killed(self, child: Child, number: int) -> None:
         name = signal.Signals(number).name
-        if child.again is not None and child.restart_count < RESTARTS_MAX:
+        if child.kind == "service" and child.restart_count < RESTARTS_MAX:
             child.restart_count += 1
-            child.process, child.settled = child.again(), False
-            self._note_pid(child)
+            child.start()
             self.notes.append(f"{child.name} was killed ({name}) and started again")
         elif child.kind == "worker":
             self.notes.append(f"{child.name} was killed ({name}); the run goes on without it")
@@ -243,19 +201,46 @@ class Crew:
         await asyncio.shield(self.stop())
 
 
-def last_words(child: Child, code: int) -> str:
-    """Return the error line of a child, or where to find its output."""
-    try:
-        lines = child.log.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
+def error_line(log: str) -> str:
+    """Return the line in which a process reports why it ended; empty if there is none."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
     # The services' log lines are JSON; the final error is a plain line.
-    spoken = [x for x in lines if x.strip() and not x.lstrip().startswith("{")]
-    if code == ExitCode.BUG or not spoken:
-        last = f": {spoken[-1].strip()}" if spoken else ""
-        return f"{child.name} failed (exit code {code}){last}; its output is in {child.log}"
-    words = spoken[-1].split(": ", 1)[-1].strip()
-    return words if child.kind == "job" else f"{child.name}: {words}"
+    return next((line for line in reversed(lines) if not line.startswith("{")), "")
+
+
+def _error_of(child: Child, code: int) -> ChildError:
+    """Return a child's own error, or where to find its output."""
+    try:
+        line = error_line(child.log.read_text(errors="replace"))
+    except OSError:
+        line = ""
+    if code == ExitCode.BUG or not line:
+        cause = f": {line}" if line else ""
+        text = f"{child.name} failed (exit code {code}){cause}; its output is in {child.log}"
+    else:
+        own = line.split(": ", 1)[-1].strip()
+        text = own if child.kind == "job" else f"{child.name}: {own}"
+    return ChildError(text, code)
+
+
+def _spawn(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
+    with log.open("ab") as out:
+        popen = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,  # never written; closing it stops the child (`leash`)
+            stdout=out,
+            stderr=out,
+            env=dict(env),
+            process_group=0,
+        )
+
+    def code() -> int | None:
+        found = popen.poll()
+        if found is not None and popen.stdin is not None:
+            popen.stdin.close()
+        return found
+
+    return Process(popen.pid, code)
 
 
 def _run(target: Callable[..., object], arguments: tuple[Any, ...], log: str) -> None:

@@ -4,9 +4,11 @@ Invariants: listing reads and never writes. Bytes are those of records in the sm
 those of the blobs that these records refer to. No blob is read to count them.
 """
 
-import asyncio
 import contextlib
 from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
 
 from cos2p.errors import TopicMismatchError, TopicMissingError
 from cos2p.history.follow import open_history
@@ -16,7 +18,7 @@ from cos2p.log.topics import CATALOGUE, specs
 from cos2p.model.cost import plain_bytes
 from cos2p.run_config import RunConfig
 from cos2p.settings import BusSettings
-from cos2p_cli import figures, options
+from cos2p_cli import options
 
 
 @dataclass
@@ -24,10 +26,8 @@ class TopicRow:
     """One topic in its wanted and its actual state.
 
     Attributes:
-        name: the topic's name on the bus.
         needed: the number of partitions that the run needs.
         actual: the number of partitions that exist; 0 where the topic is missing.
-        record_count: the number of records kept.
         first_offset: the highest first offset of a partition. Above 0, retention has removed
             records.
         byte_count: the number of bytes, where the log shows it.
@@ -47,15 +47,22 @@ class TopicRow:
             return "missing"
         return "ok" if self.actual == self.needed else "wrong partitions"
 
+    @property
+    def fault(self) -> tuple[str, str]:
+        """What is wrong with a topic that is not ok, and what to do."""
+        if not self.actual:
+            return f"{self.name} is missing", "create it with `cos2p topics create`"
+        return (
+            f"{self.name} has {self.actual} partitions, the run needs {self.needed}",
+            "choose another --prefix, because the partitions of a run never change",
+        )
+
 
 async def rows(bus: Bus, prefix: str, partitions: int | None = None) -> list[TopicRow]:
     """Return all topics of a run.
 
-    Args:
-        bus: the bus with the topics.
-        prefix: the prefix of the topics' names.
-        partitions: the wanted partitions of the blob topics; None takes the run's own setting, or
-            the default.
+    `partitions` is the wanted number of the blob topics. None takes the run's own setting, or the
+    default.
 
     Raises:
         BusUnreachableError: there is no connection.
@@ -79,60 +86,43 @@ async def rows(bus: Bus, prefix: str, partitions: int | None = None) -> list[Top
     return found
 
 
-def list_topics(settings: BusSettings, *, as_json: bool) -> None:
+@options.blocking
+async def list_topics(settings: BusSettings, *, as_json: bool) -> None:
     """Print the topics, then raise if one is not in order.
 
     Raises:
         TopicMissingError: a topic is missing.
         TopicMismatchError: a topic has another number of partitions.
     """
-    asyncio.run(_list(settings, as_json=as_json))
-
-
-async def _list(settings: BusSettings, *, as_json: bool) -> None:
     async with options.opened(settings) as bus:
         found = await rows(bus, settings.prefix)
-    if as_json:
-        options.print_json({"topics": [{**asdict(r), "state": r.state} for r in found]})
-        return
-    _print(found)
+    _print(found, as_json=as_json)
     bad = [r for r in found if r.state != "ok"]
-    if any(r.state == "missing" for r in bad):
-        raise TopicMissingError(
-            f"{figures.count(len(bad), 'topic')} missing, first {bad[0].name}: "
-            "make them with `cos2p topics create`"
-        )
-    if bad:
-        raise TopicMismatchError(
-            f"{bad[0].name} has {bad[0].actual} partitions, the run needs {bad[0].needed}: "
-            "take another --prefix"
-        )
+    if bad and not as_json:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        missing = any(r.state == "missing" for r in bad)
+        text, advice = bad[0].fault
+        raise (TopicMissingError if missing else TopicMismatchError)(f"{text}{more}: {advice}")
 
 
-def create_topics(settings: BusSettings, *, partitions: int | None, as_json: bool) -> None:
+@options.blocking
+async def create_topics(settings: BusSettings, *, partitions: int | None, as_json: bool) -> None:
     """Create the missing topics, then print all topics.
 
     Raises:
         TopicMismatchError: a topic exists with another number of partitions.
     """
-    asyncio.run(_create(settings, partitions=partitions, as_json=as_json))
-
-
-async def _create(settings: BusSettings, *, partitions: int | None, as_json: bool) -> None:
     async with options.opened(settings, must_exist=False) as bus:
         wanted = partitions or RunConfig().partitions
         await bus.create_topics(specs(settings.prefix, wanted))
         found = await rows(bus, settings.prefix, wanted)
+    _print(found, as_json=as_json)
+
+
+def _print(found: list[TopicRow], *, as_json: bool) -> None:
     if as_json:
         options.print_json({"topics": [{**asdict(r), "state": r.state} for r in found]})
-    else:
-        _print(found)
-
-
-def _print(found: list[TopicRow]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("topic", no_wrap=True)
     for name in ("partitions", "needed", "records", "bytes"):

@@ -10,7 +10,7 @@ import typer
 from cos2p_cli.options import BusOption, JsonOption, PrefixOption, settings_of
 
 app = typer.Typer(
-    help="What a run's topics should be and are.",
+    help="List and create a run's topics, and print their rights.",
     no_args_is_help=True,
     epilog="Example: cos2p topics list --bus kafka://localhost:9092",
 )
@@ -18,7 +18,7 @@ app = typer.Typer(
 
 @app.command("list", epilog="Example: cos2p topics list --bus runs/demo")
 def list_(bus: BusOption = None, prefix: PrefixOption = None, as_json: JsonOption = False) -> None:
-    """Partitions, records and bytes of each topic; fails where one is missing or wrong."""
+    """List partitions, records and bytes of each topic; fail if one is missing or wrong."""
     from cos2p_cli.topics import list_topics
 
     list_topics(settings_of(bus, prefix), as_json=as_json)
@@ -34,7 +34,7 @@ def create(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the topics that are missing."""
+    """Create the topics that are missing."""
     from cos2p_cli.topics import create_topics
 
     create_topics(settings_of(bus, prefix), partitions=partitions, as_json=as_json)
@@ -51,7 +51,7 @@ def acls(
         typer.Option(
             "--user",
             metavar="ROLE=USER",
-            help="A user of a role; more than one for a role is fine (default: the role's name).",
+            help="A user of a role; may be repeated (default: the role's name).",
         ),
     ] = None,
     strimzi: Annotated[
@@ -64,17 +64,19 @@ def acls(
         str, typer.Option(metavar="HOW", help="With --strimzi: scram-sha-512 or tls.")
     ] = "scram-sha-512",
     partitions: Annotated[
-        int, typer.Option(min=1, max=1024, metavar="P", help="With --strimzi: of the blob topics.")
+        int,
+        typer.Option(min=1, max=1024, metavar="P", help="With --strimzi: of blob topics."),
     ] = 4,
     replicas: Annotated[
-        int, typer.Option(min=1, max=9, metavar="N", help="With --strimzi: of every topic.")
+        int,
+        typer.Option(min=1, max=9, metavar="N", help="With --strimzi: of each topic."),
     ] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """The rights that each role needs on a secured Kafka: lines for kafka-acls.sh.
+    """Print the rights that each role needs on a secured Kafka, as lines for kafka-acls.sh.
 
     The lines take the address from $BOOTSTRAP and an administrator's client settings from the file
-    $ADMIN_CONFIG. Nothing is connected to, nothing is changed.
+    $ADMIN_CONFIG. The command connects to nothing and changes nothing.
     """
     from cos2p_cli.acls import AclOptions, show
 

@@ -18,11 +18,11 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`."""
-        ...
+        """Wait for `seconds` on the event loop."""
+        await asyncio.sleep(seconds)
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The clock of real time."""
 
     def __init__(self) -> None:
@@ -32,18 +32,10 @@ class SystemClock:
         """Seconds since the epoch; later changes of the wall clock have no effect."""
         return self._base_s + time.monotonic()
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep on the event loop."""
-        await asyncio.sleep(seconds)
 
-
-class LoopClock:
+class LoopClock(Clock):
     """The running event loop's time, which is virtual under the simulator's loop."""
 
     def now(self) -> float:
         """Seconds on the loop's clock."""
         return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep on the event loop."""
-        await asyncio.sleep(seconds)

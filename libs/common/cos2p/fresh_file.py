@@ -19,7 +19,7 @@ class FreshFile(Generic[T]):
     """A callable that returns the file's current value.
 
     Args:
-        file: path of the file.
+        file: the file that holds it.
         read: makes the value from the file; raises SettingsError if the file is wrong.
         warn: receives the reason why a changed file is ignored.
 

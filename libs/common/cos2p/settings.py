@@ -125,11 +125,7 @@ class WorkerSettings(ServiceSettings):
 
 S = TypeVar("S", bound=BusSettings)
 
-ALL_SETTINGS: tuple[type[BusSettings], ...] = (
-    PlannerSettings,
-    AggregatorSettings,
-    WorkerSettings,
-)
+ALL_SETTINGS: tuple[type[BusSettings], ...] = (PlannerSettings, AggregatorSettings, WorkerSettings)
 OTHER_VARIABLES = frozenset(
     {"COS2P_TEST_KAFKA", "COS2P_TEST_IMAGE_TAG", "COS2P_TEST_KAFKA_IMAGE", "COS2P_TEST_KUBERNETES"}
 )
@@ -138,11 +134,11 @@ OTHER_VARIABLES = frozenset(
 
 def known_variables() -> dict[str, str]:
     """Each COS2P_ variable and its description."""
-    found: dict[str, str] = {}
-    for kind in ALL_SETTINGS:
-        for name, field in kind.model_fields.items():
-            found[PREFIX + name.upper()] = field.description or ""
-    return found
+    return {
+        PREFIX + name.upper(): field.description or ""
+        for kind in ALL_SETTINGS
+        for name, field in kind.model_fields.items()
+    }
 
 
 def check_environment(environ: Mapping[str, str]) -> None:
@@ -162,9 +158,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
 def load_settings(kind: type[S], **given: object) -> S:
     """Read a role's settings: arguments first, then the environment, then defaults.
 
-    Args:
-        kind: class of the settings.
-        given: arguments by field name; None leaves the field to the environment.
+    An argument of None leaves the field to the environment.
 
     Raises:
         SettingsError: a variable is unknown, or a value is not allowed.

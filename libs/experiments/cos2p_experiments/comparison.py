@@ -5,19 +5,24 @@ accuracies are of versions that were published by the horizon.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from cos2p.log.values import Outcome
 from cos2p.model.cost import plain_bytes
 from cos2p_experiments import measures, roles, statistics, wording
 from cos2p_experiments.result import CellResult
 from cos2p_experiments.statistics import Censored, Spread
 from cos2p_experiments.study import HORIZONS, Study
 from cos2p_experiments.table import Column, Table
-from cos2p_experiments.wording import Contrast
+from cos2p_experiments.wording import number, points, size, whole
 
 Measure = Callable[[CellResult], float | None]
-Measured = tuple[Column, Measure]
+Measured = tuple[str, str, Callable[[Spread], str], Measure]
+"""A column: its name and heading, how it is written, and its measure of a cell."""
 SPREAD = ("mean", "sd", "count")
 CONTRAST = ("mean", "half_width", "p", "p_corrected", "count")
+REFUSED = (Outcome.STALE, Outcome.INVALID, Outcome.DUPLICATE)
+DROPPED = (Outcome.EXPIRED, Outcome.CANCELLED)
 POLICY = Column("policy", "policy")
 SEEDS = Column("seeds", "seeds")
 
@@ -28,21 +33,23 @@ def accuracy_table(study: Study, setting: str) -> Table:
     late = moments[-1]
     measured: list[Measured] = [
         *(
-            (_points(f"accuracy_{name}", f"{name} ({t:.0f} s)"), _accuracy_at(t))
+            (f"accuracy_{name}", f"{name} ({t:.0f} s)", points, _accuracy_at(t))
             for name, t in zip(HORIZONS, moments, strict=True)
         ),
-        (_points("raw_late", "late, raw"), _accuracy_at(late, form="raw")),
-        (_points("plain_late", "late, unscaled"), _accuracy_at(late, form="plain")),
-        (_points("scaled_late", "late, scaled"), _accuracy_at(late, form="scaled")),
-        (_points("exits_late", "late, mean of exits"), _accuracy_at(late, form="exits")),
+        ("raw_late", "late, raw", points, _accuracy_at(late, form="raw")),
+        ("plain_late", "late, unscaled", points, _accuracy_at(late, form="plain")),
+        ("scaled_late", "late, scaled", points, _accuracy_at(late, form="scaled")),
+        ("exits_late", "late, mean of exits", points, _accuracy_at(late, form="mean")),
         (
-            _points("mean_accuracy", "mean over time"),
-            lambda c: measures.mean_accuracy(c, late),
+            "mean_accuracy",
+            "mean over time",
+            points,
+            lambda c: statistics.mean_height(*measures.curve(c), late),
         ),
     ]
     note = (
-        f"Accuracy in % on the {_data(study, setting)} data, mean ± sd over seeds, at equal "
-        "virtual time. Published model (moving average of versions; the raw version where a "
+        f"Accuracy in % on the {roles.evaluated_on(study, setting)} data, mean ± sd over seeds, at "
+        "equal virtual time. Published model (moving average of versions; the raw version where a "
         "policy has no average) unless it says raw, its units scaled or not as the policy has "
         "it (evaluation.scaling) unless it says which; the final head's answer, but the mean of "
         "all exits' for policies that predict so (evaluation.answer: depthfl, scalefl), in the "
@@ -54,42 +61,37 @@ def accuracy_table(study: Study, setting: str) -> Table:
 def bytes_table(study: Study, setting: str) -> Table:
     """Return the accuracies at equal bytes: those that our policy had moved at the horizons."""
     present = study.present(setting)
-    payer = study.ours if study.ours in present else present[0]
+    payer = study.suite.ours if study.suite.ours in present else present[0]
     marks = {
         name: min(found.values())
         for name, t in zip(HORIZONS, study.horizons_of(setting), strict=True)
-        if (found := roles.values(study, setting, payer, _moved_by(t)))
+        if (found := roles.values(study, setting, payer, partial(measures.spent_at, virtual_s=t)))
     }
     measured: list[Measured] = [
         *(
             (
-                _points(f"accuracy_{name}", f"{name} ({plain_bytes(b)})"),
+                f"accuracy_{name}",
+                f"{name} ({plain_bytes(b)})",
+                points,
                 _accuracy_at(b, "bytes"),
             )
             for name, b in marks.items()
         ),
-        (_column("bytes_moved", "moved in all", wording.size), _moved),
+        ("bytes_moved", "moved in all", size, _moved),
     ]
     note = (
         "Accuracy in % at equal bytes, up and down over all devices: the least that a run of "
         f"{payer} had moved at each horizon. A dash: no run of the policy moved so much."
     )
-    return _measured(
-        study, setting, (f"bytes-{setting}", "Accuracy at equal bytes", note), measured
-    )
+    words = (f"bytes-{setting}", "Accuracy at equal bytes", note)
+    return _measured(study, setting, words, measured)
 
 
 def difference_table(study: Study, setting: str, opponent: str) -> Table:
     """Return paired differences to one policy at the horizons, and the time to its accuracy."""
     moments = study.horizons_of(setting)
     others = [p for p in study.present(setting) if p != opponent]
-    found = contrasts(
-        [
-            (roles.accuracies(study, setting, p, t), roles.accuracies(study, setting, opponent, t))
-            for p in others
-            for t in moments
-        ]
-    )
+    found = statistics.corrected([d for p in others for d in paired(study, setting, p, opponent)])
     rows = [
         (
             policy,
@@ -104,16 +106,11 @@ def difference_table(study: Study, setting: str, opponent: str) -> Table:
             Column(name, f"{name} ({t:.0f} s)", wording.contrast, CONTRAST)
             for name, t in zip(HORIZONS, moments, strict=True)
         ),
-        Column(
-            "time_ratio",
-            "time to its accuracy",
-            wording.ratio,
-            ("median", "reached", "count"),
-        ),
+        Column("time_ratio", "time to its accuracy", wording.ratio, ("median", "reached", "count")),
     )
     notes = (
         f"Policy minus {opponent}, points of accuracy, paired by seed: mean ± half of the 95 % t "
-        f"interval (p by Holm over the {sum(c is not None and c.p is not None for c in found)} "
+        f"interval (p by Holm over the {sum(d is not None and d.p is not None for d in found)} "
         "comparisons of this table that have one; bold under 0.05). Time: median over seeds of "
         f"the virtual time to {opponent}'s late accuracy, as a ratio to its own; in brackets how "
         "many runs got there by the late horizon, where not all did (the others count as slower "
@@ -128,25 +125,34 @@ def cost_table(study: Study, setting: str) -> Table:
     limited = roles.limited(study, setting)
     bound = roles.coverage_bound(study, setting)
     measured: list[Measured] = [
-        (_column("coverage_min", f"N* least (of {bound})", wording.number), _least_coverage),
-        (_column("coverage_mean", "N* mean", wording.number), _mean_coverage),
-        (_points("coverage_share", "of its bound %"), measures.coverage_share),
-        (_points("busy_share", "busy %"), lambda c: c.busy_share),
-        (_column("device_count", "devices", wording.whole), measures.device_count),
         (
-            _points("memory_share", "peak memory %"),
-            lambda c: measures.memory_share(c, limited),
+            "coverage_min",
+            f"N* least (of {bound})",
+            number,
+            lambda c: min(measures.coverage(c), default=None),
         ),
+        ("coverage_mean", "N* mean", number, lambda c: statistics.mean(measures.coverage(c))),
+        ("coverage_share", "of its bound %", points, measures.coverage_share),
+        ("busy_share", "busy %", points, lambda c: c.busy_share),
         (
-            _column("memory_peak", "peak memory", wording.size),
-            lambda c: measures.memory_peak(c, limited),
+            "device_count",
+            "devices",
+            whole,
+            lambda c: sum(d.peak_measured_bytes > 0 for d in c.devices),
         ),
-        (_column("bytes_up", "up", wording.size), measures.bytes_up),
-        (_column("bytes_down", "down", wording.size), measures.bytes_down),
-        (_column("versions", "versions", wording.whole), lambda c: c.versions),
-        (_column("merged", "merged", wording.whole), _ended("accepted")),
-        (_column("refused", "refused", wording.whole), _ended("stale", "invalid", "duplicate")),
-        (_column("dropped", "dropped", wording.whole), _ended("expired", "cancelled")),
+        ("memory_share", "peak memory %", points, lambda c: measures.memory_share(c, limited)),
+        (
+            "memory_peak",
+            "peak memory",
+            size,
+            lambda c: statistics.mean(list(measures.peaks(c, limited).values())),
+        ),
+        ("bytes_up", "up", size, lambda c: sum(d.bytes_up for d in c.devices)),
+        ("bytes_down", "down", size, lambda c: sum(d.bytes_down for d in c.devices)),
+        ("versions", "versions", whole, lambda c: c.versions),
+        ("merged", "merged", whole, _ended(Outcome.ACCEPTED)),
+        ("refused", "refused", whole, _ended(*REFUSED)),
+        ("dropped", "dropped", whole, _ended(*DROPPED)),
     ]
     note = (
         f"N*: least merged updates of any prunable unit in a full window of versions; floor(sum "
@@ -160,13 +166,14 @@ def cost_table(study: Study, setting: str) -> Table:
     return _measured(study, setting, (f"cost-{setting}", "Cost and coverage", note), measured)
 
 
-def contrasts(
-    pairs: Sequence[tuple[dict[int, float], dict[int, float]]],
-) -> list[Contrast | None]:
-    """Return one family's paired differences, corrected; None where no seed is on both sides."""
-    differences = [statistics.paired(ours, theirs) for ours, theirs in pairs]
-    corrected = statistics.holm([d.p if d else None for d in differences])
-    return [Contrast.of(d, p) if d else None for d, p in zip(differences, corrected, strict=True)]
+def paired(
+    study: Study, setting: str, policy: str, other: str
+) -> list[statistics.PairedDifference | None]:
+    """Return the paired differences at the three horizons; None where no seed is on both sides."""
+    return [
+        statistics.paired(*(roles.accuracies(study, setting, p, t) for p in (policy, other)))
+        for t in study.horizons_of(setting)
+    ]
 
 
 def time_ratio(study: Study, setting: str, policy: str, other: str) -> Censored | None:
@@ -186,32 +193,30 @@ def time_ratio(study: Study, setting: str, policy: str, other: str) -> Censored 
 def seed_count(study: Study, setting: str, policy: str) -> str:
     """Write the number of seeds: ``5``, or ``4 of 5`` where cells are missing."""
     there = len(study.of(setting, policy))
-    return str(there) if there == len(study.seeds) else f"{there} of {len(study.seeds)}"
+    return str(there) if there == len(study.suite.seeds) else f"{there} of {len(study.suite.seeds)}"
 
 
 def _measured(
     study: Study, setting: str, words: tuple[str, str, str], measured: Sequence[Measured]
 ) -> Table:
-    """Return a row of spreads for every policy, without columns that have no value at all."""
-    rows = [
+    """Return a row of spreads for every policy, without columns that have no value at all.
+
+    `words` are the table's name, title and note.
+    """
+    present = study.present(setting)
+    spreads = [
         [
             statistics.spread(list(roles.values(study, setting, policy, measure).values()))
-            for _, measure in measured
+            for policy in present
         ]
-        for policy in study.present(setting)
+        for *_, measure in measured
     ]
-    kept = [i for i in range(len(measured)) if any(row[i] is not None for row in rows)]
+    kept = [i for i, column in enumerate(spreads) if any(s is not None for s in column)]
+    columns = [Column(*measured[i][:3], SPREAD) for i in kept]
+    seeds = [seed_count(study, setting, policy) for policy in present]
+    rows = zip(present, seeds, *(spreads[i] for i in kept), strict=True)
     name, title, note = words
-    return Table(
-        name,
-        title,
-        (POLICY, SEEDS, *(measured[i][0] for i in kept)),
-        tuple(
-            (policy, seed_count(study, setting, policy), *(row[i] for i in kept))
-            for policy, row in zip(study.present(setting), rows, strict=True)
-        ),
-        (note,),
-    )
+    return Table(name, title, (POLICY, SEEDS, *columns), tuple(rows), (note,))
 
 
 def _accuracy_at(
@@ -225,35 +230,13 @@ def _accuracy_at(
     return measure
 
 
-def _moved_by(at_s: float) -> Measure:
-    return lambda cell: measures.spent_at(cell, at_s)
+def _ended(*outcomes: Outcome) -> Measure:
+    return lambda cell: sum(d.outcomes[o] for d in cell.devices for o in outcomes)
 
 
-def _ended(*names: str) -> Measure:
-    return lambda cell: measures.outcome_count(cell, *names)
-
-
-def _column(name: str, head: str, show: Callable[[Spread], str]) -> Column:
-    return Column(name, head, show, SPREAD)
-
-
-def _points(name: str, head: str) -> Column:
-    return _column(name, head, wording.points)
-
-
-def _least_coverage(cell: CellResult) -> float | None:
-    return min(measures.coverage(cell), default=None)
-
-
-def _mean_coverage(cell: CellResult) -> float | None:
-    found = statistics.spread(measures.coverage(cell))
-    return None if found is None else found.mean
+def _mean_until(end_s: float) -> Measure:
+    return lambda cell: statistics.mean_height(*measures.curve(cell), end_s)
 
 
 def _moved(cell: CellResult) -> float:
     return measures.spent(cell.curve[-1], "bytes") if cell.curve else 0.0
-
-
-def _data(study: Study, setting: str) -> str:
-    kinds = {c.identity.evaluated_on for c in study.cells if c.identity.setting == setting}
-    return " and ".join(sorted(kinds))

@@ -15,12 +15,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from cos2p.errors import SettingsError
 from cos2p.model.cost import CostModel
-from cos2p.model.units import UnitTable
 
 ETHERNET, WIFI = 1.0, 0.5
 """Speeds of links relative to 100 Mbit/s."""
@@ -28,28 +29,23 @@ ETHERNET, WIFI = 1.0, 0.5
 
 @dataclass(frozen=True)
 class Board:
-    """A class of devices.
+    """A class of devices, with the memory that training may use.
 
-    Attributes:
-        name: the name of the class.
-        usable_gb: the memory that training may use, in GB.
-        speed: the training speed relative to AGX Orin.
-        source: where the figures come from.
+    Its speed is relative to AGX Orin.
     """
 
     name: str
     usable_gb: float
     speed: float
-    source: str
 
 
-NANO = Board("nano", 2.2, 0.04, "4 GB, 128 Maxwell cores at 0.921 GHz: 0.24 TFLOPS")
-TX2 = Board("tx2", 5.5, 0.13, "8 GB, 256 Pascal cores at 1.30 GHz: 0.67 TFLOPS")
-XAVIER_NX = Board("xavier-nx", 5.5, 0.16, "8 GB, 384 Volta cores at 1.1 GHz: 0.84 TFLOPS")
-AGX_XAVIER = Board("agx-xavier", 28.0, 0.27, "32 GB, 512 Volta cores at 1.38 GHz: 1.41 TFLOPS")
-ORIN_NANO = Board("orin-nano", 5.5, 0.24, "8 GB, 1024 Ampere cores at 0.625 GHz: 1.28 TFLOPS")
-ORIN_NX = Board("orin-nx", 13.0, 0.35, "16 GB, 1024 Ampere cores at 0.918 GHz: 1.88 TFLOPS")
-AGX_ORIN = Board("agx-orin", 60.0, 1.0, "64 GB, 2048 Ampere cores at 1.3 GHz: 5.3 TFLOPS")
+NANO = Board("nano", 2.2, 0.04)  # 4 GB, 128 Maxwell cores at 0.921 GHz: 0.24 TFLOPS
+TX2 = Board("tx2", 5.5, 0.13)  # 8 GB, 256 Pascal cores at 1.30 GHz: 0.67 TFLOPS
+XAVIER_NX = Board("xavier-nx", 5.5, 0.16)  # 8 GB, 384 Volta cores at 1.1 GHz: 0.84 TFLOPS
+AGX_XAVIER = Board("agx-xavier", 28.0, 0.27)  # 32 GB, 512 Volta cores at 1.38 GHz: 1.41 TFLOPS
+ORIN_NANO = Board("orin-nano", 5.5, 0.24)  # 8 GB, 1024 Ampere cores at 0.625 GHz: 1.28 TFLOPS
+ORIN_NX = Board("orin-nx", 13.0, 0.35)  # 16 GB, 1024 Ampere cores at 0.918 GHz: 1.88 TFLOPS
+AGX_ORIN = Board("agx-orin", 60.0, 1.0)  # 64 GB, 2048 Ampere cores at 1.3 GHz: 5.3 TFLOPS
 
 SIXTEEN: tuple[Board, ...] = (
     *(NANO,) * 4,
@@ -67,7 +63,6 @@ class FleetPlan:
     """A fleet, before it is scaled to a model.
 
     Attributes:
-        name: the fleet's name in a suite file.
         boards: the class of each device.
         need_gb: the memory that training the whole model is assumed to need. A device's budget
             fraction r is usable_gb / need_gb, at most `cap`.
@@ -104,8 +99,9 @@ class Scale:
             steps therefore keeps the shares.
     """
 
-    step_s: float = 0.1
-    transfer_steps: float = 10.0
+    step_s: Annotated[float, Field(gt=0)] = 0.1
+    transfer_steps: Annotated[float, Field(gt=0)] = 10.0
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -113,13 +109,10 @@ class Member:
     """One device of a scaled fleet.
 
     Attributes:
-        worker_id: the id of the device's worker.
         index: the device's number in the fleet. It seeds the jitter.
         shard: the number of the data shard that the device holds.
-        board: the device's class.
         budget: r, the fraction of the prunable cost that the device may hold.
         memory_bytes: the peak bytes that training may use.
-        flops_per_s: the training speed.
         bytes_per_s: the speed of the link, in each direction.
     """
 
@@ -143,7 +136,7 @@ def fleet_named(name: str) -> FleetPlan:
         return FLEETS[name]
     match = EVEN.fullmatch(name)
     if match is not None and int(match[1]) > 0 and 0 < float(match[2]) <= 1:
-        device = Board("even", float(match[2]), 1.0, "made up: as fast as AGX Orin")
+        device = Board("even", float(match[2]), speed=1.0)
         return FleetPlan(name, (device,) * int(match[1]), need_gb=1.0)
     raise SettingsError(
         f"no fleet is named {name!r}: take one of {', '.join(sorted(FLEETS))}, or even-N-R for N "
@@ -154,17 +147,14 @@ def fleet_named(name: str) -> FleetPlan:
 def members(
     plan: FleetPlan, cost: CostModel, scale: Scale, *, seed: int, margin: float
 ) -> tuple[Member, ...]:
-    """Return the fleet's devices, scaled to a model.
+    """Return the fleet's devices, scaled to a model. The seed deals the shards to them.
 
-    Args:
-        plan: the fleet.
-        cost: the cost model under the task's settings, so that every policy has the same devices.
-        scale: the scale to virtual seconds.
-        seed: the seed that deals the shards to the devices.
-        margin: the share of a device's memory that the planner leaves unplanned. A device gets it
-            on top of r.
+    The cost model is that of the task's settings, so that every policy has the same devices.
+    `margin` is the share of a device's memory that the planner leaves unplanned. A device gets it
+    on top of r.
     """
-    whole = cost.batch_size * cost.training_flops(range(len(cost.table)))
+    whole = cost.batch_size * cost.whole_flops
+    model_bytes = cost.weight_bytes(range(len(cost.table)))
     shards = np.random.default_rng([seed, 7]).permutation(len(plan.boards))
     found = []
     for index, board in enumerate(plan.boards):
@@ -180,12 +170,7 @@ def members(
                 # Rounded up, so that the share under the margin still holds the fraction r.
                 memory_bytes=-int(-cost.memory_for_fraction(budget) // (1 - margin)),
                 flops_per_s=board.speed * whole / scale.step_s,
-                bytes_per_s=link * model_bytes(cost.table) / (scale.transfer_steps * scale.step_s),
+                bytes_per_s=link * model_bytes / (scale.transfer_steps * scale.step_s),
             )
         )
     return tuple(found)
-
-
-def model_bytes(table: UnitTable) -> int:
-    """Return the bytes of the whole model on the wire, as float32."""
-    return 4 * table.parameter_count

@@ -4,15 +4,12 @@ Invariants: the only input is messages and their times. A device counts as busy 
 dispatch to its report. Without a report, the device's next plan or the run's end voids the plan.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from cos2p.history.curve import Judgement
-from cos2p.history.device import DeviceRow
+from cos2p.history.device import DeviceRow, natural
 from cos2p.history.run import RunHistory
 from cos2p.history.state import Span
 from cos2p.history.version import VersionRow
@@ -21,24 +18,6 @@ from cos2p.model.units import UnitTable
 from cos2p_experiments.result import CellDevice, CoverageMap, CurvePoint
 
 COVERAGE_BINS = 40
-
-
-@dataclass(frozen=True)
-class Spent:
-    """The time and bytes spent until a version was first published."""
-
-    virtual_s: float
-    bytes_up: int
-    bytes_down: int
-    device_s: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """A plan whose weights were dispatched and that has no report yet."""
-
-    plan_id: str
-    since_s: float
 
 
 class Fold:
@@ -51,10 +30,9 @@ class Fold:
     def __init__(self, start_s: float) -> None:
         self._start_s = start_s
         self._run = RunHistory(rows_max=None)
-        self._work: dict[str, Work] = {}
-        self._lost_s: dict[str, float] = defaultdict(float)
+        self._open: dict[str, tuple[str, float]] = {}  # the dispatched plan of each device, when
         self._lost: list[Span] = []
-        self._spent: dict[int, Spent] = {}
+        self._spent: dict[int, dict[str, Any]] = {}  # until a version was first published
 
     @property
     def table(self) -> UnitTable | None:
@@ -76,46 +54,38 @@ class Fold:
             case m.Dispatched():
                 self._dispatched(message.plan, now)
             case m.Report():
-                self._work.pop(message.worker_id, None)
+                self._open.pop(message.worker_id, None)
             case m.VersionPublished() if message.version not in self._spent:
-                self._spent[message.version] = self._so_far(now)
+                rows = self._run.devices.values()
+                self._spent[message.version] = {
+                    "virtual_s": now,
+                    "bytes_up": sum(row.bytes_up for row in rows),
+                    "bytes_down": sum(row.bytes_down for row in rows),
+                    "device_s": sum(row.busy_s for row in rows) + _seconds(self._lost),
+                }
             case m.RunEnded():
-                for worker_id in list(self._work):
+                for worker_id in list(self._open):
                     self._void(worker_id, now)
             case _:
                 pass
 
-    def _so_far(self, now: float) -> Spent:
-        devices = self._run.devices.values()
-        return Spent(
-            now,
-            sum(d.bytes_up for d in devices),
-            sum(d.bytes_down for d in devices),
-            sum(d.busy_s for d in devices) + sum(self._lost_s.values()),
-        )
-
     def _dispatched(self, plan: m.Plan, now: float) -> None:
-        work = self._work.get(plan.worker_id)
-        if work is not None and work.plan_id != plan.plan_id:
+        plan_id, _ = self._open.get(plan.worker_id, (plan.plan_id, now))
+        if plan_id != plan.plan_id:
             self._void(plan.worker_id, now)
         if self.ended is None:
-            self._work.setdefault(plan.worker_id, Work(plan.plan_id, now))
+            self._open.setdefault(plan.worker_id, (plan.plan_id, now))
 
     def _void(self, worker_id: str, now: float) -> None:
-        work = self._work.pop(worker_id)
-        self._lost_s[worker_id] += now - work.since_s
-        self._lost.append(Span(worker_id, "train", work.since_s, now))
+        _, since_s = self._open.pop(worker_id)
+        self._lost.append(Span(worker_id, "train", since_s, now))
 
     # ------------------------------------------------------------ the result
 
     def curve(self) -> tuple[CurvePoint, ...]:
         """Return the evaluated versions, ascending."""
-        return tuple(
-            CurvePoint(
-                **_fields(verdict, Judgement), **_fields(self._spent[verdict.version], Spent)
-            )
-            for verdict in self._run.accuracy
-        )
+        judged = self._run.accuracy
+        return tuple(CurvePoint(**vars(v), **self._spent[v.version]) for v in judged)
 
     def rounds(self) -> tuple[VersionRow, ...]:
         """Return the closed versions, ascending."""
@@ -129,21 +99,16 @@ class Fold:
             for s in spans
             if s.end_s > s.start_s
         )
-        return tuple(sorted(rounded, key=lambda s: (s.worker_id, s.start_s)))
+        return tuple(sorted(rounded, key=lambda s: (natural(s.worker_id), s.start_s)))
 
     def devices(self, budgets: Mapping[str, float]) -> tuple[CellDevice, ...]:
-        """Return a row per device, sorted by name.
-
-        Args:
-            budgets: r of each device, by worker id.
-        """
-        rows = self._run.devices
-        return tuple(self._device(rows[name], budgets[name]) for name in sorted(rows))
+        """Return a row per device, in natural order. `budgets` are their r, by worker id."""
+        return tuple(self._device(r, budgets[r.worker_id]) for r in self._run.devices.values())
 
     def _device(self, row: DeviceRow, budget: float) -> CellDevice:
         assert self.ended is not None
-        lost_s = self._lost_s[row.worker_id]
-        device = CellDevice(**_fields(row, DeviceRow), budget=budget, lost_s=lost_s)
+        lost_s = _seconds(s for s in self._lost if s.worker_id == row.worker_id)
+        device = CellDevice(**vars(row), budget=budget, lost_s=lost_s)
         device.idle_s = max(0.0, self.ended.at_s - device.busy_s)
         return device
 
@@ -159,11 +124,11 @@ class Fold:
             counts[:, min(COVERAGE_BINS - 1, place)] += row.counts
         return CoverageMap(
             units=tuple(u.name for u in self.table.units),
-            prunable=tuple(bool(p) for p in self.table.prunable),
-            edges_s=tuple(round(float(e), 6) for e in edges),
-            counts=tuple(tuple(int(n) for n in row) for row in counts),
+            prunable=tuple(self.table.prunable.tolist()),
+            edges_s=tuple(round(e, 6) for e in edges.tolist()),
+            counts=tuple(map(tuple, counts.tolist())),
         )
 
 
-def _fields(row: object, kind: type) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in fields(kind)}
+def _seconds(spans: Iterable[Span]) -> float:
+    return sum(s.end_s - s.start_s for s in spans)

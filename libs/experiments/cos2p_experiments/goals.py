@@ -4,17 +4,16 @@ Invariants: a goal that the cells can't answer names what is missing. It is neit
 A goal is judged at the late horizon and on means, with the interval printed next to it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cos2p_experiments import measures, roles, statistics, wording
-from cos2p_experiments.comparison import contrasts, time_ratio
-from cos2p_experiments.result import CellResult
-from cos2p_experiments.study import Study
+from cos2p_experiments.comparison import paired, time_ratio
+from cos2p_experiments.statistics import PairedDifference
+from cos2p_experiments.study import HORIZONS, Study
 from cos2p_experiments.table import Column, Table
-from cos2p_experiments.wording import Contrast
 
 AHEAD_OF_BEST, AHEAD_OF_WEAKEST, UNDER_CEILING = 0.02, 0.088, -0.03
 TIME_MOST, MEMORY_MOST, BUSY_LEAST, COVERAGE_LEAST = 0.6, 0.75, 1.3, 0.7
@@ -25,8 +24,6 @@ class Goal:
     """One goal in one setting.
 
     Attributes:
-        setting: the setting's label.
-        goal: the goal in words.
         against: the policy that ours is compared with; "" where there is none.
         found: the result in words.
         value: the number that is judged; None where it is not known.
@@ -43,29 +40,23 @@ class Goal:
 
 def goals(study: Study) -> list[Goal]:
     """Return all goals of all settings that have a cell of ours."""
-    settings = [s for s in study.settings if study.ours in study.present(s)]
+    settings = [s for s in study.suite.settings if study.suite.ours in study.present(s)]
     found = [goal for s in settings for goal in _of_setting(study, s)]
     return found + _against_opponent(study, settings)
 
 
 def goals_table(study: Study) -> Table:
     """Return the goals as a table."""
-    columns = (
-        Column("setting", "setting"),
-        Column("goal", "goal"),
-        Column("against", "against"),
-        Column("found", "found"),
-        Column("value", "", None),
-        Column("verdict", "verdict"),
-    )
+    names = ("setting", "goal", "against", "found", "value", "verdict")
+    columns = tuple(Column(n, n, None if n == "value" else str) for n in names)
     rows = tuple(
         (g.setting, g.goal, g.against or None, g.found, g.value, g.verdict) for g in goals(study)
     )
     notes = (
-        f"Ours is {study.ours}. Differences in points of accuracy, early / middle / late, paired "
-        "by seed, with half of the 95 % t interval; judged by the late mean. Best and weakest "
-        "baseline: by late accuracy. Against the opponent: p by Holm over these settings and "
-        "horizons; ahead or behind only where it is under 0.05 at the late horizon.",
+        f"Ours is {study.suite.ours}. Differences in points of accuracy, early / middle / late, "
+        "paired by seed, with half of the 95 % t interval; judged by the late mean. Best and "
+        "weakest baseline: by late accuracy. Against the opponent: p by Holm over these settings "
+        "and horizons; ahead or behind only where it is under 0.05 at the late horizon.",
     )
     return Table("goals", "What it should show", columns, rows, notes)
 
@@ -94,44 +85,29 @@ def _of_setting(study: Study, setting: str) -> list[Goal]:
 
 
 def _accuracy(study: Study, setting: str, role: str, other: str, least: float) -> Goal:
-    found = differences(study, setting, study.ours, other)
+    found = paired(study, setting, study.suite.ours, other)
     late = found[-1]
     goal = f"accuracy against the {role} baseline {100 * least:+.1f} or more"
     if role == "ceiling":
         goal = f"accuracy within {-100 * least:.0f} points of the full model everywhere"
-    value = None if late is None else late.mean
-    verdict = _verdict(value, value_least=least)
-    if late is not None and late.count == 1:
-        verdict += " on one seed"
-    return Goal(setting, goal, other, _three(found), value, verdict)
+    if late is None:
+        return Goal(setting, goal, other, _three(found), None, "no common seed")
+    verdict = _verdict(late.mean >= least) + (" on one seed" if late.count == 1 else "")
+    return Goal(setting, goal, other, _three(found), late.mean, verdict)
 
 
-def differences(study: Study, setting: str, ours: str, other: str) -> list[Contrast | None]:
-    """Return the paired differences at the three horizons, each as a family of its own."""
-    found = []
-    for moment in study.horizons_of(setting):
-        a, b = (roles.accuracies(study, setting, p, moment) for p in (ours, other))
-        found += contrasts([(a, b)])
-    return found
-
-
-def _three(found: Sequence[Contrast | None]) -> str:
-    return " / ".join("-" if c is None else _plain(c) for c in found)
-
-
-def _plain(c: Contrast) -> str:
-    half = "" if c.half_width is None else f" ± {100 * c.half_width:.1f}"
-    return f"{100 * c.mean:+.1f}{half}"
+def _three(found: Sequence[PairedDifference | None]) -> str:
+    return " / ".join("-" if d is None else wording.difference(d) for d in found)
 
 
 def _time(study: Study, setting: str, best: str) -> Goal:
-    found = time_ratio(study, setting, study.ours, best)
-    value = found.median if found else None
+    found = time_ratio(study, setting, study.suite.ours, best)
     goal = f"virtual time to the best baseline's accuracy <= {TIME_MOST}"
-    text = wording.ratio(found) if found else "-"
-    if found is not None and value is None:
-        return Goal(setting, goal, best, text, None, "missed")
-    return Goal(setting, goal, best, text, value, _verdict(value, value_most=TIME_MOST))
+    if found is None:
+        return Goal(setting, goal, best, "-", None, "no common seed")
+    value = found.median
+    verdict = _verdict(value is not None and value <= TIME_MOST)
+    return Goal(setting, goal, best, wording.ratio(found), value, verdict)
 
 
 def _memory(study: Study, setting: str, best: str) -> Goal:
@@ -139,7 +115,7 @@ def _memory(study: Study, setting: str, best: str) -> Goal:
     goal = f"peak memory of limited devices <= {MEMORY_MOST} at equal or better accuracy"
     accuracies = roles.final_accuracies(study, setting, best)
     ratios = {p: _memory_ratio(study, setting, p, best) for p in study.present(setting)}
-    if ratios[study.ours] is None:
+    if ratios[study.suite.ours] is None:
         return Goal(setting, goal, best, "-", None, "no limited device trained in both")
     forms = []
     for policy, ratio in ratios.items():
@@ -150,8 +126,8 @@ def _memory(study: Study, setting: str, best: str) -> Goal:
     if not forms:
         return Goal(setting, goal, best, "no form of ours is as accurate", None, "missed")
     value, policy = min(forms)
-    text = f"{value:.2f}" + ("" if policy == study.ours else f" ({policy})")
-    return Goal(setting, goal, best, text, value, _verdict(value, value_most=MEMORY_MOST))
+    text = f"{value:.2f}" + ("" if policy == study.suite.ours else f" ({policy})")
+    return Goal(setting, goal, best, text, value, _verdict(value <= MEMORY_MOST))
 
 
 def _memory_ratio(study: Study, setting: str, policy: str, other: str) -> float | None:
@@ -159,30 +135,32 @@ def _memory_ratio(study: Study, setting: str, policy: str, other: str) -> float 
     limited = roles.limited(study, setting)
     ours, theirs = study.of(setting, policy), study.of(setting, other)
     pairs = [(ours[s], theirs[s]) for s in sorted(ours.keys() & theirs.keys())]
-    ratios = [r for a, b in pairs if (r := measures.memory_ratio(a, b, limited)) is not None]
-    return _mean(ratios)
+    ratios = [measures.memory_ratio(a, b, limited) for a, b in pairs]
+    return statistics.mean([r for r in ratios if r is not None])
 
 
 def _is_form_of_ours(study: Study, setting: str, policy: str) -> bool:
-    bases = {c.identity.base_policy for c in study.of(setting, study.ours).values()}
+    bases = {c.identity.base_policy for c in study.of(setting, study.suite.ours).values()}
     return all(c.identity.base_policy in bases for c in study.of(setting, policy).values())
 
 
 def _busy(study: Study, setting: str, best: str) -> Goal:
-    ours = _mean_of(study, setting, study.ours, lambda c: c.busy_share)
-    theirs = _mean_of(study, setting, best, lambda c: c.busy_share)
     goal = f"busy share of all devices >= {BUSY_LEAST} times the best baseline's"
+    ours, theirs = (
+        statistics.mean([c.busy_share for c in study.of(setting, p).values()])
+        for p in (study.suite.ours, best)
+    )
     if not ours or not theirs:
         return Goal(setting, goal, best, "-", None, "no device reported")
     value = ours / theirs
     text = f"{value:.2f} ({100 * ours:.0f} % against {100 * theirs:.0f} %)"
-    return Goal(setting, goal, best, text, value, _verdict(value, value_least=BUSY_LEAST))
+    return Goal(setting, goal, best, text, value, _verdict(value >= BUSY_LEAST))
 
 
 def _coverage(study: Study, setting: str) -> Goal:
     bound = roles.coverage_bound(study, setting)
     goal = f"N* >= {100 * COVERAGE_LEAST:.0f} % of floor(sum r_i) = {bound} in every window"
-    windows = _windows(study, setting, study.ours)
+    windows = _windows(study, setting, study.suite.ours)
     if not windows or not bound:
         return Goal(setting, goal, "", "-", None, "no full window of versions")
     held = float(np.mean(np.array(windows) >= COVERAGE_LEAST * bound))
@@ -196,7 +174,7 @@ def _coverage(study: Study, setting: str) -> Goal:
     if others:
         (low, _), (high, name) = min(others), max(others)
         text += f"; baselines' least {low}" + (f" to {high} ({name})" if high > low else "")
-    return Goal(setting, goal, "", text, value, _verdict(value, value_least=COVERAGE_LEAST))
+    return Goal(setting, goal, "", text, value, _verdict(value >= COVERAGE_LEAST))
 
 
 def _windows(study: Study, setting: str, policy: str) -> list[int]:
@@ -204,46 +182,27 @@ def _windows(study: Study, setting: str, policy: str) -> list[int]:
 
 
 def _against_opponent(study: Study, settings: Sequence[str]) -> list[Goal]:
-    opponent = study.opponent
-    if opponent is None:
+    opponent = study.suite.opponent
+    if opponent is None or opponent == study.suite.ours:
         return []
-    there = [s for s in settings if opponent in study.present(s) and opponent != study.ours]
-    found = {s: differences(study, s, study.ours, opponent) for s in there}
-    flat = [c for s in there for c in found[s]]
-    corrected = iter(statistics.holm([c.p if c else None for c in flat]))
+    there = [s for s in settings if opponent in study.present(s)]
+    flat = [d for s in there for d in paired(study, s, study.suite.ours, opponent)]
+    family = iter(statistics.corrected(flat))
     lines = []
     for setting in there:
-        ps = [next(corrected) for _ in found[setting]]
-        late = found[setting][-1]
-        text = _three(found[setting])
+        found = [next(family) for _ in HORIZONS]
+        text, late = _three(found), found[-1]
+        ps = [None if d is None else d.p_corrected for d in found]
         if any(p is not None for p in ps):
             text += "; p " + " / ".join("-" if p is None else f"{p:.2g}" for p in ps)
         verdict = "no common seed"
         if late is not None:
-            given = Contrast(late.count, late.mean, late.half_width, late.p, ps[-1])
-            verdict = given.direction if late.count > 1 else "one seed shows nothing"
+            verdict = late.direction if late.count > 1 else "one seed shows nothing"
         value = None if late is None else late.mean
         goal = "accuracy against the opponent to beat"
         lines.append(Goal(setting, goal, opponent, text, value, verdict))
     return lines
 
 
-def _mean_of(
-    study: Study, setting: str, policy: str, measure: Callable[[CellResult], float | None]
-) -> float | None:
-    return _mean(list(roles.values(study, setting, policy, measure).values()))
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-def _verdict(
-    value: float | None, *, value_least: float | None = None, value_most: float | None = None
-) -> str:
-    if value is None:
-        return "no common seed"
-    if value_least is not None:
-        return "met" if value >= value_least else "missed"
-    assert value_most is not None
-    return "met" if value <= value_most else "missed"
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"

@@ -1,21 +1,19 @@
-"""Measures of one cell's result: accuracies on two axes, memory, coverage, plans, bytes.
+"""Measures of one cell's result: accuracies on two axes, memory, coverage, labels.
 
 Invariants: all are pure functions of a `CellResult`. A cell that ended early keeps its last model,
 so its curve continues level. A measure that a cell can't answer is None.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from cos2p.log.messages import Outcome
 from cos2p_experiments import statistics
 from cos2p_experiments.result import CellDevice, CellResult, CurvePoint
 
 Axis = Literal["time", "bytes"]
-Form = Literal["published", "raw", "exits", "plain", "scaled"]
-AXES: tuple[Axis, ...] = ("time", "bytes")
+Form = Literal["published", "raw", "mean", "plain", "scaled"]
 
 
 def spent(point: CurvePoint, axis: Axis) -> float:
@@ -23,25 +21,24 @@ def spent(point: CurvePoint, axis: Axis) -> float:
     return point.virtual_s if axis == "time" else float(point.bytes_up + point.bytes_down)
 
 
-def accuracy(point: CurvePoint, form: Form = "published") -> float | None:
+def accuracy(point: CurvePoint, form: Form) -> float | None:
     """Return a version's accuracy in [0, 1].
 
     Args:
         point: the version.
         form: which model answers. "published" is the moving average of versions, or the raw
-            version where a policy has no average. "raw" is the raw version. "exits" is the mean
+            version where a policy has no average. "raw" is the raw version. "mean" is the mean
             of all exits' probabilities. "plain" is the published model with unscaled units,
-            "scaled" the one with units scaled by survival. All but "exits" use the final head.
+            "scaled" the one with units scaled by survival. All but "mean" use the final head.
     """
-    if form == "raw":
-        return point.raw_accuracy if point.raw_accuracy is not None else point.accuracy
-    if form == "exits":
-        return point.mean_accuracy
-    if form == "plain":
-        return point.plain_accuracy
-    if form == "scaled":
-        return point.scaled_accuracy
-    return point.accuracy if point.accuracy is not None else point.raw_accuracy
+    forms: dict[Form, tuple[float | None, ...]] = {
+        "published": (point.accuracy, point.raw_accuracy),
+        "raw": (point.raw_accuracy, point.accuracy),
+        "mean": (point.mean_accuracy,),
+        "plain": (point.plain_accuracy,),
+        "scaled": (point.scaled_accuracy,),
+    }
+    return next((a for a in forms[form] if a is not None), None)
 
 
 def curve(
@@ -53,7 +50,7 @@ def curve(
     accuracy is that of the mean.
     """
     if form == "published" and cell.config.get("evaluation", {}).get("answer") == "mean":
-        form = "exits"
+        form = "mean"
     points = [(spent(p, axis), a) for p in cell.curve if (a := accuracy(p, form)) is not None]
     return [x for x, _ in points], [y for _, y in points]
 
@@ -69,8 +66,8 @@ def spent_at(cell: CellResult, virtual_s: float) -> float | None:
     """Return the bytes up and down by a moment, interpolated between evaluated versions."""
     if not cell.curve or virtual_s < cell.curve[0].virtual_s:
         return None
-    xs, ys = ([spent(p, axis) for p in cell.curve] for axis in AXES)
-    return float(np.interp(virtual_s, xs, ys))
+    times, sizes = ([spent(p, axis) for p in cell.curve] for axis in get_args(Axis))
+    return float(np.interp(virtual_s, times, sizes))
 
 
 def outdated_s(cell: CellResult, at_s: float) -> float:
@@ -80,47 +77,29 @@ def outdated_s(cell: CellResult, at_s: float) -> float:
     return at_s - min(newer) if newer else 0.0
 
 
-def mean_accuracy(cell: CellResult, end_s: float) -> float | None:
-    """Return the area under the published model's curve, divided by the length of the curve."""
-    return statistics.mean_height(*curve(cell), end_s)
-
-
 def time_to(cell: CellResult, target: float, end_s: float) -> float | None:
     """Return when the published model first had `target`, interpolated; None if after `end_s`."""
     at = statistics.first_reach(*curve(cell), target)
     return at if at is not None and at <= end_s else None
 
 
+def peaks(cell: CellResult, limited: Mapping[str, CellDevice]) -> dict[str, int]:
+    """Return the measured peaks in bytes of the limited devices that trained, by worker id."""
+    trained = (d for d in cell.devices if d.worker_id in limited and d.peak_measured_bytes)
+    return {d.worker_id: d.peak_measured_bytes for d in trained}
+
+
 def memory_ratio(
     ours: CellResult, theirs: CellResult, limited: Mapping[str, CellDevice]
 ) -> float | None:
     """Return the mean ratio of measured peaks, over limited devices that trained in both cells."""
-    peaks = {d.worker_id: d.peak_measured_bytes for d in _trained(theirs, limited)}
-    found = [d for d in _trained(ours, limited) if d.worker_id in peaks]
-    ratios = [d.peak_measured_bytes / peaks[d.worker_id] for d in found]
-    return float(np.mean(ratios)) if ratios else None
-
-
-def device_count(cell: CellResult) -> int:
-    """Return the number of devices that trained at all."""
-    return sum(d.peak_measured_bytes > 0 for d in cell.devices)
-
-
-def memory_peak(cell: CellResult, limited: Mapping[str, CellDevice]) -> float | None:
-    """Return the mean measured peak of the limited devices in bytes; None where none trained."""
-    peaks = [d.peak_measured_bytes for d in _trained(cell, limited)]
-    return float(np.mean(peaks)) if peaks else None
+    other = peaks(theirs, limited)
+    return statistics.mean([p / other[w] for w, p in peaks(ours, limited).items() if w in other])
 
 
 def memory_share(cell: CellResult, limited: Mapping[str, CellDevice]) -> float | None:
     """Return the limited devices' mean of measured peak / budget; None where none trained."""
-    found = _trained(cell, limited)
-    shares = [d.peak_measured_bytes / limited[d.worker_id].memory_bytes for d in found]
-    return float(np.mean(shares)) if shares else None
-
-
-def _trained(cell: CellResult, limited: Mapping[str, CellDevice]) -> list[CellDevice]:
-    return [d for d in cell.devices if d.worker_id in limited and d.peak_measured_bytes]
+    return statistics.mean([p / limited[w].memory_bytes for w, p in peaks(cell, limited).items()])
 
 
 def coverage(cell: CellResult) -> list[int]:
@@ -134,31 +113,11 @@ def coverage_share(cell: CellResult) -> float | None:
     The bound is the number of updates times their mean share of the cost.
     """
     rows = [r for r in cell.rounds if r.version >= _window(cell) and r.coverage_bound]
-    return float(np.mean([r.coverage_min / r.coverage_bound for r in rows])) if rows else None
+    return statistics.mean([r.coverage_min / r.coverage_bound for r in rows])
 
 
 def _window(cell: CellResult) -> int:
     return int(cell.config.get("rounds", {}).get("coverage_window", 1))
-
-
-def outcome_count(cell: CellResult, *names: str) -> int:
-    """Return the number of plans of all devices that ended in one of these outcomes."""
-    return sum(d.outcomes[Outcome(n)] for d in cell.devices for n in names)
-
-
-def plan_count(cell: CellResult) -> int:
-    """Return the number of plans of all devices that ended."""
-    return sum(sum(d.outcomes.values()) for d in cell.devices)
-
-
-def bytes_up(cell: CellResult) -> int:
-    """Return the bytes that all devices sent."""
-    return sum(d.bytes_up for d in cell.devices)
-
-
-def bytes_down(cell: CellResult) -> int:
-    """Return the bytes that all devices fetched."""
-    return sum(d.bytes_down for d in cell.devices)
 
 
 def label_distance(cell: CellResult) -> float | None:

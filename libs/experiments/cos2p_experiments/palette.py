@@ -44,18 +44,16 @@ class Style:
 def styles(study: Study) -> dict[str, Style]:
     """Return a style for every policy of the suite, with or without cells."""
     bases = {c.identity.policy: c.identity.base_policy for c in study.cells}
-    drawn: dict[str, Style] = {}
-    taken: set[tuple[str, Line]] = set()
-    for policy, colour in ((study.reference, OURS), (study.ours, OURS), (study.opponent, OPPONENT)):
-        if policy in study.policies and policy not in drawn and (colour, SOLID) not in taken:
-            drawn[policy] = Style(colour, SOLID, THICK)
-            taken.add((colour, SOLID))
+    suite, drawn = study.suite, dict[str, Style]()
+    lead = suite.reference if suite.reference in study.policies else suite.ours
+    for policy, colour in ((lead, OURS), (suite.opponent, OPPONENT)):
+        if policy in study.policies:
+            drawn.setdefault(policy, Style(colour, SOLID, THICK))
     for policy in study.policies:
         if policy not in drawn:
-            own = KNOWN.get(bases.get(policy, policy))
-            colour, line = next(pair for pair in _pairs(own) if pair not in taken)
-            drawn[policy] = Style(colour, line)
-            taken.add((colour, line))
+            taken = {(s.colour, s.line) for s in drawn.values()}
+            pairs = _pairs(KNOWN.get(bases.get(policy, policy)))
+            drawn[policy] = Style(*next(pair for pair in pairs if pair not in taken))
     return {p: drawn[p] for p in study.policies}
 
 

@@ -1,62 +1,40 @@
-"""The report's curves and bars as PNG, on white, as wide as a README.
+"""The charts of a suite's report.
 
 Invariants: each function returns one figure, or None where there is nothing to draw. Labels stand
-next to what they name and cover no data. A figure names its data and its number of seeds.
+next to what they name and cover no data. A figure names its data and its number of seeds. Cells in
+one figure share their scales.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from itertools import compress
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from cos2p.history import charts
+from cos2p.history.charts import GREY, INK, sheet, styled
+from cos2p.history.device import natural
+from cos2p.history.state import Span
 from cos2p_experiments import measures, roles
 from cos2p_experiments.palette import DOTTED, THICK, Style, styles
+from cos2p_experiments.result import CellResult
+from cos2p_experiments.statistics import PairedDifference
 from cos2p_experiments.study import HORIZONS, Study
-from cos2p_experiments.wording import Contrast
 
-WIDTH_IN, DPI = 9.0, 110
-INK, GREY = "#222222", "#8d8d97"
 GRID_POINTS = 240
 BANDS_MAX = 4
 """With more policies than this, only those that the report is about have a band."""
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-}
+NAME_STEP = 0.042
+"""The least distance between two policies' names, as a part of the axes' height."""
+PLANS_SHOWN = 4
+"""A Gantt chart shows about this many plans of the slowest device."""
 Curve = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
-def save(figure: Figure, file: Path) -> Path:
-    """Write a figure as PNG. Its bytes depend only on what is drawn."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(file, dpi=DPI, metadata={"Software": None})
-    return file
-
-
-def styled(width_in: float, height_in: float) -> Figure:
-    """Return an empty figure. Draw on it within `matplotlib.rc_context(STYLE)`."""
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
+@styled
 def accuracy(study: Study, setting: str, axis: measures.Axis) -> Figure | None:
     """Draw the published model's accuracy against virtual time or bytes: mean, band of one sd."""
     looks = styles(study)
@@ -67,22 +45,21 @@ def accuracy(study: Study, setting: str, axis: measures.Axis) -> Figure | None:
     }
     if not curves:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = styled(WIDTH_IN, 4.6)
-        axes = figure.subplots()
-        for policy, (xs, means, sds) in curves.items():
-            look = looks[policy]
-            order = 3 if look.width == THICK else 2
-            axes.plot(xs, 100 * means, color=look.colour, ls=look.line, lw=look.width, zorder=order)
-            if len(curves) <= BANDS_MAX or look.width == THICK:
-                low, high = 100 * (means - sds), 100 * (means + sds)
-                axes.fill_between(xs, low, high, color=look.colour, alpha=0.15, lw=0)
-        _axis(axes, study, setting, axis)
-        ends = {p: (float(xs[-1]), float(100 * means[-1])) for p, (xs, means, _) in curves.items()}
-        _name_ends(axes, ends, looks)
-        seeds = len(study.seeds)
-        axes.set_title(f"{setting}: mean of {seeds} seeds" + (", band of one sd" * (seeds > 1)))
-        return figure
+    figure = sheet(4.6)
+    axes = figure.subplots()
+    for policy, (xs, means, sds) in curves.items():
+        look = looks[policy]
+        order = 3 if look.width == THICK else 2
+        axes.plot(xs, 100 * means, color=look.colour, ls=look.line, lw=look.width, zorder=order)
+        if len(curves) <= BANDS_MAX or look.width == THICK:
+            low, high = 100 * (means - sds), 100 * (means + sds)
+            axes.fill_between(xs, low, high, color=look.colour, alpha=0.15, lw=0)
+    _axis(axes, study, setting, axis)
+    ends = {p: (float(xs[-1]), float(100 * means[-1])) for p, (xs, means, _) in curves.items()}
+    _name_ends(axes, ends, looks)
+    seeds = len(study.suite.seeds)
+    axes.set_title(f"{setting}: mean of {seeds} seeds" + (", band of one sd" * (seeds > 1)))
+    return figure
 
 
 def mean_curve(study: Study, setting: str, policy: str, axis: measures.Axis) -> Curve | None:
@@ -102,6 +79,7 @@ def mean_curve(study: Study, setting: str, policy: str, axis: measures.Axis) -> 
     return grid, held.mean(axis=0), sds
 
 
+@styled
 def memory(study: Study, setting: str, policies: Sequence[str]) -> Figure | None:
     """Draw each device class's budget, forecast and measured peak: means over devices and seeds."""
     looks = styles(study)
@@ -110,91 +88,81 @@ def memory(study: Study, setting: str, policies: Sequence[str]) -> Figure | None
     classes = list(dict.fromkeys(d.device_class for d in by_size))
     if not classes or not policies:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = styled(WIDTH_IN, 3.8)
-        axes = figure.subplots()
-        for place, name in enumerate(classes):
-            budget = np.mean([d.memory_bytes for d in by_size if d.device_class == name])
-            axes.plot([place - 0.42, place + 0.42], [budget, budget], color=INK, lw=1.6)
-        for rank, policy in enumerate(policies):
-            colour = looks[policy].colour
-            shift = (rank + 0.5) / len(policies) * 0.7 - 0.35
-            peaks = _class_peaks(study, setting, policy)
-            for place, name in enumerate(classes):
-                if name in peaks:
-                    for peak, face in zip(peaks[name], ("white", colour), strict=True):
-                        axes.plot(place + shift, peak, "o", ms=6, mec=colour, mfc=face)
-            axes.plot([], [], "o", color=colour, label=policy)
-        axes.plot([], [], "o", mec=GREY, mfc="white", label="forecast")
-        axes.plot([], [], "o", mec=GREY, mfc=GREY, label="measured")
-        axes.plot([], [], color=INK, lw=1.6, label="budget")
-        counts = [sum(d.device_class == name for d in by_size) for name in classes]
-        names = [f"{c}\n{n} device{'s' * (n > 1)}" for c, n in zip(classes, counts, strict=True)]
-        axes.set_xticks(range(len(classes)), names)
-        axes.tick_params(axis="x", length=0)
-        axes.set(ylabel="peak memory of training", ylim=(0, None))
-        axes.yaxis.set_major_formatter(EngFormatter("B"))
-        axes.grid(axis="y", color=GREY, lw=0.4, alpha=0.4)
-        figure.legend(loc="outside upper left", ncols=min(6, len(policies) + 3), fontsize=9)
-        return figure
+    figure = sheet(3.8)
+    axes = figure.subplots()
+    for place, name in enumerate(classes):
+        budget = np.mean([d.memory_bytes for d in by_size if d.device_class == name])
+        axes.plot([place - 0.42, place + 0.42], [budget, budget], color=INK, lw=1.6)
+    for rank, policy in enumerate(policies):
+        colour = looks[policy].colour
+        shift = (rank + 0.5) / len(policies) * 0.7 - 0.35
+        peaks = _class_peaks(study, setting, policy)
+        for name, forecast_and_measured in peaks.items():
+            across = classes.index(name) + shift
+            for peak, face in zip(forecast_and_measured, ("white", colour), strict=True):
+                axes.plot(across, peak, "o", ms=6, mec=colour, mfc=face)
+        axes.plot([], [], "o", color=colour, label=policy)
+    axes.plot([], [], "o", mec=GREY, mfc="white", label="forecast")
+    axes.plot([], [], "o", mec=GREY, mfc=GREY, label="measured")
+    axes.plot([], [], color=INK, lw=1.6, label="budget")
+    counts = [sum(d.device_class == name for d in by_size) for name in classes]
+    names = [f"{c}\n{n} device{'s' * (n > 1)}" for c, n in zip(classes, counts, strict=True)]
+    axes.set_xticks(range(len(classes)), names)
+    axes.tick_params(axis="x", length=0)
+    axes.set(ylabel="peak memory of training", ylim=(0, None))
+    axes.yaxis.set_major_formatter(EngFormatter("B"))
+    axes.grid(axis="y")
+    figure.legend(loc="outside upper left", ncols=min(6, len(policies) + 3), fontsize=9)
+    return figure
 
 
-def _class_peaks(study: Study, setting: str, policy: str) -> Mapping[str, tuple[float, float]]:
+def _class_peaks(study: Study, setting: str, policy: str) -> dict[str, NDArray[np.float64]]:
     """Return forecast and measured peak in bytes by device class, for devices that trained."""
-    trained: dict[str, list[tuple[int, int]]] = {}
-    for cell in study.of(setting, policy).values():
-        for device in cell.devices:
-            if device.peak_measured_bytes:
-                peaks = (device.peak_predicted_bytes, device.peak_measured_bytes)
-                trained.setdefault(device.device_class, []).append(peaks)
-    means = {name: np.mean(peaks, axis=0) for name, peaks in trained.items()}
-    return {name: (float(forecast), float(found)) for name, (forecast, found) in means.items()}
+    cells = study.of(setting, policy).values()
+    trained = [d for c in cells for d in c.devices if d.peak_measured_bytes]
+    peaks = [(d.peak_predicted_bytes, d.peak_measured_bytes) for d in trained]
+    classes = np.array([d.device_class for d in trained])
+    return {name: np.array(peaks)[classes == name].mean(axis=0) for name in set(classes)}
 
 
+@styled
 def differences(
-    study: Study, rows: Sequence[tuple[str, Sequence[Contrast | None]]], other: str, setting: str
+    study: Study,
+    rows: Sequence[tuple[str, Sequence[PairedDifference | None]]],
+    other: str,
+    setting: str,
 ) -> Figure | None:
     """Draw paired differences to one policy at the horizons, with their 95 % intervals.
 
-    Args:
-        study: the study that gives the policies' order and colours.
-        rows: each policy with its contrast at each horizon.
-        other: the policy that the others are compared with.
-        setting: the setting's label, for the axis.
+    `rows` are the other policies, each with its difference at each horizon.
     """
-    rows = [(p, cs) for p, cs in rows if any(c is not None for c in cs)]
+    rows = [(policy, found) for policy, found in rows if any(d is not None for d in found)]
     if not rows:
         return None
     looks = styles(study)
-    with matplotlib.rc_context(STYLE):
-        figure = styled(WIDTH_IN, 1.1 + 0.3 * len(rows))
-        panels = figure.subplots(1, len(HORIZONS), sharex=True, sharey=True, squeeze=False)[0]
-        for panel, (axes, horizon) in enumerate(zip(panels, HORIZONS, strict=True)):
-            axes.axvline(0, color=INK, lw=0.8)
-            for place, (policy, contrasts) in enumerate(rows):
-                _interval(axes, place, contrasts[panel], looks[policy].colour)
-            axes.set_title(horizon)
-            axes.grid(axis="x", color=GREY, lw=0.4, alpha=0.4)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.spines["left"].set_visible(False)
-            axes.tick_params(axis="y", length=0)
-        panels[0].set_yticks(range(len(rows)), [p for p, _ in rows])
-        panels[0].set_ylim(len(rows) - 0.5, -0.5)
-        panels[1].set_xlabel(f"{setting}: points of accuracy against {other}, 95 % interval")
-        return figure
-
-
-def _interval(axes: Axes, place: int, contrast: Contrast | None, colour: str) -> None:
-    if contrast is not None:
-        mean, half = 100 * contrast.mean, 100 * (contrast.half_width or 0.0)
-        axes.plot([mean - half, mean + half], [place, place], color=colour, lw=1.8)
-        axes.plot(mean, place, "o", color=colour, ms=5)
+    figure = sheet(1.1 + 0.3 * len(rows))
+    panels = figure.subplots(1, len(HORIZONS), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (axes, horizon) in enumerate(zip(panels, HORIZONS, strict=True)):
+        axes.axvline(0, color=INK, lw=0.8)
+        for place, (policy, found) in enumerate(rows):
+            if (difference := found[panel]) is not None:
+                half, colour = 100 * (difference.half_width or 0.0), looks[policy].colour
+                mean = 100 * difference.mean
+                axes.errorbar(mean, place, xerr=half, fmt="o", ms=5, lw=1.8, color=colour)
+        axes.set_title(horizon)
+        axes.grid(axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(rows)), [policy for policy, _ in rows])
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    panels[1].set_xlabel(f"{setting}: points of accuracy against {other}, 95 % interval")
+    return figure
 
 
 def _axis(axes: Axes, study: Study, setting: str, axis: measures.Axis) -> None:
-    kinds = {c.identity.evaluated_on for c in study.cells if c.identity.setting == setting}
-    axes.set_ylabel(f"{' and '.join(sorted(kinds))} accuracy in %")
-    axes.grid(axis="y", color=GREY, lw=0.4, alpha=0.4)
+    axes.set_ylabel(f"{roles.evaluated_on(study, setting)} accuracy in %")
+    axes.grid(axis="y")
     axes.set_xlim(left=0)
     if axis == "bytes":
         axes.set_xlabel("bytes up and down, all devices")
@@ -203,40 +171,24 @@ def _axis(axes: Axes, study: Study, setting: str, axis: measures.Axis) -> None:
     axes.set_xlabel("virtual time in s")
     for name, at in zip(HORIZONS, study.horizons_of(setting), strict=True):
         axes.axvline(at, color=GREY, lw=0.6, ls=(0, (2, 3)), zorder=1)
-        axes.annotate(
-            name,
-            (at, 0),
-            (-3, 3),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=GREY,
-        )
+        below = axes.get_xaxis_transform()  # data across, axes' height up
+        axes.text(at, 0.01, f"{name} ", transform=below, ha="right", fontsize=8, color=GREY)
 
 
 def _name_ends(axes: Axes, ends: dict[str, tuple[float, float]], looks: dict[str, Style]) -> None:
     """Write each policy's name right of the axes, near its curve's end, with a leader line."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    right = max(x for x, _ in ends.values())
-    axes.set_xlim(right=right)
-    names = sorted(ends, key=lambda p: ends[p][1])
-    step = (high - low) * 0.042
-    heights = spread_out(
-        [
-            min(max(ends[p][1], low + rank * step), high - (len(names) - 1 - rank) * step)
-            for rank, p in enumerate(names)
-        ],
-        step,
-    )
-    for name, height in zip(names, heights, strict=True):
-        x, y = ends[name]
-        look = looks[name]
+    axes.set_xlim(right=max(x for x, _ in ends.values()))
+    free = 1.0
+    for name in sorted(ends, key=lambda p: ends[p][1], reverse=True):
+        look, end = looks[name], ends[name]
+        height = min((end[1] - low) / (high - low), free)
+        free = height - NAME_STEP
         axes.annotate(
             name,
-            (x, y),
-            (1.035, (height - low) / (high - low)),
+            end,
+            (1.035, height),
             textcoords="axes fraction",
             va="center",
             fontsize=9,
@@ -255,18 +207,41 @@ def _name_ends(axes: Axes, ends: dict[str, tuple[float, float]], looks: dict[str
         )
 
 
-def spread_out(heights: Sequence[float], step: float) -> list[float]:
-    """Move ascending heights as little as possible so that neighbours are `step` apart.
+def gantt(cells: Sequence[CellResult]) -> Figure | None:
+    """Draw the devices' work in the first part of each cell, the slowest device on top."""
+    cells = [c for c in cells if c.segments]
+    if not cells:
+        return None
+    trained = [s.end_s - s.start_s for c in cells for s in c.segments if s.activity == "train"]
+    end = min(*(c.ended_s for c in cells), max(trained, default=0.0) * PLANS_SHOWN)
+    panels = [
+        charts.WorkRows(
+            f"{_name(cell)}: busy {100 * cell.busy_share:.0f} % of the whole run",
+            [
+                (d.worker_id, d.device_class)
+                for d in sorted(cell.devices, key=lambda d: (d.flops_per_s, natural(d.worker_id)))
+            ],
+            # What is no work is idle.
+            [*(Span(d.worker_id, "idle", 0.0, end) for d in cell.devices), *cell.segments],
+            [row.closed_s for row in cell.rounds if row.closed_s < end],
+        )
+        for cell in cells
+    ]
+    return charts.gantt(panels, "virtual time in s", end)
 
-    Neighbours that are too near form a block around the mean of their original places. Blocks that
-    then overlap are joined (isotonic regression by pooling).
-    """
-    blocks: list[list[float]] = []
-    for rank, height in enumerate(heights):
-        # Without the required gaps, the heights only have to be in ascending order.
-        blocks.append([height - rank * step])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    flat = [float(np.mean(block)) for block in blocks for _ in block]
-    return [height + rank * step for rank, height in enumerate(flat)]
+
+def coverage(cells: Sequence[CellResult]) -> Figure | None:
+    """Draw the merged updates of every prunable unit over virtual time, cells side by side."""
+    panels = []
+    for cell in cells:
+        found = cell.coverage
+        counts = np.array(list(compress(found.counts, found.prunable)), np.int64)
+        units = list(compress(found.units, found.prunable))
+        panels.append(charts.CoverageRows(_name(cell), units, counts, (0.0, found.edges_s[-1])))
+    width = cells[0].coverage.edges_s[1]
+    return charts.coverage(panels, "virtual time in s", f"updates merged in {width:.3g} s")
+
+
+def _name(cell: CellResult) -> str:
+    identity = cell.identity
+    return f"{identity.policy}, {identity.setting}, seed {identity.seed}"

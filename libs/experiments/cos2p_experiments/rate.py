@@ -89,29 +89,12 @@ class Slope:
         return "faster" if self.value < PROMISED else "slower"
 
 
-@dataclass(frozen=True)
-class RateFit:
-    """The slopes of a grid.
+def point_of(cell: CellResult) -> Point | None:
+    """Return a cell's point; None where it has no N* or no proxy.
 
-    Attributes:
-        product: the slope on log(N* E Q).
-        n_star: the slope on log N*, fitted together with log E; None where they don't vary apart.
-        steps: the slope on log E, fitted together with log N*; None in the same case.
+    The cell's coverage window is one version, so that N* is that of each merge.
     """
-
-    product: Slope
-    n_star: Slope | None
-    steps: Slope | None
-
-
-def point_of(cell: CellResult, versions: int | None = None) -> Point | None:
-    """Return a cell's point up to version Q; None where it has no N* or no proxy.
-
-    Args:
-        cell: a cell with a coverage window of one version, so that N* is that of each merge.
-        versions: Q, the number of versions to use; None for all.
-    """
-    rounds = cell.rounds[:versions]
+    rounds = cell.rounds
     proxies = [r.gradient_proxy for r in rounds if r.gradient_proxy is not None]
     if not rounds or len(proxies) < len(rounds) or not all(r.coverage_min for r in rounds):
         return None
@@ -135,22 +118,20 @@ def mean_point(points: Sequence[Point]) -> Point:
     return Point(n_star, steps, versions, proxy, float(np.mean(noises)) if noises else None)
 
 
-def fit_rate(points: Sequence[Point]) -> RateFit | None:
-    """Fit a grid's points, one per pair of N* and E; None with fewer than two products."""
-    proxy = np.log([p.proxy for p in points])
-    product = _slopes({"product": np.log([p.product for p in points])}, proxy)
-    if product is None:
-        return None
-    apart = _slopes(
-        {
-            "n_star": np.log([p.n_star for p in points]),
-            "steps": np.log([p.steps for p in points]),
-        },
-        proxy,
+def fit_rate(points: Sequence[Point]) -> dict[str, Slope]:
+    """Fit a grid's points, one per pair of N* and E.
+
+    Returns:
+        The slope on log(N* E Q), `product`, and those on log N* and log E fitted together, `n_star`
+        and `steps`. The latter are left out where N* and E don't vary apart. With fewer than two
+        products there is no slope at all.
+    """
+    product, n_star, steps, proxy = (
+        np.log([getattr(p, name) for p in points])
+        for name in ("product", "n_star", "steps", "proxy")
     )
-    if apart is None:
-        return RateFit(product["product"], None, None)
-    return RateFit(product["product"], apart["n_star"], apart["steps"])
+    whole = _slopes({"product": product}, proxy)
+    return whole and whole | _slopes({"n_star": n_star, "steps": steps}, proxy)
 
 
 def _noise(rounds: Sequence[VersionRow]) -> float | None:
@@ -166,12 +147,12 @@ def _noise(rounds: Sequence[VersionRow]) -> float | None:
 
 def _slopes(
     given: Mapping[str, NDArray[np.float64]], values: NDArray[np.float64]
-) -> dict[str, Slope] | None:
-    """Fit least squares on regressors and a constant; None where they don't vary apart."""
+) -> dict[str, Slope]:
+    """Fit least squares on regressors and a constant; empty where they don't vary apart."""
     count, width = len(values), len(given) + 1
     design = np.column_stack([np.ones(count), *given.values()])
     if count < width or np.linalg.matrix_rank(design, tol=1e-6) < width:
-        return None
+        return {}
     fitted, *_ = np.linalg.lstsq(design, values, rcond=None)
     free = count - width
     halves: Sequence[float | None] = [None] * width

@@ -11,22 +11,22 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cos2p.history.charts import GREY, INK, sheet, styled
 from cos2p_experiments.palette import KNOWN, OPPONENT, OURS
-from cos2p_experiments.plots import GREY, INK, STYLE, WIDTH_IN, styled
-from cos2p_experiments.rate import PROMISED, Point, RateFit, Slope, fit_rate, mean_point, point_of
+from cos2p_experiments.rate import PROMISED, Point, Slope, fit_rate, mean_point, point_of
 from cos2p_experiments.study import Study
 from cos2p_experiments.table import Column, Table
 
-FAMILY = re.compile(r"(.+)-n\d+")
 COLOURS = (KNOWN["federated-dropout"], OURS, OPPONENT, KNOWN["heterofl"], KNOWN["fedrolex"])
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINE_POINTS = 50
+REGRESSORS = {"product": "N* E Q", "n_star": "N*", "steps": "E"}
+POINT = ("n_star", "steps", "versions", "proxy", "noise")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,6 @@ class Placed:
     """A point of a family's grid.
 
     Attributes:
-        setting: the setting's label.
-        policy: the policy's label.
         cells: the number of cells.
         used: the number of cells that have an N* and a proxy.
         point: the mean of the used cells; None without any.
@@ -50,14 +48,13 @@ class Placed:
 
 def family_of(setting: str) -> str:
     """Return the family of a setting's label: ``iid`` for ``iid-n4``."""
-    match = FAMILY.fullmatch(setting)
-    return match[1] if match else setting
+    return re.sub(r"-n\d+$", "", setting)
 
 
 def families(study: Study) -> dict[str, list[Placed]]:
     """Return each family's grid, in the suite's order."""
     found: dict[str, list[Placed]] = {}
-    for setting in study.settings:
+    for setting in study.suite.settings:
         for policy in study.present(setting):
             cells = list(study.of(setting, policy).values())
             points = [p for cell in cells if (p := point_of(cell)) is not None]
@@ -67,25 +64,15 @@ def families(study: Study) -> dict[str, list[Placed]]:
     return found
 
 
-def fit_of(grid: Sequence[Placed]) -> RateFit | None:
-    """Return the fit of a family's grid."""
-    return fit_rate([g.point for g in grid if g.point is not None])
-
-
 def slopes_table(study: Study) -> Table:
     """Return the table of slopes, with a row for each family and slope."""
     rows: list[tuple[object, ...]] = []
     for family, grid in families(study).items():
-        fit = fit_of(grid)
-        if fit is None:
-            rows.append((family, "N* E Q", None, None, None))
-            continue
-        named = (("N* E Q", fit.product), ("N*", fit.n_star), ("E", fit.steps))
+        found = fit_rate([g.point for g in grid if g.point is not None])
         rows += [
-            (family, name, slope.count, slope, slope.verdict)
-            for name, slope in named
-            if slope is not None
-        ]
+            (family, REGRESSORS[name], slope.count, slope, slope.verdict)
+            for name, slope in found.items()
+        ] or [(family, REGRESSORS["product"], None, None, None)]
     columns = (
         Column("family", "data"),
         Column("on", "slope on log"),
@@ -105,8 +92,13 @@ def slopes_table(study: Study) -> Table:
 def points_table(study: Study) -> Table:
     """Return the table of points, with a row for each point."""
     rows = tuple(
-        (family, g.setting, g.policy, f"{g.used} of {g.cells}")
-        + ((None,) * 5 if g.point is None else _values(g.point))
+        (
+            family,
+            g.setting,
+            g.policy,
+            f"{g.used} of {g.cells}",
+            *(getattr(g.point, name, None) for name in POINT),
+        )
         for family, grid in families(study).items()
         for g in grid
     )
@@ -130,6 +122,7 @@ def points_table(study: Study) -> Table:
     return Table("rate-points", "Points", columns, rows, notes)
 
 
+@styled
 def figure(study: Study) -> Figure | None:
     """Draw the points with fitted and promised line, one panel a family; None without a point.
 
@@ -145,28 +138,27 @@ def figure(study: Study) -> Figure | None:
     everyone = [p for points in grids.values() for p in points]
     colours = _cycle((round(p.steps) for p in everyone), COLOURS)
     shapes = _cycle((round(p.n_star) for p in everyone), MARKERS)
-    with matplotlib.rc_context(STYLE):
-        drawn = styled(WIDTH_IN, 4.2)
-        panels = drawn.subplots(1, len(grids), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, (name, points) in zip(panels, grids.items(), strict=True):
-            axes.set(xscale="log", yscale="log", xlabel="N* E Q", title=name)
-            axes.grid(color=GREY, lw=0.4, alpha=0.4)
-            for p in points:
-                marker, colour = shapes[round(p.n_star)], colours[round(p.steps)]
-                axes.plot(p.product, p.proxy, marker, color=colour, ms=7, zorder=3)
-            fit = fit_rate(points)
-            if fit is not None:
-                axes.set_title(f"{name}: slope {_slope(fit.product)}")
-                _draw_lines(axes, points, fit.product)
-        panels[0].set_ylabel("mean |D|² / (lr E)²")
-        for steps, colour in colours.items():
-            panels[0].plot([], [], "o", color=colour, label=f"E {steps}")
-        for n_star, marker in shapes.items():
-            panels[0].plot([], [], marker, color="none", mec=INK, label=f"N* {n_star}")
-        panels[0].plot([], [], color=INK, lw=1.6, label="fitted")
-        panels[0].plot([], [], color=INK, lw=1, ls=":", label=f"slope {PROMISED}")
-        drawn.legend(loc="outside upper left", ncols=9, fontsize=9, columnspacing=1.2)
-        return drawn
+    drawn = sheet(4.2)
+    panels = drawn.subplots(1, len(grids), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (name, points) in zip(panels, grids.items(), strict=True):
+        axes.set(xscale="log", yscale="log", xlabel="N* E Q", title=name)
+        axes.grid()
+        for p in points:
+            marker, colour = shapes[round(p.n_star)], colours[round(p.steps)]
+            axes.plot(p.product, p.proxy, marker, color=colour, ms=7, zorder=3)
+        fit = fit_rate(points)
+        if fit:
+            axes.set_title(f"{name}: slope {_slope(fit['product'])}")
+            _draw_lines(axes, points, fit["product"])
+    panels[0].set_ylabel("mean |D|² / (lr E)²")
+    for steps, colour in colours.items():
+        panels[0].plot([], [], "o", color=colour, label=f"E {steps}")
+    for n_star, marker in shapes.items():
+        panels[0].plot([], [], marker, color="none", mec=INK, label=f"N* {n_star}")
+    panels[0].plot([], [], color=INK, lw=1.6, label="fitted")
+    panels[0].plot([], [], color=INK, lw=1, ls=":", label=f"slope {PROMISED}")
+    drawn.legend(loc="outside upper left", ncols=9, fontsize=9, columnspacing=1.2)
+    return drawn
 
 
 def _cycle(values: Iterable[int], looks: Sequence[str]) -> dict[int, str]:
@@ -193,7 +185,3 @@ def _draw_lines(axes: Axes, points: Sequence[Point], slope: Slope) -> None:
 def _slope(slope: Slope) -> str:
     half = "" if slope.half_width is None else f" ± {slope.half_width:.2f}"
     return f"{slope.value:.2f}{half}"
-
-
-def _values(point: Point) -> tuple[float | None, ...]:
-    return (point.n_star, point.steps, point.versions, point.proxy, point.noise)

@@ -6,14 +6,16 @@ results are listed first. Every file that `report.md` names lies in the same fol
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from cos2p.errors import StorageError
-from cos2p_experiments import charts, comparison, goals, measures, plots, rate_report, roles
+from cos2p.history import charts
+from cos2p_experiments import comparison, goals, measures, plots, rate_report, roles
 from cos2p_experiments.result import CellResult
 from cos2p_experiments.study import HORIZONS, Missing, Study
 from cos2p_experiments.table import Column, Table, as_csv, markdown
@@ -27,50 +29,40 @@ SHOWN_LEAST = 4
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot, with one sentence on what it shows."""
+    """A plot, with one sentence on what it shows; `draw` gives None where there is nothing."""
 
     name: str
     caption: str
-    figure: Figure
+    draw: Callable[[], Figure | None]
 
 
-@dataclass(frozen=True)
-class Section:
-    """One heading of the report, with its text, tables and pictures."""
-
-    title: str
-    text: str = ""
-    parts: tuple[Table | Picture, ...] = ()
+Part = str | Table | Picture
+"""A paragraph in Markdown, a table or a plot."""
 
 
 def write_report(study: Study, folder: Path, *, with_plots: bool = True) -> list[Path]:
     """Write the report and the files that it names. Return all paths, `report.md` first.
 
-    Args:
-        study: the study that the report is about.
-        folder: the report's folder; it is created if missing.
-        with_plots: whether to draw plots; tables alone take seconds.
+    The folder is created if missing. Tables without plots take seconds.
 
     Raises:
         StorageError: the folder can't be written.
     """
     files: list[Path] = []
-    lines: list[str] = [f"# {study.name}", "", head(study), ""]
+    lines: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for section in sections(study, with_plots=with_plots):
-            lines += [f"## {section.title}", ""]
-            lines += [section.text, ""] if section.text else []
-            for part in section.parts:
-                file = folder / f"{slug(part.name)}.{'csv' if isinstance(part, Table) else 'png'}"
-                if isinstance(part, Table):
-                    lines += [f"### {part.title}", ""] if part.title != section.title else []
-                    lines.append(markdown(part))
-                    file.write_text(as_csv(part))
-                else:
-                    lines += [f"![{part.caption}]({file.name})", ""]
-                    plots.save(part.figure, file)
-                files.append(file)
+        for part in contents(study):
+            if isinstance(part, str):
+                lines += [part, ""]
+            elif isinstance(part, Table):
+                lines += [] if f"## {part.title}" in lines else [f"### {part.title}", ""]
+                lines.append(markdown(part))
+                files.append(folder / f"{slug(part.name)}.csv")
+                files[-1].write_text(as_csv(part))
+            elif with_plots and (figure := part.draw()) is not None:
+                files.append(charts.png(figure, folder / f"{slug(part.name)}.png"))
+                lines += [f"![{part.caption}]({files[-1].name})", ""]
         report = folder / REPORT_FILE
         report.write_text("\n".join(lines).rstrip() + "\n")
     except OSError as error:
@@ -88,8 +80,8 @@ def head(study: Study) -> str:
     cells = study.cells
     asked = len(cells) + len(study.missing)
     lines = [
-        f"Suite `{study.name}` ({study.kind}): {len(cells)} of {asked} cells, seeds "
-        f"{_listed(study.seeds)}.",
+        f"Suite `{study.suite.name}` ({study.suite.kind}): {len(cells)} of {asked} cells, seeds "
+        f"{_listed(study.suite.seeds)}.",
     ]
     if study.surplus:
         lines.append(
@@ -103,52 +95,54 @@ def head(study: Study) -> str:
             f"machine: {_among(c.identity.machine for c in cells)}; "
             f"cost: {hours:.2f} CPU hours, {3600 * hours / len(cells):.0f} s a cell.",
         ]
-    named = (("ours", study.ours), ("opponent", study.opponent), ("reference", study.reference))
+    suite = study.suite
+    named = (("ours", suite.ours), ("opponent", suite.opponent), ("reference", suite.reference))
     lost = [f"{role} {p}" for role, p in named if p is not None and p not in study.policies]
-    if lost and study.kind != "rate":
+    if lost and suite.kind != "rate":
         lines.append(f"Not among the suite's policies: {', '.join(lost)}.")
-    lines.append(f"How tuned: {study.tuning or 'the suite does not say.'}")
+    lines.append(f"How tuned: {suite.tuning or 'the suite does not say.'}")
     return "  \n".join(lines)
 
 
-def sections(study: Study, *, with_plots: bool = True) -> Iterator[Section]:
-    """Yield the report's sections in their order."""
+def contents(study: Study) -> Iterator[Part]:
+    """Yield the report's parts in their order."""
+    yield f"# {study.suite.name}"
+    yield head(study)
     gaps = incomplete(study)
     if gaps is not None:
-        yield Section(gaps.title, "Figures below stand on what is there.", (gaps,))
+        yield f"## {gaps.title}"
+        yield "Figures below stand on what is there."
+        yield gaps
     if not study.cells:
         return
-    if study.kind == "comparison":
-        yield Section("What it should show", parts=(goals.goals_table(study),))
-    if study.kind == "rate":
-        yield Section("Rate check", parts=tuple(_rate(study, with_plots=with_plots)))
-    for setting in () if study.kind == "rate" else study.settings:
-        if study.present(setting):
-            parts = _parts(study, setting, with_plots=with_plots)
-            yield Section(setting, describe(study, setting), tuple(parts))
+    if study.suite.kind == "rate":
+        yield "## Rate check"
+        yield rate_report.slopes_table(study)
+        caption = "The gradient-norm proxy against N* E Q; dotted: the promised slope"
+        yield Picture("rate", caption, partial(rate_report.figure, study))
+        yield rate_report.points_table(study)
+    else:
+        if study.suite.kind == "comparison":
+            table = goals.goals_table(study)
+            yield f"## {table.title}"
+            yield table
+        for setting in study.suite.settings:
+            if study.present(setting):
+                yield from _of_setting(study, setting)
     if study.suite_text:
-        yield Section("The suite", f"```toml\n{study.suite_text.strip()}\n```")
+        yield f"## The suite\n\n```toml\n{study.suite_text.strip()}\n```"
 
 
 def incomplete(study: Study) -> Table | None:
     """Return the cells that are missing, that ended early, or that were judged too seldom."""
-    ended = [
-        Missing(
-            c.identity.setting,
-            c.identity.policy,
-            c.identity.seed,
-            f"{c.end_reason} after {c.ended_s:.0f} s: {c.end_detail}".rstrip(": "),
-        )
-        for c in study.cells
-        if c.end_reason in ("stalled", "failed")
-    ]
-    sparse = [
-        Missing(c.identity.setting, c.identity.policy, c.identity.seed, reason)
-        for c in study.cells
-        if study.kind != "rate" and (reason := _judged_late(study, c))
-    ]
+    gaps = list(study.missing)
+    for doubt in (_ended_early, _judged_late):
+        for cell in study.cells:
+            own, reason = cell.identity, doubt(study, cell)
+            if reason:
+                gaps.append(Missing(own.setting, own.policy, own.seed, reason))
     grouped: dict[tuple[str, str, str], list[int]] = {}
-    for gap in [*study.missing, *ended, *sparse]:
+    for gap in gaps:
         grouped.setdefault((gap.setting, gap.policy, gap.reason), []).append(gap.seed)
     if not grouped:
         return None
@@ -161,8 +155,17 @@ def incomplete(study: Study) -> Table | None:
     return Table("missing", "What is missing or doubtful", columns, rows)
 
 
+def _ended_early(study: Study, cell: CellResult) -> str:
+    """Say when and why a cell ended before its time; "" if it did not."""
+    if cell.end_reason not in ("stalled", "failed"):
+        return ""
+    return f"{cell.end_reason} after {cell.ended_s:.0f} s: {cell.end_detail}".rstrip(": ")
+
+
 def _judged_late(study: Study, cell: CellResult) -> str:
     """Name the horizons whose version had long been outdated; "" if there are none."""
+    if study.suite.kind == "rate":
+        return ""
     moments = study.horizons_of(cell.identity.setting)
     names = [
         name
@@ -176,7 +179,7 @@ def _judged_late(study: Study, cell: CellResult) -> str:
 
 def describe(study: Study, setting: str) -> str:
     """Describe a setting's task, fleet and split in a few sentences."""
-    cell = next(c for c in study.cells if c.identity.setting == setting)
+    cell = study.cells_of(setting)[0]
     fleet = roles.devices(study, setting)
     classes = Counter(d.device_class for d in fleet.values())
     told = ", ".join(f"{n} {name}" for name, n in classes.items())
@@ -196,9 +199,9 @@ def shown_policies(study: Study, setting: str) -> list[str]:
     """Return the policies to show in a plot that has room for only a few."""
     baselines = roles.synchronous_baselines(study, setting)
     wanted = [
-        study.ours,
-        study.reference,
-        study.opponent,
+        study.suite.ours,
+        study.suite.reference,
+        study.suite.opponent,
         *(baselines[-1:] + baselines[:1]),
         roles.ceiling(study, setting),
     ]
@@ -207,56 +210,36 @@ def shown_policies(study: Study, setting: str) -> list[str]:
     return list(dict.fromkeys([*chosen, *there]))[: max(SHOWN_LEAST, len(set(chosen)))]
 
 
-def _parts(study: Study, setting: str, *, with_plots: bool) -> Iterator[Table | Picture]:
+def _of_setting(study: Study, setting: str) -> Iterator[Part]:
+    def picture(name: str, caption: str, draw: Callable[[], Figure | None]) -> Picture:
+        return Picture(f"{name}-{setting}", f"{caption}, {setting}", draw)
+
+    time, size = "Accuracy against virtual time", "Accuracy against bytes"
+    yield f"## {setting}"
+    yield describe(study, setting)
     yield comparison.accuracy_table(study, setting)
-    if with_plots:
-        yield from _curves(study, setting)
+    yield picture("time", time, partial(plots.accuracy, study, setting, "time"))
+    yield picture("bytes", size, partial(plots.accuracy, study, setting, "bytes"))
     yield comparison.bytes_table(study, setting)
     for other in _opponents(study, setting):
         table = comparison.difference_table(study, setting, other)
         yield table
-        if with_plots:
-            rows = [(row[0], row[1 : 1 + len(HORIZONS)]) for row in table.rows]
-            caption = f"Differences to {other} with their intervals"
-            drawn = plots.differences(study, rows, other, setting)
-            yield from _pictures(setting, (f"against-{other}", caption, drawn))
+        rows = [(row[0], row[1 : 1 + len(HORIZONS)]) for row in table.rows]
+        draw = partial(plots.differences, study, rows, other, setting)
+        yield picture(f"against-{other}", f"Differences to {other} with their intervals", draw)
     yield comparison.cost_table(study, setting)
-    if with_plots:
-        yield from _device_plots(study, setting)
-
-
-def _rate(study: Study, *, with_plots: bool) -> Iterator[Table | Picture]:
-    yield rate_report.slopes_table(study)
-    drawn = rate_report.figure(study) if with_plots else None
-    if drawn is not None:
-        caption = "The gradient-norm proxy against N* E Q; dotted: the promised slope"
-        yield Picture("rate", caption, drawn)
-    yield rate_report.points_table(study)
-
-
-def _curves(study: Study, setting: str) -> Iterator[Picture]:
-    return _pictures(
-        setting,
-        ("time", "Accuracy against virtual time", plots.accuracy(study, setting, "time")),
-        ("bytes", "Accuracy against bytes", plots.accuracy(study, setting, "bytes")),
-    )
-
-
-def _device_plots(study: Study, setting: str) -> Iterator[Picture]:
     shown = shown_policies(study, setting)
     cells = _side_by_side(study, setting, shown)
-    return _pictures(
-        setting,
-        ("memory", "Peak memory by device class", plots.memory(study, setting, shown)),
-        ("gantt", "What the devices did", charts.gantt(cells)),
-        ("coverage", "Merged updates by unit over time", charts.coverage(cells)),
-    )
+    memory = partial(plots.memory, study, setting, shown)
+    yield picture("memory", "Peak memory by device class", memory)
+    yield picture("gantt", "What the devices did", partial(plots.gantt, cells))
+    yield picture("coverage", "Merged updates by unit over time", partial(plots.coverage, cells))
 
 
 def _opponents(study: Study, setting: str) -> list[str]:
     """Return the policies that every other policy is compared with, if they have a cell."""
     baselines = roles.synchronous_baselines(study, setting)
-    wanted = (study.reference, study.opponent, *baselines[-1:])
+    wanted = (study.suite.reference, study.suite.opponent, *baselines[-1:])
     there = study.present(setting)
     if len(there) < 2:
         return []
@@ -270,12 +253,6 @@ def _side_by_side(study: Study, setting: str, shown: Sequence[str]) -> list[Cell
     found = [study.of(setting, p) for p in dict.fromkeys(pair)]
     common = sorted(set.intersection(*(set(f) for f in found)))
     return [f[common[0]] for f in found] if common else [next(iter(found[0].values()))]
-
-
-def _pictures(setting: str, *drawn: tuple[str, str, Figure | None]) -> Iterator[Picture]:
-    for name, caption, figure in drawn:
-        if figure is not None:
-            yield Picture(f"{name}-{setting}", f"{caption}, {setting}", figure)
 
 
 def _among(values: Iterator[str]) -> str:

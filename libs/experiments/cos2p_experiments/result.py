@@ -28,19 +28,14 @@ class Identity:
     """The cell of a result, and the sources and machine that computed it.
 
     Attributes:
-        suite: the suite's name.
-        task: the task's short name or module:attribute.
         setting: the suite's label of the setting (split and fleet).
         policy: the suite's label of the policy.
         base_policy: the registered policy that this policy is a form of.
-        seed: the seed of split, weights, devices and plans.
-        fleet: the fleet's name.
         evaluated_on: the data on which the accuracies were measured.
         config_digest: the digest of everything that determines the cell. The same digest gives the
             same bytes.
         commit: the commit of the program's sources; "unknown" outside a checkout, with "+" where
             files were changed.
-        machine: the machine that computed the cell.
     """
 
     suite: str
@@ -126,20 +121,16 @@ class CellResult:
     """All data of a cell that a report needs.
 
     Attributes:
-        identity: the cell, and what computed it.
         config: the run's settings, as RunConfig dumps them.
         horizon_s: virtual seconds after which the run had to end; None where versions ended it.
-        ended_s: when the run ended.
         end_reason: target, stopped, stalled or failed.
         end_detail: what was missing, if the run stalled or failed.
         versions: the number of the last version.
         parameters: the number of parameters of the whole model.
         curve: the evaluated versions, ascending.
         rounds: the closed versions, ascending.
-        devices: the devices, sorted by worker id.
+        devices: the devices; their order is `cos2p.history.device.natural`.
         segments: the spans of work, sorted by device and time.
-        coverage: the merged updates of each unit over time.
-        effort: the cost of computing the cell.
     """
 
     identity: Identity
@@ -162,15 +153,6 @@ class CellResult:
         """The last evaluated version."""
         return self.curve[-1] if self.curve else None
 
-    def at(self, virtual_s: float) -> CurvePoint | None:
-        """Return the newest evaluated version that was published by then; None before the first."""
-        return next((p for p in reversed(self.curve) if p.virtual_s <= virtual_s), None)
-
-    def time_to(self, accuracy: float) -> float | None:
-        """Return when the published model first had this accuracy; None where it never did."""
-        hit = (p for p in self.curve if p.accuracy is not None and p.accuracy >= accuracy)
-        return next((p.virtual_s for p in hit), None)
-
     @property
     def busy_share(self) -> float:
         """The share of all devices' time in which they worked, in [0, 1]."""
@@ -191,13 +173,13 @@ def write_result(result: CellResult, folder: Path) -> Path:
     return path
 
 
-def read_result(path: Path) -> CellResult:
-    """Read a cell's result from its file or from the folder that holds it.
+def read_result(folder: Path) -> CellResult:
+    """Read the result in a cell's folder.
 
     Raises:
         SettingsError: the file is missing, or another version of the program wrote it.
     """
-    file = path / RESULT_FILE if path.is_dir() else path
+    file = folder / RESULT_FILE
     try:
         return _ADAPTER.validate_json(file.read_bytes())
     except OSError as error:

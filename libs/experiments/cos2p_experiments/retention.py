@@ -6,7 +6,7 @@ version and every update admitted after it therefore stay.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,10 +14,10 @@ from cos2p.clock import Clock
 from cos2p.log import codec
 from cos2p.log import messages as m
 from cos2p.log.blobs import BLOB_HEADER
-from cos2p.log.bus import NewRecord, Record
-from cos2p.log.buses.memory import MemoryBus
+from cos2p.log.bus import NewRecord
 from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES
 from cos2p.model.unit_wire import unpack_units
+from cos2p_sim.ring import RingLog
 
 Keep = Literal["all", "tail", "log"]
 """Blobs kept in the run file.
@@ -32,11 +32,11 @@ Place = tuple[int, int]
 """Partition and first offset of a blob."""
 
 
-class KeptLog(MemoryBus):
+class KeptLog(RingLog):
     """See `cos2p.log.bus.Bus`."""
 
     def __init__(self, clock: Clock, prefix: str, keep: Keep) -> None:
-        super().__init__(clock)
+        super().__init__(clock, prefix)
         self._keep = keep
         self._blobs: dict[str, dict[str, Place]] = {
             t.full_name(prefix): {} for t in (UPDATES, CHECKPOINTS)
@@ -67,16 +67,11 @@ class KeptLog(MemoryBus):
         """Remove submodels at the run's end, unless all is kept. With `log`, remove all blobs."""
         if self._keep == "all":
             return
-        for partition, end in self._ends(self._submodels).items():
-            self.expire(self._submodels, partition, end)
+        for partition in range(self._specs[self._submodels].partitions):
+            self.expire(self._submodels, partition, self._log(self._submodels, partition).next)
         for topic in self._blobs if self._keep == "log" else ():
             self._blobs[topic].clear()
             self._expire(topic)
-
-    def everything(self, topic: str) -> Iterator[Record]:
-        """Yield all records that a topic still holds."""
-        for partition in range(self._specs[topic].partitions):
-            yield from self._log(topic, partition)
 
     def _note_blobs(
         self, topic: str, partition: int, records: Sequence[NewRecord], offsets: Sequence[int]
@@ -122,11 +117,9 @@ class KeptLog(MemoryBus):
         if self._keep == "all":
             return
         for partition, offset in self._weights.unused():
-            log, first = (
-                self._log(self._submodels, partition),
-                self._first[self._submodels, partition],
-            )
-            log[offset - first] = replace(log[offset - first], value=b"")
+            log = self._log(self._submodels, partition)
+            place = log.place_of(offset)
+            log[place] = replace(log[place], value=b"")
 
     def _prune(self) -> None:
         """Keep the newest whole version at least TAIL_VERSIONS back, and what came after it."""
@@ -146,10 +139,7 @@ class KeptLog(MemoryBus):
         """Remove the records before the first blob that is needed."""
         for partition in range(self._specs[topic].partitions):
             needed = [first for part, first in self._blobs[topic].values() if part == partition]
-            self.expire(topic, partition, min(needed, default=self._ends(topic)[partition]))
-
-    def _ends(self, topic: str) -> dict[int, int]:
-        return {p: self._next[topic, p] for p in range(self._specs[topic].partitions)}
+            self.expire(topic, partition, min(needed, default=self._log(topic, partition).next))
 
 
 class _WeightsInUse:

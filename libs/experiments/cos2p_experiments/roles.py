@@ -4,11 +4,11 @@ Invariant: best and weakest baseline are chosen by the accuracy that the table s
 horizon, as mean over seeds, on the same data. This choice favours the baseline.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
-from cos2p_experiments import measures
+from cos2p_experiments import measures, statistics
 from cos2p_experiments.result import CellDevice, CellResult
 from cos2p_experiments.study import Study
 
@@ -40,6 +40,11 @@ def final_accuracies(study: Study, setting: str, policy: str) -> dict[int, float
     return accuracies(study, setting, policy, study.horizons_of(setting)[-1])
 
 
+def evaluated_on(study: Study, setting: str) -> str:
+    """Name the data on which a setting's accuracies were measured."""
+    return " and ".join(sorted({c.identity.evaluated_on for c in study.cells_of(setting)}))
+
+
 def synchronous_baselines(study: Study, setting: str) -> tuple[str, ...]:
     """Return the methods other than ours that cut submodels behind a barrier, weakest first.
 
@@ -64,38 +69,32 @@ def is_synchronous_baseline(cell: CellResult) -> bool:
 
 def ceiling(study: Study, setting: str) -> str | None:
     """Return the policy that trains the full model everywhere; None if the setting has none."""
-    return next(
-        (
-            p
-            for p in study.present(setting)
-            if any(c.identity.base_policy == CEILING for c in study.of(setting, p).values())
-        ),
-        None,
-    )
+    there = (c.identity for c in study.cells_of(setting))
+    found = {own.policy for own in there if own.base_policy == CEILING}
+    return next((p for p in study.policies if p in found), None)
 
 
-def devices(study: Study, setting: str) -> Mapping[str, CellDevice]:
+def devices(study: Study, setting: str) -> dict[str, CellDevice]:
     """Return the fleet by worker id. Each device is taken from a cell with its lowest budget."""
     fleet: dict[str, CellDevice] = {}
-    for cell in study.cells:
-        if cell.identity.setting == setting:
-            for device in cell.devices:
-                known = fleet.setdefault(device.worker_id, device)
-                if device.budget < known.budget:
-                    fleet[device.worker_id] = device
+    for cell in study.cells_of(setting):
+        for device in cell.devices:
+            known = fleet.get(device.worker_id)
+            if known is None or device.budget < known.budget:
+                fleet[device.worker_id] = device
     return fleet
 
 
-def limited(study: Study, setting: str) -> Mapping[str, CellDevice]:
+def limited(study: Study, setting: str) -> dict[str, CellDevice]:
     """Return the devices that can't hold the full model."""
     return {w: d for w, d in devices(study, setting).items() if d.budget < 1}
 
 
 def is_skewed(study: Study, setting: str) -> bool:
     """Whether the devices' label mixes differ much from the fleet's."""
-    cells = (c for c in study.cells if c.identity.setting == setting)
-    distances = [d for c in cells if (d := measures.label_distance(c)) is not None]
-    return bool(distances) and float(np.mean(distances)) > SKEWED
+    distances = [measures.label_distance(c) for c in study.cells_of(setting)]
+    mean = statistics.mean([d for d in distances if d is not None])
+    return mean is not None and mean > SKEWED
 
 
 def coverage_bound(study: Study, setting: str) -> int:

@@ -10,8 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_double
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -36,20 +35,8 @@ PRELOAD = ("torch._dynamo", "cos2p_experiments.cell")
 
 
 @dataclass(frozen=True)
-class Started:
-    """A cell has begun."""
-
-    spec: CellSpec
-
-
-@dataclass(frozen=True)
 class Advanced:
-    """A cell has made progress.
-
-    Attributes:
-        spec: the cell.
-        share: the progress, 0 to 1.
-    """
+    """A cell has begun or made progress; `share` is its progress, 0 to 1."""
 
     spec: CellSpec
     share: float
@@ -71,7 +58,7 @@ class Failed:
     reason: str
 
 
-Event = Started | Advanced | Finished | Failed
+Event = Advanced | Finished | Failed
 
 
 def cells_folder(out: Path, suite: str) -> Path:
@@ -109,13 +96,9 @@ def _same(ran_with: Mapping[str, Any], settings: RunConfig) -> bool:
 def run_cells(
     specs: Sequence[CellSpec], folder: Path, jobs: int, tell: Callable[[Event], None]
 ) -> None:
-    """Run cells, `jobs` at a time.
+    """Run cells in this order, in `jobs` processes of one thread each.
 
-    Args:
-        specs: the cells in the order in which they start.
-        folder: the folder of the cells' folders.
-        jobs: the number of processes, one thread each.
-        tell: called with each event as it happens, in this thread.
+    Each event is told as it happens, in this thread.
 
     Raises:
         StorageError: the folder can't be written.
@@ -126,30 +109,29 @@ def run_cells(
         raise SettingsError(f"--jobs must be at least 1, not {jobs}")
     # Reversed, because `pop` takes the next cell from the end.
     waiting, running = list(reversed(specs)), list[_Running]()
-    with _fork_server() as forks:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(_Running(waiting.pop(), folder, forks))
-                    tell(Started(running[-1].spec))
-                connection.wait([r.process.sentinel for r in running], POLL_S)
-                for each in list(running):
-                    event = each.event()
-                    tell(event)
-                    if not isinstance(event, Advanced):
-                        running.remove(each)
-        finally:
-            for each in running:
-                each.process.kill()
-                each.process.join()
+    forks = _fork_server()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_Running(waiting.pop(), folder, forks))
+                tell(Advanced(running[-1].spec, 0.0))
+            connection.wait([r.process.sentinel for r in running], POLL_S)
+            for each in list(running):
+                event = each.event()
+                tell(event)
+                if not isinstance(event, Advanced):
+                    running.remove(each)
+    finally:
+        for each in running:
+            each.process.kill()
+            each.process.join()
 
 
-@contextmanager
-def _fork_server() -> Iterator[ForkServerContext]:
+def _fork_server() -> ForkServerContext:
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(list(PRELOAD))
-    yield forks
+    return forks
 
 
 class _Running:

@@ -30,13 +30,11 @@ class CellSpec:
     """Everything that determines a cell, plus what to keep and where the data lies.
 
     Attributes:
-        suite: the suite's name.
         task: the task's short name or module:attribute.
         setting: the setting's label.
         policy: the policy's label.
         base_policy: the name of the registered policy.
         seed: the seed of split, weights, devices and plans.
-        fleet: the fleet's name.
         alpha: Dirichlet alpha of the split of labels; None is the task's own, infinity is even.
         run: settings of suite and setting. They override the task's; the policy's preset
             overrides them.
@@ -46,7 +44,6 @@ class CellSpec:
             every checkpoint.
         evaluate_on: the part of the data to evaluate on.
         evaluate_count: the number of samples to evaluate on, at even distances; None for all.
-        scale: the scale from relative figures to virtual seconds.
         keep: which blobs stay in the run file. It does not determine the cell.
         data_dir: the folder of the task's data. It does not determine the cell.
     """
@@ -86,11 +83,7 @@ class CellSpec:
 class Ready:
     """A spec with everything that its names stand for.
 
-    Attributes:
-        task: the task, with the model that the settings ask for.
-        config: the run's settings.
-        fleet: the devices, scaled by the task's and the suite's settings. They are the same for
-            every policy.
+    The task has the model that the settings ask for. The fleet is the same for every policy.
     """
 
     task: Task
@@ -104,15 +97,14 @@ def prepare(spec: CellSpec) -> Ready:
     Raises:
         SettingsError: a name or value of the spec that is wrong.
     """
-    loaded = load_task(spec.task)
-    plan = fleet_named(spec.fleet)
-    base = _base(spec, loaded)
-    config = settings_of(spec)
-    task = loaded.at(spec.data_dir, spec.seed, alpha=spec.alpha, part=spec.evaluate_on)
+    base, config = _base(spec), settings_of(spec)
+    task = load_task(spec.task).at(
+        spec.data_dir, spec.seed, alpha=spec.alpha, part=spec.evaluate_on
+    )
     if spec.evaluate_count is not None:
         task = _thinned(task, spec.evaluate_count)
     fleet = members(
-        plan,
+        fleet_named(spec.fleet),
         CostModel.of(task.units, base),
         spec.scale,
         seed=spec.seed,
@@ -127,11 +119,10 @@ def settings_of(spec: CellSpec) -> RunConfig:
     Raises:
         SettingsError: a name or value of the spec that is wrong.
     """
-    base = _base(spec, load_task(spec.task))
-    return config_of(base, merged(spec.changes, {"policy": spec.base_policy}))
+    return config_of(_base(spec), merged(spec.changes, {"policy": spec.base_policy}))
 
 
-def _base(spec: CellSpec, loaded: Task) -> RunConfig:
+def _base(spec: CellSpec) -> RunConfig:
     """Return the task's settings, overridden by the suite's. They are the same for every policy."""
     count = len(fleet_named(spec.fleet).boards)
     own: dict[str, Any] = {
@@ -143,7 +134,7 @@ def _base(spec: CellSpec, loaded: Task) -> RunConfig:
         own["merge"] = {"checkpoint_every": 1}
     if spec.horizon_s is not None:
         own = merged(merged(LASTING, own), {"rounds": {"horizon_s": spec.horizon_s}})
-    return with_changes(loaded.run, merged(own, spec.run))
+    return with_changes(load_task(spec.task).run, merged(own, spec.run))
 
 
 def _thinned(task: Task, count: int) -> Task:

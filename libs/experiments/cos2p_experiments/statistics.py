@@ -6,7 +6,7 @@ dropped silently: every result holds its number of seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -32,12 +32,21 @@ class PairedDifference:
         mean: the mean of the differences.
         half_width: half of the 95 % t interval; None with one pair.
         p: the two-sided p of Student's paired t test; None with one pair.
+        p_corrected: `p` after Holm's correction over a family; None if there is none.
     """
 
     count: int
     mean: float
     half_width: float | None
     p: float | None
+    p_corrected: float | None = None
+
+    @property
+    def direction(self) -> str:
+        """Ahead or behind where the corrected p is under 0.05, else "not shown"."""
+        if self.p_corrected is None or self.p_corrected >= 0.05:
+            return "not shown"
+        return "ahead" if self.mean > 0 else "behind"
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,11 @@ class Censored:
     median: float | None
 
 
+def mean(values: Sequence[float]) -> float | None:
+    """Return the mean; None for no values."""
+    return float(np.mean(values)) if len(values) else None
+
+
 def spread(values: Sequence[float]) -> Spread | None:
     """Return mean and sample standard deviation; None for no values."""
     if not len(values):
@@ -67,10 +81,6 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> PairedDiff
     """Return `ours` - `theirs` over the seeds that both have; None where they share none.
 
     With no variance at all, p is 1 for a mean of 0, else 0. These are the limits of the t test.
-
-    Args:
-        ours: our values by seed.
-        theirs: their values by seed.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     given = spread([ours[s] - theirs[s] for s in seeds])
@@ -92,12 +102,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     fall below the one before it, or rise over 1.
     """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    corrected: list[float | None] = [None] * len(p_values)
+    adjusted: list[float | None] = [None] * len(p_values)
     floor = 0.0
     for rank, (p, index) in enumerate(known):
         floor = max(floor, min(1.0, (len(known) - rank) * p))
-        corrected[index] = floor
-    return corrected
+        adjusted[index] = floor
+    return adjusted
+
+
+def corrected(found: Sequence[PairedDifference | None]) -> list[PairedDifference | None]:
+    """Correct the p of one family's differences."""
+    ps = holm([None if d is None else d.p for d in found])
+    return [d and replace(d, p_corrected=p) for d, p in zip(found, ps, strict=True)]
 
 
 def value_at(xs: Sequence[float], ys: Sequence[float], x: float) -> float | None:

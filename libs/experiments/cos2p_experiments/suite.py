@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cos2p.errors import SettingsError
 from cos2p.run_config import plain_validation
@@ -44,6 +44,13 @@ class SettingPart(_Part):
     """Early, middle and late horizon for the report, in virtual seconds."""
     run: Sections = {}
 
+    @field_validator("horizons")
+    @classmethod
+    def _ascending(cls, times: tuple[float, ...]) -> tuple[float, ...]:
+        if times and (len(times) != 3 or list(times) != sorted(set(times))):
+            raise ValueError("must be three times in seconds, ascending (early, middle, late)")
+        return times
+
 
 class PolicyPart(_Part):
     """A form of a registered policy."""
@@ -69,13 +76,6 @@ class QuickPart(_Part):
     evaluate_count: int | None = Field(None, ge=1)
 
 
-class ScalePart(_Part):
-    """See `cos2p_experiments.fleets.Scale`."""
-
-    step_s: float = Field(0.1, gt=0)
-    transfer_steps: float = Field(10.0, gt=0)
-
-
 class Suite(_Part):
     """A suite file."""
 
@@ -95,7 +95,7 @@ class Suite(_Part):
     evaluate_count: int | None = Field(None, ge=1)
     """The number of samples to evaluate on, at even distances; None for all."""
     keep: Keep = "tail"
-    scale: ScalePart = ScalePart()
+    scale: Scale = Scale()
     run: Sections = {}
     """Settings of all cells. They override the task's; the policies' presets override them."""
     ours: str = "co-s2p"
@@ -121,8 +121,7 @@ class Suite(_Part):
         policies = quick.policies if quick.policies is not None else tuple(self.policies)
         for label in {*settings} - {*self.settings} | {*policies} - {*self.policies}:
             raise SettingsError(f"suite {self.name}: quick names {label!r}, which is not there")
-        simple = ("seeds", "horizon_s", "evaluate_every_s", "evaluate_count")
-        changes = {n: getattr(quick, n) for n in simple if getattr(quick, n) is not None}
+        changes = quick.model_dump(exclude={"settings", "policies"}, exclude_none=True)
         chosen = {s: self.settings[s] for s in settings}
         if quick.horizon_s is not None:
             # Else a setting's own horizons would override the quick one.
@@ -175,7 +174,7 @@ class Suite(_Part):
             evaluate_every_s=self.evaluate_every_s,
             evaluate_on=self.evaluate_on,
             evaluate_count=self.evaluate_count,
-            scale=Scale(self.scale.step_s, self.scale.transfer_steps),
+            scale=self.scale,
             keep=self.keep,
             data_dir=data_dir,
         )

@@ -10,8 +10,8 @@ from cos2p.errors import SettingsError
 from cos2p_experiments.result import RESULT_FILE, CellResult, read_result
 from cos2p_experiments.runner import LOG_FILE, cells_folder, failure
 from cos2p_experiments.spec import CellSpec
-from cos2p_experiments.study import HORIZONS, Missing, Study
-from cos2p_experiments.suite import Suite, load_suite
+from cos2p_experiments.study import Missing, Study
+from cos2p_experiments.suite import load_suite
 
 SUITE_FILE = "suite.toml"
 """The copy of the suite's file that `cos2p experiment run` writes into the suite's folder."""
@@ -39,11 +39,7 @@ def read_study(folder: Path) -> Study:
     looked = [(spec, look(spec, places / spec.key)) for spec in specs]
     asked = {spec.key for spec in specs}
     return Study(
-        name=suite.name,
-        kind=suite.kind,
-        settings=tuple(suite.settings),
-        policies=tuple(suite.forms()),
-        seeds=suite.seeds,
+        suite,
         cells=tuple(found for _, found in looked if isinstance(found, CellResult)),
         missing=tuple(
             Missing(spec.setting, spec.policy, spec.seed, found)
@@ -51,11 +47,6 @@ def read_study(folder: Path) -> Study:
             if isinstance(found, str)
         ),
         surplus=sum(p.parent.name not in asked for p in places.glob(f"*/{RESULT_FILE}")),
-        ours=suite.ours,
-        opponent=suite.opponent,
-        reference=suite.reference,
-        horizons=horizons_of(suite),
-        tuning=suite.tuning,
         suite_text=file.read_text(),
     )
 
@@ -67,23 +58,6 @@ def look(spec: CellSpec, place: Path) -> CellResult | str:
             return read_result(place)
         except SettingsError as error:
             return str(error)
-    reason = failure(place)
-    if reason is not None:
+    if (reason := failure(place)) is not None:
         return f"failed: {reason}"
     return "begun, not finished" if (place / LOG_FILE).exists() else "not run"
-
-
-def horizons_of(suite: Suite) -> dict[str, tuple[float, ...]]:
-    """Return the horizons that the suite names, by setting.
-
-    Raises:
-        SettingsError: a setting's horizons are not three ascending times.
-    """
-    named = {label: part.horizons for label, part in suite.settings.items() if part.horizons}
-    for label, times in named.items():
-        if len(times) != len(HORIZONS) or list(times) != sorted(set(times)):
-            raise SettingsError(
-                f"suite {suite.name}: settings.{label}.horizons must be three times in seconds, "
-                f"ascending ({', '.join(HORIZONS)}), not {list(times)}"
-            )
-    return named

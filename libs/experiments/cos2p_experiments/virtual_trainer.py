@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from cos2p.clock import Clock
 from cos2p.log.messages import Plan
-from cos2p.model.cost import CostModel, Workload
+from cos2p.model.cost import CostModel
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member
+from cos2p_sim.learner import step_seconds
 from cos2p_worker.task import Dataset, Task
-from cos2p_worker.torch_trainer import Power, TorchTrainer
+from cos2p_worker.torch_trainer import TorchTrainer, local_machine
 from cos2p_worker.trainer import TrainingControl, TrainingStoppedError, TrainResult
 
 JITTER = 0.1
@@ -29,16 +30,7 @@ SLICES_MAX = 20
 
 
 class VirtualTrainer:
-    """See `cos2p_worker.trainer.Trainer`.
-
-    Args:
-        task: the model and its loss.
-        data: the device's shard of the data.
-        config: the run's settings.
-        member: the device.
-        clock: the clock on which training time passes.
-        seed: the seed of the jitter.
-    """
+    """See `cos2p_worker.trainer.Trainer`; `seed` is that of the jitter."""
 
     def __init__(
         self,
@@ -50,7 +42,7 @@ class VirtualTrainer:
         seed: int,
     ) -> None:
         limit = member.memory_bytes if config.plans.enforce_memory else None
-        self._inner = TorchTrainer(task, data, config, Power(limit))
+        self._inner = TorchTrainer(task, data, config, local_machine(limit))
         self._cost = CostModel.of(task.units, config)
         self._member, self._clock, self._seed = member, clock, seed
         self._plan_count = 0
@@ -58,7 +50,7 @@ class VirtualTrainer:
         """Real seconds spent on training."""
         self.sample_count = self._inner.sample_count
         self.label_counts = self._inner.label_counts
-        self.units_digest = self._inner.units_digest
+        self.units = self._inner.units
 
     async def measure_flops_per_s(self) -> float:
         """Return the speed of the simulated device."""
@@ -74,20 +66,9 @@ class VirtualTrainer:
             result = await self._inner.train(plan, base, TrainingControl())
         finally:
             self.cpu_s += time.thread_time() - begun_s
-        step_s = self.step_s(plan) * self._jitter()
+        step_s = step_seconds(self._cost, plan, self._member.flops_per_s) * self._jitter()
         await self._pass(plan, step_s, watch)
-        return replace(result, train_s=plan.local_steps * step_s, throttle_s=0.0)
-
-    def step_s(self, plan: Plan) -> float:
-        """Return the seconds of one step of the plan on this device, without jitter."""
-        work = Workload(
-            flops=self._cost.training_flops(plan.trained, plan.frozen),
-            batch_size=plan.batch_size,
-            steps=1,
-            bytes_down=0,
-            bytes_up=0,
-        )
-        return work.train_s(self._member.flops_per_s)
+        return replace(result, throttle_s=0.0)
 
     def _jitter(self) -> float:
         """Draw a factor by seed, device and the device's count of plans: alike for all policies."""

@@ -4,6 +4,7 @@ Invariant: the records are those of the shared log. Only the time of writing and
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from cos2p.clock import Clock
 from cos2p.log.bus import Bus, NewRecord, Record
@@ -12,14 +13,7 @@ from cos2p.log.topics import SUBMODELS, UPDATES
 
 
 class WireBus(PassingBus):
-    """See `cos2p.log.bus.Bus`.
-
-    Args:
-        log: the bus that all roles share.
-        clock: the clock on which transfer time passes.
-        prefix: the prefix of the topics' names.
-        bytes_per_s: the speed of the link, in each direction.
-    """
+    """See `cos2p.log.bus.Bus`; `bytes_per_s` is the speed of the link in each direction."""
 
     def __init__(self, log: Bus, clock: Clock, prefix: str, bytes_per_s: float) -> None:
         super().__init__(log)
@@ -32,23 +26,12 @@ class WireBus(PassingBus):
             await self._pass(sum(len(r.value) for r in records))
         return await super().append(topic, partition, records)
 
-    async def read(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        *,
-        bytes_max: int = 4 << 20,
-        wait_s: float = 0,
-    ) -> list[Record]:
+    async def read(self, topic: str, partition: int, offset: int, **how: Any) -> list[Record]:
         """See `Bus.read`. Weights are returned only after their last byte has arrived."""
-        found = await super().read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+        found = await super().read(topic, partition, offset, **how)
         if topic == self._down:
             await self._pass(sum(len(r.value) for r in found))
         return found
-
-    async def close(self) -> None:
-        """See `Bus.close`. The shared log stays open for the other roles."""
 
     async def _pass(self, byte_count: int) -> None:
         await self._clock.sleep(byte_count / self._bytes_per_s)

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections import Counter
 from typing import cast
 
 import structlog
@@ -14,10 +15,11 @@ import structlog
 from cos2p.errors import Cos2pError, ExitCode
 from cos2p.service.lifecycle import fail
 from cos2p.service.logs import Log
+from cos2p_aggregator.replay import ReplayResult
 from cos2p_sim.checkers import InvariantError
+from cos2p_sim.cluster import Cluster
 from cos2p_sim.loop import START_S, SimulationHangsError, run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
-from cos2p_sim.trial import run_case, summary
 
 
 def spoken_log() -> Log:
@@ -38,6 +40,30 @@ def spoken_log() -> Log:
     return cast(Log, structlog.wrap_logger(logger, processors=processors))
 
 
+def summary(ended: Cluster, found: ReplayResult) -> dict[str, object]:
+    """Return what happened as plain values."""
+    history = ended.log.checker.history
+    assert history.ended is not None
+    return {
+        "seed": ended.case.seed,
+        "ended": str(history.ended.reason),
+        "detail": history.ended.detail,
+        "versions": history.version,
+        "shards": history.shards,
+        "devices": ended.case.device_count,
+        "plans": len(history.plans),
+        "outcomes": dict(Counter(str(outcome) for outcome in history.endings.values())),
+        "records_judged": ended.log.checker.record_count,
+        "decisions_fenced": ended.log.checker.fenced_count,
+        "kills": ended.kill_count,
+        "restarts": ended.restart_count,
+        "faults": vars(ended.faults),
+        "virtual_s": round(ended.seconds, 3),
+        "replayed": found.compared_count,
+        "fingerprint": ended.log.fingerprint(),
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return the process's exit code."""
     parser = argparse.ArgumentParser(
@@ -49,14 +75,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         case = draw_case(load_scenario(given.scenario), given.seed)
-        ended, found = run_virtual(run_case(case, spoken_log() if given.verbose else None))
+        cluster = Cluster(case, spoken_log() if given.verbose else None)
+        found = run_virtual(cluster.run())
     except Cos2pError as error:
         fail("cos2p_sim", error)
         return int(error.exit_code)
     except (InvariantError, SimulationHangsError) as error:
         print(f"cos2p_sim: seed {given.seed}: {error}", file=sys.stderr)
         return int(ExitCode.BUG)
-    print(json.dumps(summary(ended, found), indent=2))
+    print(json.dumps(summary(cluster, found), indent=2))
     return int(ExitCode.OK)
 
 

@@ -1,17 +1,19 @@
 """The invariants of a run, one function each, checked at every record before it is folded.
 
-Each function takes the history so far and the next record. It yields each fault of that record.
-`Checker` runs all functions. It raises the first fault as an error that names the invariant.
+Each function takes the history so far and the next record's message. It yields each fault of that
+record. `Checker` raises the first fault as an error that names the invariant.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from blake3 import blake3
 
 from cos2p.log import messages as m
 from cos2p.log.fence import EpochFence
 from cos2p.log.messages import Outcome
+from cos2p.log.topics import DECISIONS, FLEET, MODELS
 from cos2p.model.units import UNIT_DIGEST_BYTES
 from cos2p_sim.history import History
 
@@ -25,7 +27,7 @@ class InvariantError(Exception):
 # ---------------------------------------------------------------- fleet
 
 
-def workers_report_their_own_plans(h: History, offset: int, x: m.Message) -> Faults:
+def workers_report_their_own_plans(h: History, x: m.Message) -> Faults:
     """A worker reports only plans that were made for it and for this incarnation of it."""
     if isinstance(x, m.Report):
         plan = h.plans.get(x.plan_id)
@@ -35,7 +37,7 @@ def workers_report_their_own_plans(h: History, offset: int, x: m.Message) -> Fau
             yield f"plan {x.plan_id} was made for another worker, or another life of it"
 
 
-def done_plans_have_all_their_steps(h: History, offset: int, x: m.Message) -> Faults:
+def done_plans_have_all_their_steps(h: History, x: m.Message) -> Faults:
     """A report of a finished plan covers as many steps as were planned."""
     if isinstance(x, m.Report) and x.status == "done" and x.plan_id in h.plans:
         planned = h.plans[x.plan_id].local_steps
@@ -46,7 +48,7 @@ def done_plans_have_all_their_steps(h: History, offset: int, x: m.Message) -> Fa
 # ---------------------------------------------------------------- decisions
 
 
-def order_of_the_run(h: History, offset: int, d: m.Decision) -> Faults:
+def order_of_the_run(h: History, d: m.Decision) -> Faults:
     """A run starts once. After its end come only new epochs and answers to late reports."""
     if isinstance(d, m.EpochStarted):
         return
@@ -55,15 +57,12 @@ def order_of_the_run(h: History, offset: int, d: m.Decision) -> Faults:
             yield "the run starts twice"
     elif h.started is None and not isinstance(d, m.RunEnded):
         yield "a decision before the run started"
-    if h.ended is not None and not _answers_late_report(d):
+    answers_late_report = isinstance(d, m.UpdateRefused) and d.outcome is Outcome.DUPLICATE
+    if h.ended is not None and not answers_late_report:
         yield "a decision after the run's end"
 
 
-def _answers_late_report(d: m.Decision) -> bool:
-    return isinstance(d, m.UpdateRefused) and d.outcome is Outcome.DUPLICATE
-
-
-def versions_rise_by_one(h: History, offset: int, d: m.Decision) -> Faults:
+def versions_rise_by_one(h: History, d: m.Decision) -> Faults:
     """Versions rise by one, and a version counts the updates that were admitted to it."""
     if isinstance(d, m.RoundClosed):
         if d.version != h.version + 1:
@@ -75,7 +74,7 @@ def versions_rise_by_one(h: History, offset: int, d: m.Decision) -> Faults:
         yield f"the run ends at {d.version} after {h.version}"
 
 
-def plans_are_sound(h: History, offset: int, d: m.Decision) -> Faults:
+def plans_are_sound(h: History, d: m.Decision) -> Faults:
     """Plan ids are new, a device has one open plan, and the plan fits model and device."""
     if not isinstance(d, m.PlanIssued):
         return
@@ -97,7 +96,7 @@ def plans_are_sound(h: History, offset: int, d: m.Decision) -> Faults:
         yield "its units lack cores, or repeat"
 
 
-def barriers_wait_for_all(h: History, offset: int, d: m.Decision) -> Faults:
+def barriers_wait_for_all(h: History, d: m.Decision) -> Faults:
     """With a barrier, a version closes with no plan open and asks each device once.
 
     The planner asks a device again only if all devices that it asked have failed.
@@ -116,7 +115,7 @@ def _bound(h: History) -> bool:
     return h.started is not None and h.started.config.plans.enforce_memory
 
 
-def one_outcome_per_plan(h: History, offset: int, d: m.Decision) -> Faults:
+def one_outcome_per_plan(h: History, d: m.Decision) -> Faults:
     """Each plan ends in exactly one outcome. A DUPLICATE concerns a plan that has ended before."""
     if isinstance(d, m.UpdateAdmitted | m.UpdateRefused | m.PlanCancelled):
         repeat = isinstance(d, m.UpdateRefused) and d.outcome is Outcome.DUPLICATE
@@ -126,21 +125,21 @@ def one_outcome_per_plan(h: History, offset: int, d: m.Decision) -> Faults:
         elif plan is not None and plan.worker_id != d.worker_id and not repeat:
             yield f"plan {d.plan_id} is not that of {d.worker_id}"
         if d.plan_id in h.endings and not repeat:
-            yield f"plan {d.plan_id} has ended before: {h.endings[d.plan_id].outcome}"
+            yield f"plan {d.plan_id} has ended before: {h.endings[d.plan_id]}"
         if repeat and plan is not None and d.plan_id not in h.endings:
             yield f"plan {d.plan_id} has not ended, so nothing repeats it"
     if isinstance(d, m.RunEnded) and len(h.endings) < len(h.plans):
         yield f"plans without an outcome: {sorted(set(h.plans) - set(h.endings))}"
 
 
-def one_answer_per_report(h: History, offset: int, d: m.Decision) -> Faults:
+def one_answer_per_report(h: History, d: m.Decision) -> Faults:
     """A report is answered once over all planners. A restarted planner does not answer it again."""
     again = (getattr(d, "plan_id", ""), d.fleet_offset - 1) in h.answered
     if again and isinstance(d, m.UpdateAdmitted | m.UpdateRefused):
         yield f"the report of {d.plan_id} at fleet record {d.fleet_offset - 1} is answered twice"
 
 
-def admitted_updates_count_right(h: History, offset: int, d: m.Decision) -> Faults:
+def admitted_updates_count_right(h: History, d: m.Decision) -> Faults:
     """A merged update was reported for its plan, is fresh enough, has weight and counts once."""
     if not isinstance(d, m.UpdateAdmitted) or d.plan_id not in h.plans:
         return
@@ -164,7 +163,7 @@ def admitted_updates_count_right(h: History, offset: int, d: m.Decision) -> Faul
         yield f"the blob of plan {d.plan_id} is merged twice"
 
 
-def fleet_is_followed(h: History, offset: int, d: m.Decision) -> Faults:
+def fleet_is_followed(h: History, d: m.Decision) -> Faults:
     """Each decision names how far it has read `fleet`: never backwards, never beyond the end."""
     if isinstance(d, m.EpochStarted):
         return
@@ -177,7 +176,7 @@ def fleet_is_followed(h: History, offset: int, d: m.Decision) -> Faults:
 # ---------------------------------------------------------------- models
 
 
-def the_run_opens_once(h: History, offset: int, x: m.Message) -> Faults:
+def the_run_opens_once(h: History, x: m.Message) -> Faults:
     """RunOpened comes first and once. RunFinished comes last and once, after the RunEnded."""
     if isinstance(x, m.RunOpened):
         if h.opened:
@@ -192,7 +191,7 @@ def the_run_opens_once(h: History, offset: int, x: m.Message) -> Faults:
             yield "the run is finished twice"
 
 
-def dispatches_match_plans(h: History, offset: int, x: m.Message) -> Faults:
+def dispatches_match_plans(h: History, x: m.Message) -> Faults:
     """A dispatched plan equals the issued one. Each shard dispatches it once."""
     if not isinstance(x, m.Dispatched):
         return
@@ -204,7 +203,7 @@ def dispatches_match_plans(h: History, offset: int, x: m.Message) -> Faults:
         yield f"shard {x.shard} of {x.shard_count} in a run of {h.shards}"
 
 
-def versions_are_published_in_order(h: History, offset: int, x: m.Message) -> Faults:
+def versions_are_published_in_order(h: History, x: m.Message) -> Faults:
     """Each shard publishes each version in order. A repeated version has the same digests."""
     if not isinstance(x, m.VersionPublished):
         return
@@ -228,7 +227,7 @@ def versions_are_published_in_order(h: History, offset: int, x: m.Message) -> Fa
         yield f"version {x.version} leaves out units of {sorted(foreign)}, which are not in it"
 
 
-def untrained_units_keep_their_bytes(h: History, offset: int, x: m.Message) -> Faults:
+def untrained_units_keep_their_bytes(h: History, x: m.Message) -> Faults:
     """A unit that no merged update trained keeps its digest, if there is no moving average."""
     if not isinstance(x, m.VersionPublished) or h.started is None:
         return
@@ -246,29 +245,26 @@ def untrained_units_keep_their_bytes(h: History, offset: int, x: m.Message) -> F
 
 # ---------------------------------------------------------------- all together
 
-DecisionRule = Callable[[History, int, m.Decision], Faults]
-MessageRule = Callable[[History, int, m.Message], Faults]
-
-FLEET_RULES: tuple[MessageRule, ...] = (
-    workers_report_their_own_plans,
-    done_plans_have_all_their_steps,
-)
-DECISION_RULES: tuple[DecisionRule, ...] = (
-    order_of_the_run,
-    versions_rise_by_one,
-    plans_are_sound,
-    barriers_wait_for_all,
-    one_outcome_per_plan,
-    one_answer_per_report,
-    admitted_updates_count_right,
-    fleet_is_followed,
-)
-MODEL_RULES: tuple[MessageRule, ...] = (
-    the_run_opens_once,
-    dispatches_match_plans,
-    versions_are_published_in_order,
-    untrained_units_keep_their_bytes,
-)
+RULES: dict[str, tuple[Callable[[History, Any], Faults], ...]] = {
+    FLEET.name: (workers_report_their_own_plans, done_plans_have_all_their_steps),
+    DECISIONS.name: (
+        order_of_the_run,
+        versions_rise_by_one,
+        plans_are_sound,
+        barriers_wait_for_all,
+        one_outcome_per_plan,
+        one_answer_per_report,
+        admitted_updates_count_right,
+        fleet_is_followed,
+    ),
+    MODELS.name: (
+        the_run_opens_once,
+        dispatches_match_plans,
+        versions_are_published_in_order,
+        untrained_units_keep_their_bytes,
+    ),
+}
+"""The rules for the records of each topic."""
 
 
 class Checker:
@@ -280,35 +276,19 @@ class Checker:
 
     def __init__(self) -> None:
         self.history = History()
-        self.fenced_count = 0
         self.record_count = 0
+        self.fenced_count = 0
         self._fence = EpochFence()
 
-    def fleet(self, offset: int, message: m.Message) -> None:
-        """Check and fold the next record of `fleet`."""
+    def take(self, topic: str, offset: int, message: m.Message) -> None:
+        """Check and fold the next record of a topic, unless the fence holds a decision back."""
         self.record_count += 1
-        for rule in FLEET_RULES:
-            _judge(rule.__name__, f"fleet@{offset}", message, rule(self.history, offset, message))
-        self.history.take_fleet(offset, message)
-
-    def decision(self, offset: int, decision: m.Decision) -> None:
-        """Check and fold the next record of `decisions`, unless the fence holds it back."""
-        self.record_count += 1
-        if not self._fence.admits(decision):
+        if isinstance(message, m.Decision) and not self._fence.admits(message):
             self.fenced_count += 1
             return
-        for rule in DECISION_RULES:
-            _judge(
-                rule.__name__, f"decisions@{offset}", decision, rule(self.history, offset, decision)
-            )
-        self.history.take_decision(offset, decision)
-
-    def model(self, offset: int, message: m.Message) -> None:
-        """Check and fold the next record of `models`."""
-        self.record_count += 1
-        for rule in MODEL_RULES:
-            _judge(rule.__name__, f"models@{offset}", message, rule(self.history, offset, message))
-        self.history.take_model(message)
+        for rule in RULES[topic]:
+            _judge(rule.__name__, f"{topic}@{offset}", message, rule(self.history, message))
+        self.history.take(topic, offset, message)
 
     def end(self, acknowledged: Iterable[m.Message], *, ends: str) -> None:
         """Check that everything that a finished run needs is there.

@@ -34,11 +34,8 @@ class FaultyBus(PassingBus):
     """See `cos2p.log.bus.Bus`.
 
     Args:
-        log: the bus that all processes share.
-        clock: the clock on which delays pass.
-        faults: how often each fault happens.
         chance: the random generator of this life of this process.
-        count: the counter of faults, shared by all processes.
+        count: the faults of all processes.
         fleet_topic: the topic on which a worker's records may be lost or repeated. None for other
             roles: their producers are idempotent, and the bus keeps what it acknowledged.
     """

@@ -3,14 +3,17 @@
 Invariant: the claimed memory of every device holds the smallest submodel.
 """
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from cos2p.clock import Clock
 from cos2p.model.cost import CostModel
 from cos2p.model.units import STEM, Kind, Unit, UnitTable
-from cos2p_sim.learner import Temper
+from cos2p_sim.learner import Temper, stand_in
+from cos2p_sim.ring import Body
 from cos2p_sim.scenario import Case
+from cos2p_worker.shell import WorkerDevice, run_worker
 
 BLOCKS = 3
 FRACTIONS = (0.15, 0.25, 0.4, 0.6)
@@ -19,23 +22,6 @@ SPEEDS = (1.0, 2.0, 4.0, 8.0)
 """Speeds of devices, as multiples of the slowest."""
 PLAN_S = 16.0
 """Seconds that the slowest devices need for a plan of the whole model."""
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """A simulated device.
-
-    Attributes:
-        worker_id: the id of the device's worker.
-        device_class: the name of the device's class.
-        claimed_bytes: the memory that the device reports.
-        temper: how the device really behaves.
-    """
-
-    worker_id: str
-    device_class: str
-    claimed_bytes: int
-    temper: Temper
 
 
 def small_table(seed: int) -> UnitTable:
@@ -54,13 +40,16 @@ def small_table(seed: int) -> UnitTable:
     return UnitTable(tuple(units))
 
 
-def draw_fleet(case: Case, table: UnitTable) -> tuple[StandIn, ...]:
-    """Draw the devices of a case. All classes take turns; speeds are independent of budgets."""
+def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> dict[str, Body]:
+    """Draw the devices of a case and return their workers by name.
+
+    All classes take turns; speeds are independent of budgets.
+    """
     chance = np.random.default_rng([case.seed, 3])
     cost = CostModel.of(table, case.config)
     local = case.config.local
-    whole = local.steps * local.batch_size * cost.training_flops(range(len(table)))
-    devices = []
+    whole = local.steps * local.batch_size * cost.whole_flops
+    workers: dict[str, Body] = {}
     for index in range(case.device_count):
         which = index % len(FRACTIONS)
         claimed = max(cost.memory_for_fraction(FRACTIONS[which]), cost.smallest_bytes)
@@ -75,5 +64,8 @@ def draw_fleet(case: Case, table: UnitTable) -> tuple[StandIn, ...]:
             sample_count=sum(labels) + 1,
             label_counts=labels,
         )
-        devices.append(StandIn(f"worker-{index}", f"class-{which}", claimed, temper))
-    return tuple(devices)
+        device = WorkerDevice(claimed, f"class-{which}")
+        trainer_of = stand_in(table, temper, clock)
+        name = f"worker-{index}"
+        workers[name] = partial(run_worker, worker_id=name, device=device, trainer_of=trainer_of)
+    return workers

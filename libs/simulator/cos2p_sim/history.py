@@ -8,15 +8,8 @@ from dataclasses import dataclass, field
 
 from cos2p.log import messages as m
 from cos2p.log.messages import Outcome
+from cos2p.log.topics import FLEET
 from cos2p.model.units import UnitTable
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a plan ended, and the offset of the decision that ended it."""
-
-    outcome: Outcome
-    offset: int
 
 
 @dataclass
@@ -27,7 +20,6 @@ class History:
         hellos: the newest Hello of each (worker, incarnation).
         reports: the reports of each plan, by plan id.
         fleet_next: the offset after the last fleet record.
-        plans: the issued plans, by plan id.
         endings: how each ended plan ended, by plan id.
         answered: (plan id, fleet offset) of each report that was admitted or refused.
         version: the newest closed version.
@@ -45,7 +37,7 @@ class History:
     fleet_next: int = 0
     started: m.RunStarted | None = None
     plans: dict[str, m.Plan] = field(default_factory=dict)
-    endings: dict[str, Ending] = field(default_factory=dict)
+    endings: dict[str, Outcome] = field(default_factory=dict)
     answered: set[tuple[str, int]] = field(default_factory=set)
     version: int = 0
     fleet_offset: int = 0
@@ -80,49 +72,39 @@ class History:
 
     def open_plan_of(self, worker_id: str) -> str | None:
         """Return the id of a worker's open plan; None where it has none."""
-        for plan_id, plan in self.plans.items():
-            if plan.worker_id == worker_id and plan_id not in self.endings:
-                return plan_id
-        return None
+        return next((p for p in self.open_plans if self.plans[p].worker_id == worker_id), None)
 
-    def take_fleet(self, offset: int, message: m.Message) -> None:
-        """Fold the next record of `fleet`."""
-        self.fleet_next = offset + 1
-        if isinstance(message, m.Hello):
-            self.hellos[message.worker_id, message.incarnation] = message
-        elif isinstance(message, m.Report):
-            self.reports.setdefault(message.plan_id, []).append(message)
-
-    def take_decision(self, offset: int, decision: m.Decision) -> None:
-        """Fold the next decision that the fence admits."""
-        self.fleet_offset = decision.fleet_offset
-        if isinstance(decision, m.UpdateAdmitted | m.UpdateRefused):
+    def take(self, topic: str, offset: int, message: m.Message) -> None:
+        """Fold the next record of a topic; of the decisions those that the fence admits."""
+        if topic == FLEET.name:
+            self.fleet_next = offset + 1
+        if isinstance(message, m.Decision):
+            self.fleet_offset = message.fleet_offset
+        if isinstance(message, m.UpdateAdmitted | m.UpdateRefused):
             # `fleet_offset` is the next record to read, so the answered report is one before it.
-            self.answered.add((decision.plan_id, decision.fleet_offset - 1))
-        match decision:
+            self.answered.add((message.plan_id, message.fleet_offset - 1))
+        match message:
+            case m.Hello():
+                self.hellos[message.worker_id, message.incarnation] = message
+            case m.Report():
+                self.reports.setdefault(message.plan_id, []).append(message)
             case m.RunStarted():
-                self.started = decision
+                self.started = message
                 self.closed_at[0] = offset
             case m.PlanIssued(plan=plan):
                 self.plans[plan.plan_id] = plan
                 self.asked_for.add((plan.worker_id, plan.base_version))
             case m.UpdateAdmitted():
-                self.merged.setdefault(self.version + 1, []).append(decision)
-                self.endings[decision.plan_id] = Ending(Outcome.ACCEPTED, offset)
+                self.merged.setdefault(self.version + 1, []).append(message)
+                self.endings[message.plan_id] = Outcome.ACCEPTED
             case m.UpdateRefused() | m.PlanCancelled():
-                if decision.outcome is not Outcome.DUPLICATE:
-                    self.endings[decision.plan_id] = Ending(Outcome(decision.outcome), offset)
+                if message.outcome is not Outcome.DUPLICATE:
+                    self.endings[message.plan_id] = Outcome(message.outcome)
             case m.RoundClosed():
-                self.version = decision.version
-                self.closed_at[decision.version] = offset
+                self.version = message.version
+                self.closed_at[message.version] = offset
             case m.RunEnded():
-                self.ended = decision
-            case _:
-                pass
-
-    def take_model(self, message: m.Message) -> None:
-        """Fold the next record of `models`."""
-        match message:
+                self.ended = message
             case m.RunOpened():
                 self.opened = True
             case m.Dispatched():

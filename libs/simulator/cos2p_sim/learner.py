@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.clock import Clock
-from cos2p.log.messages import Plan
+from cos2p.log.messages import Plan, RunOpened
 from cos2p.model.cost import CostModel, Workload
 from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
+from cos2p_worker.shell import TrainerOf
 from cos2p_worker.trainer import (
     TrainingControl,
     TrainingFailedError,
@@ -32,12 +33,9 @@ class Temper:
     """How a stand-in device behaves.
 
     Attributes:
-        flops_per_s: the device's speed.
         memory_bytes: the device's real memory. A plan that needs more runs out of memory.
         failing_share: the share of plans that fail, drawn from the plan's seed.
         spoilt_share: the share of plans whose delta is not finite, drawn from the plan's seed.
-        sample_count: the number of samples on the device.
-        label_counts: the number of samples of each label.
     """
 
     flops_per_s: float
@@ -53,22 +51,9 @@ class StandInTrainer:
 
     def __init__(self, table: UnitTable, config: RunConfig, temper: Temper, clock: Clock) -> None:
         self._cost = CostModel.of(table, config)
-        self._table, self._temper, self._clock = table, temper, clock
-
-    @property
-    def sample_count(self) -> int:
-        """The number of samples on this device."""
-        return self._temper.sample_count
-
-    @property
-    def label_counts(self) -> tuple[int, ...] | None:
-        """The number of samples of each label."""
-        return self._temper.label_counts
-
-    @property
-    def units_digest(self) -> bytes:
-        """The digest of the unit table."""
-        return self._table.digest
+        self._temper, self._clock = temper, clock
+        self.units = table
+        self.sample_count, self.label_counts = temper.sample_count, temper.label_counts
 
     async def measure_flops_per_s(self) -> float:
         """Return the speed that the device has by its `Temper`."""
@@ -85,7 +70,7 @@ class StandInTrainer:
         peak_bytes = self._cost.peak_bytes(plan.trained, plan.frozen)
         if peak_bytes > self._temper.memory_bytes:
             raise TrainingOutOfMemoryError("the stand-in device is too small", peak_bytes)
-        seconds = self._seconds(plan)
+        seconds = plan.local_steps * step_seconds(self._cost, plan, self._temper.flops_per_s)
         for part in range(1, SLICES + 1):
             await self._clock.sleep(seconds / SLICES)
             if watch.stop.is_set():
@@ -104,18 +89,22 @@ class StandInTrainer:
             loss_first=2.0,
             loss_last=1.0,
             peak_bytes=peak_bytes,
-            train_s=seconds,
         )
 
-    def _seconds(self, plan: Plan) -> float:
-        work = Workload(
-            flops=self._cost.training_flops(plan.trained, plan.frozen),
-            batch_size=plan.batch_size,
-            steps=plan.local_steps,
-            bytes_down=0,
-            bytes_up=0,
-        )
-        return work.train_s(self._temper.flops_per_s)
+
+def stand_in(table: UnitTable, temper: Temper, clock: Clock) -> TrainerOf:
+    """Return what gives `run_worker` the trainer of a stand-in device."""
+
+    async def trainer_of(opened: RunOpened) -> StandInTrainer:
+        return StandInTrainer(table, opened.config, temper, clock)
+
+    return trainer_of
+
+
+def step_seconds(cost: CostModel, plan: Plan, flops_per_s: float) -> float:
+    """Return the seconds of one step of a plan on a device of this speed."""
+    flops = cost.training_flops(plan.trained, plan.frozen)
+    return Workload(flops, plan.batch_size, 1, 0, 0).train_s(flops_per_s)
 
 
 def stand_in_deltas(

@@ -6,7 +6,7 @@ first at an operator's authorizer.
 """
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
 from cos2p.log.buses.passing import PassingBus
@@ -16,13 +16,7 @@ from cos2p_sim.checkers import InvariantError
 
 
 class RoleBus(PassingBus):
-    """See `cos2p.log.bus.Bus`.
-
-    Args:
-        log: the bus that all processes share.
-        role: the role that uses this bus.
-        prefix: the prefix of the topics' names.
-    """
+    """See `cos2p.log.bus.Bus`; `log` is the bus that all processes share."""
 
     def __init__(self, log: Bus, role: Role, prefix: str) -> None:
         super().__init__(log)
@@ -40,27 +34,16 @@ class RoleBus(PassingBus):
         self._check("Write", topic)
         return await super().append(topic, partition, records)
 
-    async def read(
-        self,
-        topic: str,
-        partition: int,
-        offset: int,
-        *,
-        bytes_max: int = 4 << 20,
-        wait_s: float = 0,
-    ) -> list[Record]:
+    async def read(self, topic: str, partition: int, offset: int, **how: Any) -> list[Record]:
         """See `Bus.read`."""
         self._check("Read", topic)
-        return await super().read(topic, partition, offset, bytes_max=bytes_max, wait_s=wait_s)
+        return await super().read(topic, partition, offset, **how)
 
     async def end_offsets(self, topic: str) -> dict[int, Offsets]:
         """See `Bus.end_offsets`: a role that may read or write a topic may ask for its end."""
         if topic not in self._rights:
             self._refuse("Describe", topic)
         return await super().end_offsets(topic)
-
-    async def close(self) -> None:
-        """See `Bus.close`. The shared log stays open for the other roles."""
 
     def _check(self, operation: Operation, topic: str) -> None:
         if operation not in self._rights.get(topic, ()):

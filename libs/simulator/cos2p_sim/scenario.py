@@ -26,7 +26,6 @@ from cos2p_planner.presets import merged, with_changes
 
 Span = tuple[int, int]
 """Least and most value, both included."""
-Share = float
 
 
 class _Part(BaseModel):
@@ -37,11 +36,11 @@ class FleetPart(_Part):
     """The devices of a run."""
 
     devices: Span = (4, 8)
-    failing_share: Share = 0.0
+    failing_share: float = 0.0
     """Share of plans whose training fails."""
-    spoilt_share: Share = 0.0
+    spoilt_share: float = 0.0
     """Share of plans whose delta is not finite."""
-    boasting_share: Share = 0.0
+    boasting_share: float = 0.0
     """Share of devices that claim more memory than they have."""
 
 
@@ -62,28 +61,28 @@ class FaultPart(_Part):
 
     delay_s: float = 0.0
     """Mean of the exponential delay before a record is written, and again before its ack."""
-    loss_share: Share = 0.0
+    loss_share: float = 0.0
     """A worker's record is not written, and its append fails."""
-    duplicate_share: Share = 0.0
+    duplicate_share: float = 0.0
     """A worker's record is written twice."""
-    lost_ack_share: Share = 0.0
+    lost_ack_share: float = 0.0
     """The records, or the first of them, are written, but the append fails."""
 
 
 class CrashPart(_Part):
     """The kills and stops of processes."""
 
-    share: Share = 0.0
+    share: float = 0.0
     """Chance that a process is killed. It is drawn `chances` times for each process."""
     chances: int = Field(0, ge=0)
     within_s: float = 25.0
     """Kills happen within this many virtual seconds from the start."""
     restart_s: tuple[float, float] = (0.2, 5.0)
-    rival_share: Share = 0.0
+    rival_share: float = 0.0
     """Share of runs in which a second planner starts while the first runs."""
-    leaving_share: Share = 0.0
+    leaving_share: float = 0.0
     """Share of workers that are asked to stop once (as by SIGTERM) and come back."""
-    dying_share: Share = 0.0
+    dying_share: float = 0.0
     """Share of workers that are killed once and never restarted. worker-0 is never one of them."""
     workers_die_at_s: float | None = None
     """The time at which all workers are killed. They are not restarted."""

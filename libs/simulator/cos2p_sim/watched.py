@@ -4,29 +4,29 @@ Invariants: every record of `fleet`, `decisions` and `models` is judged once, in
 It is judged before the append that wrote it returns. Causes are judged before their effects.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from cos2p.clock import Clock
 from cos2p.log import codec
 from cos2p.log.bus import NewRecord, Record
-from cos2p.log.buses.memory import MemoryBus
-from cos2p.log.messages import Decision, Message, SnapshotPart
+from cos2p.log.messages import Message, SnapshotPart
 from cos2p.log.snapshots import Snapshot, whole_snapshot
-from cos2p.log.topics import CATALOGUE, DEAD_LETTERS, DECISIONS, FLEET, MODELS, SNAPSHOTS
+from cos2p.log.topics import DEAD_LETTERS, DECISIONS, FLEET, MODELS, SNAPSHOTS
 from cos2p_sim.checkers import Checker, InvariantError
+from cos2p_sim.ring import RingLog
 
 
-class WatchedLog(MemoryBus):
+class WatchedLog(RingLog):
     """See `cos2p.log.bus.Bus`."""
 
     def __init__(self, clock: Clock, prefix: str) -> None:
-        super().__init__(clock)
+        super().__init__(clock, prefix)
         self.checker = Checker()
-        self._prefix = prefix
         self._told = {topic.full_name(prefix): topic for topic in (FLEET, DECISIONS, MODELS)}
         self._judged = dict.fromkeys(self._told, 0)
-        self._messages: dict[tuple[str, int], Message] = {}
-        self._acknowledged: list[tuple[str, int]] = []
+        self._reported: list[Message] = []
+        """The messages of `fleet`, by offset."""
+        self._acknowledged: list[int] = []
         self._parts: list[NewRecord] = []
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
@@ -38,7 +38,7 @@ class WatchedLog(MemoryBus):
         offsets = await super().append(topic, partition, records)
         if topic in self._told:
             self._judge()
-        if topic == SNAPSHOTS.full_name(self._prefix):
+        if topic == SNAPSHOTS.full_name(self.prefix):
             self._parts += records
         return offsets
 
@@ -56,23 +56,15 @@ class WatchedLog(MemoryBus):
 
     def acknowledge(self, places: Sequence[tuple[str, int, int]]) -> None:
         """Note the records whose appends returned, as (topic, partition, offset)."""
-        fleet = FLEET.full_name(self._prefix)
-        self._acknowledged += [(t, offset) for t, _, offset in places if t == fleet]
+        fleet = FLEET.full_name(self.prefix)
+        self._acknowledged += [offset for topic, _, offset in places if topic == fleet]
 
     def end(self, ends: str) -> None:
         """Judge the end of the run; see `Checker.end`."""
-        self.checker.end((self._messages[place] for place in self._acknowledged), ends=ends)
-        dead = self._log(DEAD_LETTERS.full_name(self._prefix), 0)
+        self.checker.end((self._reported[offset] for offset in self._acknowledged), ends=ends)
+        dead = self._log(DEAD_LETTERS.full_name(self.prefix), 0)
         if dead:
             raise InvariantError(f"a record could not be read: {codec.decode(dead[0])}")
-
-    def everything(self) -> Iterator[tuple[Record, Message | None]]:
-        """Yield all records of all topics, each with its message if it was judged."""
-        for topic in CATALOGUE:
-            name = topic.full_name(self._prefix)
-            for partition in range(self._specs[name].partitions):
-                for record in self._log(name, partition):
-                    yield record, self._messages.get((name, record.offset))
 
     def _judge(self) -> None:
         """Judge the new records: first `fleet`, then `decisions`, then `models`."""
@@ -83,10 +75,6 @@ class WatchedLog(MemoryBus):
                 record = log[self._judged[name]]
                 self._judged[name] += 1
                 message = codec.decode(record)
-                self._messages[name, record.offset] = message
                 if topic is FLEET:
-                    self.checker.fleet(record.offset, message)
-                elif topic is MODELS:
-                    self.checker.model(record.offset, message)
-                elif isinstance(message, Decision):
-                    self.checker.decision(record.offset, message)
+                    self._reported.append(message)
+                self.checker.take(topic.name, record.offset, message)

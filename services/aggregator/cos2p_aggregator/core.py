@@ -5,28 +5,16 @@ they name. A plan's update is merged at most once. Versions rise by one. What th
 not published again. A version that is made again must have the digest that was published.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from cos2p.errors import DivergedError, SettingsError
+from cos2p.log import messages as m
 from cos2p.log.fence import EpochFence
-from cos2p.log.messages import (
-    PROTOCOL,
-    Decision,
-    EpochStarted,
-    LeftOut,
-    Plan,
-    PlanIssued,
-    RoundClosed,
-    RunEnded,
-    RunFinished,
-    RunOpened,
-    RunStarted,
-    UpdateAdmitted,
-    VersionPublished,
-)
 from cos2p.model.units import UnitTable
 from cos2p_aggregator.effects import (
     Checkpoint,
@@ -43,7 +31,7 @@ from cos2p_aggregator.effects import (
 )
 from cos2p_aggregator.plans import OpenPlans, Recall, contradiction
 from cos2p_aggregator.published_records import PublishedRecords, StartPoint, first_difference
-from cos2p_aggregator.store import ModelStore, VersionRecipe
+from cos2p_aggregator.store import ModelStore
 from cos2p_aggregator.update import UpdateMerge
 
 PAUSE_BYTES = 32 << 20
@@ -56,36 +44,23 @@ PUBLISHED_BYTES_MAX = 900_000
 LEFT_OUT_MAX = 10_000
 
 
-@dataclass(frozen=True)
-class ShardPlace:
-    """Which part of the model a core owns.
-
-    Attributes:
-        shard: the shard's number.
-        shard_count: number of shards; None takes the run's setting.
-        updates_topic: the only topic from which updates are read.
-    """
-
-    shard: int
-    updates_topic: str
-    shard_count: int | None = None
-
-
+@dataclass
 class _Open:
     """What was taken since the last version."""
 
-    def __init__(self) -> None:
-        self.update_count = 0
-        self.merged_count = 0
-        self.weight_sum = 0.0
-        self.left_out: list[LeftOut] = []
+    update_count: int = 0
+    merged_count: int = 0
+    weight_sum: float = 0.0
+    left_out: list[m.LeftOut] = field(default_factory=list)
 
 
 class AggregatorCore:
     """One shard of the model, driven by decisions.
 
     Args:
-        place: the part of the model that it owns.
+        shard: number of the part of the model that it owns.
+        updates_topic: the only topic from which updates are read.
+        shard_count: number of shards; None takes the run's setting.
         ledger: what was published before a restart; None for a replay.
         start: the point to continue from; None for version 0. Of the decisions before it the core
             needs those that the point names (see `cos2p_aggregator.start`) and ignores all others.
@@ -93,22 +68,24 @@ class AggregatorCore:
 
     def __init__(
         self,
-        place: ShardPlace,
+        shard: int,
+        updates_topic: str,
         *,
+        shard_count: int | None = None,
         ledger: PublishedRecords | None = None,
         start: StartPoint | None = None,
     ) -> None:
-        self._place = place
+        self._shard, self._shard_count = shard, shard_count or 0
+        self._updates_topic = updates_topic
         self._ledger = ledger
         self._start = start
         self._fence = EpochFence()
         self._plans = OpenPlans()
         self._recall = Recall(start, self._plans, self._fence)
-        self._run: RunStarted | None = None
+        self._run: m.RunStarted | None = None
         self._store: ModelStore | None = None
         self._open = _Open()
         self._told: Publish | None = None
-        self._shard_count = 0
         self.version = 0
         self.ended = False
 
@@ -117,12 +94,7 @@ class AggregatorCore:
         """The model's units; known once the run has started."""
         return self._model.table
 
-    @property
-    def plans_open(self) -> int:
-        """The number of plans issued and not ended."""
-        return len(self._plans)
-
-    def feed(self, offset: int, decision: Decision) -> Iterator[Effect]:
+    def feed(self, offset: int, decision: m.Decision) -> Iterator[Effect]:
         """Obey the next decision. The caller must carry out each effect, in order, to the end.
 
         Raises:
@@ -133,9 +105,9 @@ class AggregatorCore:
         """
         if self._run is not None and self._recall.takes(offset, decision):
             return
-        if not self._fence.admits(decision) or self.ended or isinstance(decision, EpochStarted):
+        if not self._fence.admits(decision) or self.ended or isinstance(decision, m.EpochStarted):
             return
-        if isinstance(decision, RunStarted):
+        if isinstance(decision, m.RunStarted):
             yield from self._begin(offset, decision)
         elif self._run is None:
             raise contradiction(offset, "speaks of a run that has not started")
@@ -143,78 +115,69 @@ class AggregatorCore:
             self._recall.require_all()
             yield from self._obey(offset, decision)
 
-    def _obey(self, offset: int, decision: Decision) -> Iterator[Effect]:
+    def _obey(self, offset: int, decision: m.Decision) -> Iterator[Effect]:
         match decision:
-            case PlanIssued():
+            case m.PlanIssued():
                 self._plans.note(offset, decision)
                 yield from self._dispatch(offset, decision.plan)
-            case UpdateAdmitted():
+            case m.UpdateAdmitted():
                 yield from self._merge(offset, decision)
-            case RoundClosed():
+            case m.RoundClosed():
                 yield from self._close(offset, decision)
-            case RunEnded():
+            case m.RunEnded():
                 yield from self._finish(offset, decision)
             case _:
                 self._plans.note(offset, decision)
 
     # ------------------------------------------------------------ begin
 
-    def _begin(self, offset: int, started: RunStarted) -> Iterator[Effect]:
+    def _begin(self, offset: int, started: m.RunStarted) -> Iterator[Effect]:
         if self._run is not None:
             raise contradiction(offset, "starts a run that has started before")
-        count = self._place.shard_count or started.config.merge.shards
-        if self._place.shard >= count:
+        count = self._shard_count or started.config.merge.shards
+        if self._shard >= count:
             raise SettingsError(
-                f"this is aggregator shard {self._place.shard}, but the run has {count} "
-                f"(numbered from 0): set --shard below {count}, or merge.shards in the run file"
+                f"this is aggregator shard {self._shard}, but the run has {count} "
+                f"(numbered from 0): set --shard below {count}"
             )
         table = started.units.table()
-        owned = table.owned_by(self._place.shard, count)
+        owned = table.owned_by(self._shard, count)
         averaged = started.config.merge.average_decay > 0
         self._run, self._shard_count = started, count
         self._recall.begin(offset)
         self._store = ModelStore(table, owned, averaged=averaged)
-        if self._ledger is not None and not self._ledger.opened and self._place.shard == 0:
+        if self._ledger is not None and not self._ledger.opened and self._shard == 0:
             yield OpenRun(
-                RunOpened(
+                m.RunOpened(
                     run_id=started.run_id,
                     decisions_offset=offset + 1,
                     config=started.config,
                     task=started.task,
                     units_digest=table.digest,
-                    protocol=PROTOCOL,
+                    protocol=m.PROTOCOL,
                 )
             )
         yield from self._load(offset, started)
 
-    def _load(self, offset: int, started: RunStarted) -> Iterator[Effect]:
+    def _load(self, offset: int, started: m.RunStarted) -> Iterator[Effect]:
         store = self._model
         if self._start is None:
             everything = tuple(range(len(store.table)))
             yield Load(CheckpointPart(started.checkpoint, "v0", everything, 1), store)
-            yield from self._digests()
-            yield from self._publish(offset + 1, checkpointed=True)
+            yield from _with_pauses(store.digest_all())
+            yield from self._publish(offset + 1, store.counts, checkpointed=True)
             return
         for part in self._start.parts:
             if store.owned_set & frozenset(part.units):
                 yield Load(part, store)
         self.version = self._start.version
         if self._ledger is None:
-            yield from self._digests()
-            yield from self._publish(self._start.decisions_offset)
-
-    def _digests(self) -> Iterator[Effect]:
-        done = 0
-        for unit in self._model.owned:
-            self._model.digest(unit)
-            done += self._model.raw(unit).nbytes
-            if done >= PAUSE_BYTES:
-                done = 0
-                yield Pause()
+            yield from _with_pauses(store.digest_all())
+            yield from self._publish(self._start.decisions_offset, store.counts)
 
     # ------------------------------------------------------------ plans and updates
 
-    def _dispatch(self, offset: int, plan: Plan) -> Iterator[Effect]:
+    def _dispatch(self, offset: int, plan: m.Plan) -> Iterator[Effect]:
         chosen = sorted({*plan.trained, *plan.frozen})
         if not chosen or chosen[-1] >= len(self.table):
             raise contradiction(offset, f"plans units that the model lacks ({plan.plan_id})")
@@ -225,7 +188,7 @@ class AggregatorCore:
         units = tuple(u for u in chosen if u in owned)
         yield Dispatch(plan, offset + 1, units, self._model)
 
-    def _merge(self, offset: int, admitted: UpdateAdmitted) -> Iterator[Effect]:
+    def _merge(self, offset: int, admitted: m.UpdateAdmitted) -> Iterator[Effect]:
         plan = self._plans.end(admitted.plan_id)
         if plan is None:
             raise contradiction(offset, f"admits an update of no open plan ({admitted.plan_id})")
@@ -234,7 +197,7 @@ class AggregatorCore:
         self._open.update_count += 1
         self._open.weight_sum += admitted.weight
         self._model.hold((*plan.trained, *plan.frozen), admitted.weight)
-        refused = update.refuse_reference(self._place.updates_topic, config.partitions)
+        refused = update.refuse_reference(self._updates_topic, config.partitions)
         if not refused and not update.complete:
             yield Merge(admitted.blob, update)
         self._open.left_out += update.left_out
@@ -242,29 +205,22 @@ class AggregatorCore:
 
     # ------------------------------------------------------------ versions
 
-    def _close(self, offset: int, closed: RoundClosed) -> Iterator[Effect]:
+    def _close(self, offset: int, closed: m.RoundClosed) -> Iterator[Effect]:
         if closed.version != self.version + 1:
             raise contradiction(offset, f"closes {closed.version} after {self.version}")
         self.version += 1
-        counts, done, merge = self._model.counts, 0, self._config.config.merge
-        closing = VersionRecipe(self.version, merge.server_lr * closed.step, merge.average_decay)
-        for byte_count in self._model.close(closing):
-            done += byte_count
-            if done >= PAUSE_BYTES:
-                done = 0
-                yield Pause()
-        was, (step, model) = self._open, self._model.square_sums
-        left_out = len(was.left_out)
-        figures = Figures(was.update_count, was.weight_sum, counts, step, model, left_out)
+        counts, merge = self._model.counts, self._config.config.merge
+        rate = merge.server_lr * closed.step
+        yield from _with_pauses(self._model.close(self.version, rate, merge.average_decay))
         due = self.version % merge.checkpoint_every == 0
-        yield from self._publish(offset + 1, figures=figures, due=due)
+        yield from self._publish(offset + 1, counts, due=due)
         self._open = _Open()
 
     def _publish(
         self,
         decisions_offset: int,
+        counts: NDArray[np.int64],
         *,
-        figures: Figures | None = None,
         due: bool = False,
         checkpointed: bool = False,
     ) -> Iterator[Effect]:
@@ -273,10 +229,10 @@ class AggregatorCore:
         digests, norms = b"".join(store.digest(u) for u in store.owned), store.unit_norms
         told_bytes = len(digests) + len(norms) + len(store.unit_shares)
         told_bytes += OPEN_PLAN_BYTES * len(self._plans)
-        message = VersionPublished(
+        message = m.VersionPublished(
             run_id=self._config.run_id,
             version=self.version,
-            shard=self._place.shard,
+            shard=self._shard,
             shard_count=self._shard_count,
             decisions_offset=decisions_offset,
             digest=blake3(digests).digest(),
@@ -291,7 +247,9 @@ class AggregatorCore:
             checkpoint=self._config.checkpoint if checkpointed else None,
             open_plans=self._plans.offsets,
         )
-        figures = figures or Figures(0, 0.0, store.counts, *store.square_sums)
+        was = self._open
+        sums = store.square_sums
+        figures = Figures(was.update_count, was.weight_sum, counts, *sums, len(was.left_out))
         self._told = Publish(message, figures)
         known = self._known(message)
         if known is not None and (known.checkpoint is not None or not due):
@@ -304,7 +262,7 @@ class AggregatorCore:
             message = message.model_copy(update={"open_plans": ()})
         yield Publish(message, figures, self._checkpoint() if due else None)
 
-    def _known(self, message: VersionPublished) -> VersionPublished | None:
+    def _known(self, message: m.VersionPublished) -> m.VersionPublished | None:
         """Return what was published of this version before, found equal.
 
         Digests alone decide. The norms published next to them are sums in the order of the linear
@@ -323,9 +281,9 @@ class AggregatorCore:
         return known
 
     def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(f"v{self.version}.s{self._place.shard}", self._model)
+        return Checkpoint(f"v{self.version}.s{self._shard}", self._model)
 
-    def _finish(self, offset: int, ended: RunEnded) -> Iterator[Effect]:
+    def _finish(self, offset: int, ended: m.RunEnded) -> Iterator[Effect]:
         if ended.version != self.version:
             raise contradiction(offset, f"ends the run at {ended.version}, not {self.version}")
         self.ended = True
@@ -333,18 +291,14 @@ class AggregatorCore:
             yield Publish(self._told.message, self._told.figures, self._checkpoint())
             self._told = None
         told = self._ledger is not None and self._ledger.finished
-        first = self._place.shard == 0 and not told
         reason = f"{ended.reason}: {ended.detail}" if ended.detail else str(ended.reason)
-        yield Finish(
-            RunFinished(
-                run_id=self._config.run_id,
-                decisions_offset=offset + 1,
-                version=self.version,
-                reason=reason[:2000],
-            )
-            if first
-            else None
+        finished = m.RunFinished(
+            run_id=self._config.run_id,
+            decisions_offset=offset + 1,
+            version=self.version,
+            reason=reason[:2000],
         )
+        yield Finish(finished if self._shard == 0 and not told else None)
 
     @property
     def _model(self) -> ModelStore:
@@ -352,16 +306,21 @@ class AggregatorCore:
         return self._store
 
     @property
-    def _config(self) -> RunStarted:
+    def _config(self) -> m.RunStarted:
         assert self._run is not None
         return self._run
 
 
-def _left_out_max(other_bytes: int) -> int:
-    """Return how many left-out units a record can name within the bus's size limit.
+def _with_pauses(byte_counts: Iterable[int]) -> Iterator[Effect]:
+    done = 0
+    for byte_count in byte_counts:
+        done += byte_count
+        if done >= PAUSE_BYTES:
+            done = 0
+            yield Pause()
 
-    Args:
-        other_bytes: the record's bytes for the shard's units and the open plans.
-    """
+
+def _left_out_max(other_bytes: int) -> int:
+    """Return how many left-out units a record can name next to `other_bytes`."""
     room = max(0, PUBLISHED_BYTES_MAX - other_bytes)
     return min(LEFT_OUT_MAX, room // LEFT_OUT_BYTES)

@@ -22,7 +22,6 @@ class CheckpointPart:
     """A blob that holds a version or part of one.
 
     Attributes:
-        blob: the reference to the blob.
         owner: the owner named in its payload.
         units: the units in it, ascending.
         states: 1 for raw weights, 2 for raw weights and average.
@@ -122,7 +121,7 @@ class Figures:
     counts: NDArray[np.int64]
     step_square_sum: float
     model_square_sum: float
-    left_out_count: int = 0
+    left_out_count: int
 
 
 @dataclass(frozen=True)

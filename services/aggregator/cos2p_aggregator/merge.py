@@ -7,6 +7,8 @@ Invariants:
   decides anything.
 - Where a sum is too close to its bound for the order of its terms to be safe, it is computed again,
   correctly rounded.
+- Arrays are float32: those of a unit have the shape (size,), `scratch` has (BLOCK,). Factors are
+  rounded to float32 once.
 """
 
 import math
@@ -58,9 +60,7 @@ def inspected(
 ) -> tuple[Literal["not_finite", "norm"] | None, float]:
     """Return why a unit's delta must not be merged, None where it may, and its sum of squares.
 
-    Args:
-        delta: shape (size,), float32.
-        norm_max: largest L2 norm that is allowed.
+    `norm_max` is the largest L2 norm that is allowed.
     """
     total, limit = square_sum(delta), norm_max * norm_max
     if not math.isfinite(total):
@@ -80,12 +80,7 @@ def add_weighted(
 ) -> None:
     """Accumulator += factor * delta, in place; with `first`, its old content is overwritten unread.
 
-    Args:
-        accumulator: shape (size,), float32.
-        delta: shape (size,), float32; unchanged.
-        factor: the factor on the delta, rounded to float32 once.
-        first: whether nothing was added to this unit since the last version.
-        scratch: shape (BLOCK,), float32.
+    `first` means that nothing was added to this unit since the last version.
     """
     scale = np.float32(factor)
     if first:
@@ -103,11 +98,7 @@ def add_weighted(
 def apply_step(raw: F32Array, accumulator: F32Array, rate: float, *, scratch: F32Array) -> float:
     """Raw += rate * accumulator, in place; return the sum of squares of the step.
 
-    Args:
-        raw: shape (size,), float32.
-        accumulator: shape (size,), float32; unchanged.
-        rate: server learning rate over the sum of weights, rounded to float32 once.
-        scratch: shape (BLOCK,), float32.
+    `rate` is the server's learning rate over the sum of weights.
     """
     scale, total = np.float32(rate), 0.0
     for start in range(0, len(raw), BLOCK):
@@ -121,14 +112,7 @@ def apply_step(raw: F32Array, accumulator: F32Array, rate: float, *, scratch: F3
 
 
 def move_average(average: F32Array, raw: F32Array, keep: float, *, scratch: F32Array) -> None:
-    """Average += (1 - keep) * (raw - average), in place.
-
-    Args:
-        average: shape (size,), float32.
-        raw: shape (size,), float32; unchanged.
-        keep: the decay d; 1 - d is rounded to float32 once.
-        scratch: shape (BLOCK,), float32.
-    """
+    """Average += (1 - keep) * (raw - average), in place; `keep` is the decay d."""
     share = np.float32(1.0 - keep)
     for start in range(0, len(raw), BLOCK):
         place = average[start : start + BLOCK]

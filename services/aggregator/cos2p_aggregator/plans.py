@@ -6,17 +6,8 @@ Before it has all of them it obeys nothing.
 """
 
 from cos2p.errors import MessageError
+from cos2p.log import messages as m
 from cos2p.log.fence import EpochFence
-from cos2p.log.messages import (
-    Decision,
-    Outcome,
-    Plan,
-    PlanCancelled,
-    PlanIssued,
-    RoundClosed,
-    UpdateAdmitted,
-    UpdateRefused,
-)
 from cos2p_aggregator.published_records import StartPoint
 
 
@@ -24,7 +15,7 @@ class OpenPlans:
     """Plans issued and not ended, oldest first, each with the offset of its `PlanIssued`."""
 
     def __init__(self) -> None:
-        self._plans: dict[str, tuple[int, Plan]] = {}
+        self._plans: dict[str, tuple[int, m.Plan]] = {}
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -34,19 +25,17 @@ class OpenPlans:
         """Offsets at which the plans were issued, ascending."""
         return tuple(offset for offset, _ in self._plans.values())
 
-    def note(self, offset: int, decision: Decision) -> None:
+    def note(self, offset: int, decision: m.Decision) -> None:
         """Apply the next decision to the open plans."""
         match decision:
-            case PlanIssued():
+            case m.PlanIssued():
                 self._plans[decision.plan.plan_id] = offset, decision.plan
-            case UpdateAdmitted() | PlanCancelled():
+            case m.UpdateAdmitted() | m.PlanCancelled():
                 self.end(decision.plan_id)
-            case UpdateRefused() if decision.outcome is not Outcome.DUPLICATE:
+            case m.UpdateRefused() if decision.outcome is not m.Outcome.DUPLICATE:
                 self.end(decision.plan_id)
-            case _:
-                pass
 
-    def end(self, plan_id: str) -> Plan | None:
+    def end(self, plan_id: str) -> m.Plan | None:
         """Remove a plan and return it; None where it was not open."""
         _, plan = self._plans.pop(plan_id, (0, None))
         return plan
@@ -70,7 +59,7 @@ class Recall:
         """Note that the run starts here: this decision makes version 0."""
         self._missing.discard(offset)
 
-    def takes(self, offset: int, decision: Decision) -> bool:
+    def takes(self, offset: int, decision: m.Decision) -> bool:
         """Return whether a decision lies before the start point, where only named ones count.
 
         Raises:
@@ -84,7 +73,7 @@ class Recall:
         self._missing.discard(offset)
         if offset < start.decisions_offset - 1:
             self._plans.note(offset, decision)
-        elif isinstance(decision, RoundClosed) and decision.version == start.version:
+        elif isinstance(decision, m.RoundClosed) and decision.version == start.version:
             self._fence.epoch = decision.epoch
         else:
             raise contradiction(offset, f"did not make version {start.version}")

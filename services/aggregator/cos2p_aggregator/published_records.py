@@ -8,13 +8,7 @@ runs.
 
 from dataclasses import dataclass, field
 
-from cos2p.log.messages import (
-    Dispatched,
-    Message,
-    RunFinished,
-    RunOpened,
-    VersionPublished,
-)
+from cos2p.log.messages import Dispatched, Message, RunFinished, RunOpened, VersionPublished
 from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 from cos2p_aggregator.effects import CheckpointPart
 
@@ -24,7 +18,6 @@ class StartPoint:
     """The point from which a core continues.
 
     Attributes:
-        version: the version whose checkpoint is complete.
         decisions_offset: offset of the decision after the one that made the version.
         parts: the version's checkpoint.
         open_plans: offsets of the `PlanIssued` of plans that were open then, ascending.
@@ -41,7 +34,6 @@ class PublishedRecords:
     """One shard's records on `models`, noted from the newest to the oldest.
 
     Attributes:
-        shard: the shard's number.
         opened: whether `RunOpened`, or a record that comes after it, is there.
         dispatched: plans whose weights are dispatched, with the records' `decisions_offset`.
         versions: published versions; of one published twice, the record with the checkpoint.
@@ -68,8 +60,6 @@ class PublishedRecords:
                 known = self.versions.get(message.version)
                 if known is None or known.checkpoint is None:
                     self.versions[message.version] = message
-            case _:
-                pass
 
     @property
     def newest_checkpoint(self) -> VersionPublished | None:

@@ -20,16 +20,10 @@ from cos2p.log.mailbox import Letter
 from cos2p.log.messages import Decision, UpdateAdmitted
 from cos2p.log.topics import DECISIONS, UPDATES
 from cos2p.model.units import UnitTable
-from cos2p_aggregator.core import AggregatorCore, ShardPlace
+from cos2p_aggregator.core import AggregatorCore
 from cos2p_aggregator.effects import Dispatch, Effect, Load, Merge, Publish
 from cos2p_aggregator.published_records import StartPoint, unit_digests_of
-from cos2p_aggregator.replay_plan import (
-    Survey,
-    choose_start,
-    read_told,
-    seal_of,
-    survey,
-)
+from cos2p_aggregator.replay_plan import Survey, choose_start, read_told, seal_of, survey
 from cos2p_aggregator.staleness import Rule, staleness_rule
 from cos2p_aggregator.start import recalled
 from cos2p_aggregator.stream import load_checkpoint, merge_update
@@ -40,7 +34,6 @@ class VersionReplay:
     """One version, made again.
 
     Attributes:
-        version: the version's number.
         update_count: updates admitted to it.
         weight_sum: sum of their weights.
         coverage_min: least number of updates merged into any prunable unit over the run's window.
@@ -76,7 +69,6 @@ class ReplayResult:
     """What a replay found.
 
     Attributes:
-        run_id: id of the run.
         shards: the number of parts in which it was replayed.
         started_at: 0, or the version of the oldest checkpoint that was complete.
         what_if: whether options changed the run; then digests are reported and not compared.
@@ -129,7 +121,7 @@ async def replay(
     Args:
         bus: the bus that holds the log; it is only read.
         prefix: prefix of the topics' names.
-        until: the last version to make; None for all.
+        until: the last version to make; None for all of them.
         without: workers whose updates are left out.
         staleness: another rule for the weight of late updates: see `staleness_rule`.
         shards: the number of parts to replay in; None takes one.
@@ -150,8 +142,8 @@ async def replay(
     rebuild = _Rebuild(run, changes.any, shards or 1)
     updates_topic = UPDATES.full_name(prefix)
     cores = [
-        AggregatorCore(ShardPlace(s, updates_topic, rebuild.shards), start=start)
-        for s in range(rebuild.shards)
+        AggregatorCore(shard, updates_topic, shard_count=rebuild.shards, start=start)
+        for shard in range(rebuild.shards)
     ]
     async for letter in _needed(bus, prefix, run, start):
         if not isinstance(letter.message, Decision):
@@ -165,7 +157,7 @@ async def replay(
                     dispatched(effect)
                 await _carry_out(bus, effect, rebuild)
         if rebuild.suspect is not None:
-            rebuild.difference = await _named(bus, prefix, run, rebuild.suspect)
+            rebuild.difference = await _named(bus, prefix, run, *rebuild.suspect)
             rebuild.suspect = None
         if rebuild.difference is not None or rebuild.reached(until):
             break
@@ -176,26 +168,24 @@ async def _needed(
     bus: Bus, prefix: str, run: Survey, start: StartPoint | None
 ) -> AsyncIterator[Letter]:
     """Yield the decisions that a core needs if it begins at a start point."""
-    run_id = run.started.run_id
-    if start is not None:
-        for letter in run.head:
-            yield letter
-        async for letter in recalled(bus, prefix, start):
-            yield letter
+    async for letter in recalled(bus, prefix, run.head, start):
+        yield letter
     offset = 0 if start is None else start.decisions_offset
-    async for letter in letters(bus, prefix, DECISIONS, run_id, offset=offset):
+    async for letter in letters(bus, prefix, DECISIONS, run.started.run_id, offset=offset):
         yield letter
 
 
-async def _named(bus: Bus, prefix: str, run: Survey, made: "_Made") -> "DigestDifference | None":
-    """Find the first unit in which a version differs from the published one."""
+async def _named(
+    bus: Bus, prefix: str, run: Survey, version: int, digests: dict[int, bytes]
+) -> DigestDifference | None:
+    """Find the first unit in which a version with these digests differs from the published one."""
     table = run.started.units.table()
     told: dict[int, bytes] = {}
-    for record in run.told[made.version].values():
+    for record in run.told[version].values():
         told |= unit_digests_of(await read_told(bus, prefix, record), table)
     for unit in sorted(told):
-        if told[unit] != made.digests[unit]:
-            return DigestDifference(made.version, table.units[unit].name)
+        if told[unit] != digests[unit]:
+            return DigestDifference(version, table.units[unit].name)
     return None
 
 
@@ -244,22 +234,14 @@ class _Changes:
         return decision.model_copy(update={name: value})
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A version that was made again: the digest of each unit."""
-
-    version: int
-    digests: dict[int, bytes]
-
-
 class _Rebuild:
     """Combines the shards' parts of each version and compares them with the log."""
 
     def __init__(self, run: Survey, what_if: bool, shards: int) -> None:
         self.shards = shards
         self.difference: DigestDifference | None = None
-        self.suspect: _Made | None = None
-        """The current version, where a digest over its units differs from the published one."""
+        self.suspect: tuple[int, dict[int, bytes]] | None = None
+        """The current version and its units' digests, where they differ from those published."""
         self._run, self._what_if = run, what_if
         self._table: UnitTable = run.started.units.table()
         self._pending: list[Publish] = []
@@ -300,7 +282,7 @@ class _Rebuild:
             self._counts.append(np.sum([p.figures.counts for p in parts], axis=0))
         compared = not self._what_if and version in self._run.told
         if compared and not self._agrees(version, digests):
-            self.suspect = _Made(version, digests)
+            self.suspect = version, digests
         self._made.append(
             VersionReplay(
                 version=version,

@@ -5,26 +5,17 @@ admitted after it are still in the log. Of a version's record only a digest and 
 memory is a few hundred bytes per version and shard.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from cos2p.errors import BlobError, MessageError, SettingsError, TopicMissingError
 from cos2p.history.read import letters
+from cos2p.log import messages as m
 from cos2p.log.bus import Bus, Offsets
 from cos2p.log.codec import decode
 from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import Letter
-from cos2p.log.messages import (
-    BlobRef,
-    Decision,
-    PlanIssued,
-    RoundClosed,
-    RunStarted,
-    UpdateAdmitted,
-    VersionPublished,
-)
 from cos2p.log.topics import DECISIONS, MODELS
 from cos2p_aggregator.published_records import StartPoint, start_point
 
@@ -45,8 +36,6 @@ class Told:
     Attributes:
         offset: the record's offset on `models`.
         seal: digest of its unit digests.
-        shard_count: the number of shards of the version.
-        decisions_offset: see `Made`.
         checkpoint: where its checkpoint begins, if it has one.
     """
 
@@ -71,14 +60,14 @@ class Survey:
         told: records by version and shard; of records of one version the first with a checkpoint.
     """
 
-    started: RunStarted
+    started: m.RunStarted
     head: tuple[Letter, ...] = ()
     last_version: int = 0
     workers: set[str] = field(default_factory=set)
     lost: dict[int, int] = field(default_factory=dict)
     told: dict[int, dict[int, Told]] = field(default_factory=dict)
 
-    def take_published(self, offset: int, message: VersionPublished) -> None:
+    def take_published(self, offset: int, message: m.VersionPublished) -> None:
         """Note a published version."""
         shards = self.told.setdefault(message.version, {})
         known = shards.get(message.shard)
@@ -103,12 +92,7 @@ def seal_of(unit_digests: bytes) -> bytes:
 
 
 async def survey(bus: Bus, prefix: str, without: frozenset[str] = frozenset()) -> Survey:
-    """Read a run's small records.
-
-    Args:
-        bus: the bus that holds them.
-        prefix: prefix of the topics' names.
-        without: workers whose updates needn't be there.
+    """Read a run's small records; the updates of workers in `without` needn't be there.
 
     Raises:
         SettingsError: there is no run.
@@ -116,26 +100,24 @@ async def survey(bus: Bus, prefix: str, without: frozenset[str] = frozenset()) -
     found = await _begin(bus, prefix)
     run_id = found.started.run_id
     missing: set[str] = set()
-    async for letter in letters(bus, prefix, MODELS, run_id, kinds=(VersionPublished,)):
-        if isinstance(letter.message, VersionPublished):
+    async for letter in letters(bus, prefix, MODELS, run_id, kinds=(m.VersionPublished,)):
+        if isinstance(letter.message, m.VersionPublished):
             found.take_published(letter.offset, letter.message)
             lacks = (x for x in letter.message.left_out if x.reason in ("missing", "foreign"))
             missing.update(x.plan_id for x in lacks)
     extent, fence = _Extent(bus), EpochFence()
     async for letter in letters(bus, prefix, DECISIONS, run_id):
-        if not isinstance(letter.message, Decision) or not fence.admits(letter.message):
+        if not isinstance(letter.message, m.Decision) or not fence.admits(letter.message):
             continue
         match letter.message:
-            case PlanIssued(plan=plan):
+            case m.PlanIssued(plan=plan):
                 found.workers.add(plan.worker_id)
-            case RoundClosed(version=version):
+            case m.RoundClosed(version=version):
                 found.last_version = version
-            case UpdateAdmitted() as admitted:
+            case m.UpdateAdmitted() as admitted:
                 known = admitted.plan_id in missing or admitted.worker_id in without
                 if not known and not await extent.holds(admitted.blob):
                     found.lost[found.last_version + 1] = letter.offset
-            case _:
-                pass
     return found
 
 
@@ -143,8 +125,8 @@ async def _begin(bus: Bus, prefix: str) -> Survey:
     fence, head = EpochFence(), list[Letter]()
     async for letter in letters(bus, prefix, DECISIONS):
         head.append(letter)
-        admitted = isinstance(letter.message, Decision) and fence.admits(letter.message)
-        if admitted and isinstance(letter.message, RunStarted):
+        admitted = isinstance(letter.message, m.Decision) and fence.admits(letter.message)
+        if admitted and isinstance(letter.message, m.RunStarted):
             return Survey(letter.message, tuple(head))
     raise SettingsError(f"no run has started under the prefix {prefix!r} on this bus")
 
@@ -180,7 +162,7 @@ async def choose_start(bus: Bus, prefix: str, run: Survey, until: int) -> StartP
     )
 
 
-async def read_told(bus: Bus, prefix: str, told: Told) -> VersionPublished:
+async def read_told(bus: Bus, prefix: str, told: Told) -> m.VersionPublished:
     """Read the record itself.
 
     Raises:
@@ -189,29 +171,21 @@ async def read_told(bus: Bus, prefix: str, told: Told) -> VersionPublished:
     name = MODELS.full_name(prefix)
     records = await bus.read(name, 0, told.offset, bytes_max=1, wait_s=1.0)
     message = decode(records[0]) if records and records[0].offset == told.offset else None
-    if not isinstance(message, VersionPublished):
+    if not isinstance(message, m.VersionPublished):
         raise MessageError(f"record {told.offset} of {name} was a published version: it is gone")
     return message
 
 
 async def _first_whole(extent: "_Extent", run: Survey, lost_before: int) -> int | None:
     """Return the oldest version after offset `lost_before` whose checkpoint is in the log."""
-    for version, shards in _whole_versions(run.told):
-        if not version or shards[0].decisions_offset <= lost_before:
+    for version in sorted(run.told):
+        shards = list(run.told[version].values())
+        whole = len(shards) == shards[0].shard_count and all(told.checkpoint for told in shards)
+        if not version or not whole or shards[0].decisions_offset <= lost_before:
             continue
         if all([await extent.holds(told.checkpoint) for told in shards if told.checkpoint]):
             return version
     return None
-
-
-def _whole_versions(
-    told: Mapping[int, Mapping[int, Told]],
-) -> Iterable[tuple[int, tuple[Told, ...]]]:
-    """Yield the versions of which every shard wrote a checkpoint, oldest first."""
-    for version in sorted(told):
-        shards = tuple(told[version][s] for s in sorted(told[version]))
-        if len(shards) == shards[0].shard_count and all(t.checkpoint for t in shards):
-            yield version, shards
 
 
 class _Extent:
@@ -221,7 +195,7 @@ class _Extent:
         self._bus = bus
         self._ends: dict[str, dict[int, Offsets]] = {}
 
-    async def holds(self, blob: BlobRef | BlobPlace) -> bool:
+    async def holds(self, blob: m.BlobRef | BlobPlace) -> bool:
         """Return whether retention has not removed the blob; True for one that was never there."""
         if blob.topic not in self._ends:
             try:

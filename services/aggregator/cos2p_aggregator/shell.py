@@ -9,27 +9,26 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
-from cos2p.errors import SettingsError, TopicMissingError
+from cos2p.errors import TopicMissingError
 from cos2p.log.blobs import write_blob
 from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
 from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
 from cos2p.log.run_request import require_run
-from cos2p.log.topics import CHECKPOINTS, DECISIONS, MODELS, SUBMODELS, UPDATES, partition_of
+from cos2p.log.topics import (
+    CHECKPOINTS,
+    DECISIONS,
+    MODELS,
+    SUBMODELS,
+    UPDATES,
+    Topic,
+    partition_of,
+)
 from cos2p.log.unit_blobs import UnitValues, write_units
 from cos2p.model.payload import Buffer
 from cos2p.service.role import RoleContext
-from cos2p_aggregator.core import AggregatorCore, ShardPlace
-from cos2p_aggregator.effects import (
-    Checkpoint,
-    Dispatch,
-    Effect,
-    Finish,
-    Load,
-    Merge,
-    OpenRun,
-    Publish,
-)
+from cos2p_aggregator.core import AggregatorCore
+from cos2p_aggregator.effects import Dispatch, Effect, Finish, Load, Merge, OpenRun, Publish
 from cos2p_aggregator.published_records import StartPoint, start_point
 from cos2p_aggregator.start import read_published, recalled
 from cos2p_aggregator.stream import load_checkpoint, merge_update
@@ -105,17 +104,12 @@ class _Shell:
         """Rebuild the state, then follow the log to the run's end."""
         self._run_id, merge = started.run_id, started.config.merge
         self._partitions, self._shard_count = started.config.partitions, merge.shards
-        if self._shard >= merge.shards:
-            raise SettingsError(
-                f"this is aggregator shard {self._shard}, but the run has {merge.shards} "
-                f"(numbered from 0): set --shard below {merge.shards}"
-            )
         ledger = await read_published(self._bus, self._prefix, started.run_id, self._shard)
         whole = ledger.newest_checkpoint
         start = None if whole is None else start_point((whole,), started.units.table())
         self._log.info("run_found", run=started.run_id, version=start.version if start else 0)
-        place = ShardPlace(self._shard, UPDATES.full_name(self._prefix))
-        core = AggregatorCore(place, ledger=ledger, start=start)
+        updates = UPDATES.full_name(self._prefix)
+        core = AggregatorCore(self._shard, updates, ledger=ledger, start=start)
         async with contextlib.aclosing(self._decisions(start)) as letters:
             async for letter in letters:
                 if not isinstance(letter.message, Decision):
@@ -129,11 +123,8 @@ class _Shell:
 
     async def _decisions(self, start: StartPoint | None) -> AsyncGenerator[Letter, None]:
         """Yield what the core needs of the log before the start, then all records after it."""
-        if start is not None:
-            for letter in self._head:
-                yield letter
-            async for letter in recalled(self._bus, self._prefix, start):
-                yield letter
+        async for letter in recalled(self._bus, self._prefix, self._head, start):
+            yield letter
         offset = 0 if start is None else start.decisions_offset
         mailbox = Mailbox(
             self._bus,
@@ -215,8 +206,8 @@ class _Shell:
 
     async def _publish(self, effect: Publish) -> None:
         message = effect.message
-        if effect.checkpoint is not None:
-            blob = await self._write(effect.checkpoint)
+        if (whole := effect.checkpoint) is not None:
+            blob = await self._write(CHECKPOINTS, 0, whole.owner, whole.payload())
             message = message.model_copy(update={"checkpoint": blob})
         await self._models.send(message)
         self._log.info(
@@ -228,14 +219,11 @@ class _Shell:
             whole=message.checkpoint is not None,
         )
 
-    async def _write(self, checkpoint: Checkpoint) -> BlobRef:
-        return await write_blob(
-            self._bus,
-            CHECKPOINTS.full_name(self._prefix),
-            0,
-            f"{checkpoint.owner}.{self._life}",
-            self._until_stop(checkpoint.payload()),
-        )
+    async def _write(
+        self, topic: Topic, partition: int, name: str, payload: Iterator[Buffer]
+    ) -> BlobRef:
+        where, blob_id = topic.full_name(self._prefix), f"{name}.{self._life}"
+        return await write_blob(self._bus, where, partition, blob_id, self._until_stop(payload))
 
     def _until_stop(self, payload: Iterator[Buffer]) -> Iterator[Buffer]:
         """Yield the payload until a stop: writing a checkpoint takes longer than a stop may."""

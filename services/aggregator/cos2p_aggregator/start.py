@@ -6,7 +6,7 @@ depends on, and all that follow it. So a start costs what the state costs, plus 
 since the checkpoint.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from cos2p.errors import MessageError
 from cos2p.log import codec
@@ -21,11 +21,7 @@ TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
 async def read_published(bus: Bus, prefix: str, run_id: str, shard: int) -> PublishedRecords:
-    """Read what a shard has published since its newest whole version.
-
-    Raises:
-        What the bus raises.
-    """
+    """Read what a shard has published since its newest whole version; the bus's errors pass."""
     ledger = PublishedRecords(shard)
     async for letter in newest_first(bus, prefix, MODELS, TOLD, run_id=run_id):
         ledger.take(letter.message)
@@ -35,12 +31,20 @@ async def read_published(bus: Bus, prefix: str, run_id: str, shard: int) -> Publ
     return ledger
 
 
-async def recalled(bus: Bus, prefix: str, point: StartPoint) -> AsyncIterator[Letter]:
+async def recalled(
+    bus: Bus, prefix: str, head: Sequence[Letter], point: StartPoint | None
+) -> AsyncIterator[Letter]:
     """Yield the decisions before a start point that it depends on (see `AggregatorCore`).
+
+    They include the log's head up to the run's start, which the caller has read.
 
     Raises:
         MessageError: one of them is not in the log, or can't be read.
     """
+    if point is None:
+        return
+    for letter in head:
+        yield letter
     if not point.version:
         return  # version 0 depends on the run's start alone
     name = DECISIONS.full_name(prefix)

@@ -10,7 +10,6 @@ Invariants:
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,28 +20,10 @@ from cos2p_aggregator import merge
 from cos2p_aggregator.merge import F32Array
 
 
-@dataclass(frozen=True)
-class VersionRecipe:
-    """How a version is made from what was accumulated.
-
-    Attributes:
-        version: the version that is made.
-        server_lr: factor on the mean delta.
-        average_decay: the average's decay; 0 where there is none.
-    """
-
-    version: int
-    server_lr: float
-    average_decay: float
-
-
 class ModelStore:
-    """One shard's model.
+    """One shard's model: its `owned` units of the table, ascending.
 
-    Args:
-        table: the model's units.
-        owned: the units of this shard, ascending.
-        averaged: whether to keep a moving average next to the raw weights.
+    Where it is `averaged`, it keeps a moving average next to the raw weights.
     """
 
     def __init__(self, table: UnitTable, owned: Sequence[int], *, averaged: bool) -> None:
@@ -62,7 +43,8 @@ class ModelStore:
         self._average: F32Array | None = np.empty(total, np.float32) if averaged else None
         self._scratch: F32Array = np.empty(merge.BLOCK, np.float32)
         self._weights = dict.fromkeys(self.owned, 0.0)
-        self._counts: NDArray[np.int64] = np.zeros(len(table), np.int64)
+        self.counts: NDArray[np.int64] = np.zeros(len(table), np.int64)
+        """Updates merged into each unit since the last version, shape (units of the table,)."""
         self._held: NDArray[np.float64] = np.zeros(len(table))
         self._weight_sum = 0.0
         self._raw_digests: dict[int, bytes] = {}
@@ -78,11 +60,6 @@ class ModelStore:
         """For the last version: mean over a unit's updates of their squared L2 norm, weighted as in
         the merge, summed over the units merged. Less the square of the mean delta's norm (step_norm
         / server_lr) it is the updates' dispersion about their mean."""
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """Updates merged into each unit since the last version, shape (units of the table,)."""
-        return self._counts
 
     @property
     def step_norm(self) -> float:
@@ -133,13 +110,13 @@ class ModelStore:
     ) -> None:
         """Add a checked delta of a unit, whose squares sum to `square_sum`, to the open version."""
         place = self._accumulator[self._places[unit]]
-        first = self._counts[unit] == 0
+        first = self.counts[unit] == 0
         merge.add_weighted(place, delta, weight * scale, first=bool(first), scratch=self._scratch)
         self._weights[unit] += weight
         self._delta_squares[unit] += weight * scale * scale * square_sum
-        self._counts[unit] += 1
+        self.counts[unit] += 1
 
-    def close(self, closing: VersionRecipe) -> Iterator[int]:
+    def close(self, version: int, server_lr: float, average_decay: float) -> Iterator[int]:
         """Make the next version, unit by unit; yield each unit's bytes so that a caller can pause.
 
         The units touched get w += server_lr * sum(a * delta) / sum(a) (FedAvg restricted to the
@@ -148,23 +125,29 @@ class ModelStore:
         Raises:
             RunFailedError: the weights overflow float32.
         """
-        keep = merge.decay_at(closing.version, closing.average_decay)
+        keep = merge.decay_at(version, average_decay)
         self._step_square_sum = self.delta_square = 0.0
         self.unit_shares = b""
         if self._weight_sum:
             shares = self._held[list(self.owned)] / self._weight_sum
             self.unit_shares = shares.astype("<f4").tobytes()
         for unit in self.owned:
-            if self._counts[unit]:
-                self._step(unit, closing)
+            if self.counts[unit]:
+                self._step(unit, version, server_lr)
             if self._average is not None:
                 average = self._average[self._places[unit]]
                 merge.move_average(average, self.raw(unit), keep, scratch=self._scratch)
                 self._digests.pop(unit, None)
             self.digest(unit)
             yield self.raw(unit).nbytes
-        self._counts = np.zeros(len(self.table), np.int64)
+        self.counts = np.zeros(len(self.table), np.int64)
         self._held, self._weight_sum = np.zeros(len(self.table)), 0.0
+
+    def digest_all(self) -> Iterator[int]:
+        """Compute each unit's digest; yield its bytes so that a caller can pause."""
+        for unit in self.owned:
+            self.digest(unit)
+            yield self.raw(unit).nbytes
 
     def digest(self, unit: int) -> bytes:
         """Return the digest of the unit's raw and published weights together."""
@@ -180,15 +163,15 @@ class ModelStore:
             found = self._raw_digests[unit] = unit_digest(self.raw(unit))
         return found
 
-    def _step(self, unit: int, closing: VersionRecipe) -> None:
+    def _step(self, unit: int, version: int, server_lr: float) -> None:
         raw, accumulator = self.raw(unit), self._accumulator[self._places[unit]]
-        rate = closing.server_lr / self._weights[unit]
+        rate = server_lr / self._weights[unit]
         step = merge.apply_step(raw, accumulator, rate, scratch=self._scratch)
         self._square_sums[unit] = _finite_square_sum(raw)
         if not math.isfinite(step + self._square_sums[unit]):
             raise RunFailedError(
                 f"unit {self.table.units[unit].name} overflows float32 in version "
-                f"{closing.version}: lower merge.server_lr or local.learning_rate"
+                f"{version}: lower merge.server_lr or local.learning_rate"
             )
         self._step_square_sum += step
         self.delta_square += self._delta_squares[unit] / self._weights[unit]

@@ -14,12 +14,9 @@ from cos2p.log.bus import Bus
 from cos2p_aggregator.effects import Load, Merge
 
 
-def never() -> bool:
-    """Return False: no stop is asked for."""
-    return False
-
-
-async def load_checkpoint(bus: Bus, effect: Load, stopped: Callable[[], bool] = never) -> None:
+async def load_checkpoint(
+    bus: Bus, effect: Load, stopped: Callable[[], bool] = lambda: False
+) -> None:
     """Fill the model from a checkpoint; leave it half filled where `stopped` returns True.
 
     Raises:
@@ -36,7 +33,7 @@ async def load_checkpoint(bus: Bus, effect: Load, stopped: Callable[[], bool] = 
 
 
 async def merge_update(
-    bus: Bus, effect: Merge, stopped: Callable[[], bool] = never
+    bus: Bus, effect: Merge, stopped: Callable[[], bool] = lambda: False
 ) -> BlobError | None:
     """Merge an update into the open version, and return the fault that cut it short, if any.
 
@@ -44,7 +41,6 @@ async def merge_update(
     """
     update = effect.update
     fault: BlobError | None = None
-    update.begin()
     try:
         # Each unit's digest is checked. A check of the whole blob would come after the units are
         # merged.

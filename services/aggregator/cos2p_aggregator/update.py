@@ -21,13 +21,7 @@ Reason = Literal["missing", "digest", "not_finite", "norm", "foreign", "size"]
 
 
 class UpdateMerge:
-    """Takes the chunks of an update's blob.
-
-    Args:
-        store: the model that the update goes into.
-        plan: the plan that the worker received.
-        admitted: the planner's decision: weight, scale and the reference to the blob.
-    """
+    """Takes the chunks of an update's blob."""
 
     def __init__(self, store: ModelStore, plan: Plan, admitted: UpdateAdmitted) -> None:
         self._store, self._plan, self._admitted = store, plan, admitted
@@ -52,23 +46,17 @@ class UpdateMerge:
             self._leave_rest_out(reason)
         return reason is not None
 
-    def begin(self) -> None:
-        """Prepare the reader, with space for the largest unit."""
-        self._reader = PayloadReader(
-            self._store.table,
-            self._plan.plan_id,
-            self._plan.trained,
-            wanted=frozenset(self._pending),
-        )
-
     def feed(self, chunk: Buffer) -> None:
         """Take the blob's next bytes.
 
         Raises:
             BlobError: the payload is not this plan's; pass the error to `finish`.
         """
-        if self._reader is None:
-            raise RuntimeError("begin() comes before feed()")
+        if self._reader is None:  # it has space for the largest unit, so it is made late
+            table, wanted = self._store.table, frozenset(self._pending)
+            self._reader = PayloadReader(
+                table, self._plan.plan_id, self._plan.trained, wanted=wanted
+            )
         for found in self._reader.feed(chunk):
             self._take(found)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from cos2p.service.lifecycle import role_parser, run_role, run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import PlannerSettings
+from cos2p_planner.intake import checker_of
 from cos2p_planner.shell import run_planner
-from cos2p_planner.signed import checker_of
 
 EXAMPLE = """example:
   cos2p-planner --bus kafka://broker:9092 --prefix digits

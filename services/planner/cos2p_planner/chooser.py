@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cos2p.model.basket import Choice, Floats
 from cos2p.model.cost import FLOAT_BYTES, CostModel, Workload
 from cos2p_planner.baselines.policies import policy_named
 from cos2p_planner.choosers.nesting import WEIGHT, nested_value, waiting
-from cos2p_planner.choosers.question import Ask, Floats
-from cos2p_planner.state.choice import Choice
+from cos2p_planner.choosers.question import Ask
 from cos2p_planner.state.device import Device
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.importance import Importance
@@ -24,9 +24,7 @@ from cos2p_planner.state.run import Run
 class Chooser:
     """Chooses units by a run's policy, from the decisions and from the units' importance.
 
-    Args:
-        run: the run, started.
-        importance: what units are worth; other code keeps it up to date.
+    Other code keeps the importance up to date.
     """
 
     def __init__(self, run: Run, importance: Importance) -> None:
@@ -50,13 +48,8 @@ class Chooser:
     ) -> Choice | None:
         """Choose the device's units: those that it holds if the hold lasts and they fit, or others.
 
-        Args:
-            device: the device that needs units.
-            ledger: the run's plans and versions.
-            fleet: all devices.
-            others: devices that can train now, without this one.
-            limit_s: seconds that the device's plan may last.
-            progress: share of the run that is done.
+        The other devices can train now, too. The plan may last `limit_s` seconds. `progress` is the
+        share of the run that is done.
         """
         run = self._run
         held, plans = run.holdings.held(device.worker_id)
@@ -83,7 +76,7 @@ class Chooser:
         coverage = holdings.coverage(others)
         value = plans.importance_weight * self._importance.value(device)
         value = value + nested_value(run.table, plans.nested_depth, len(others) + 1)
-        prices = holdings.prices(coverage, float(np.ptp(value)))
+        prices = holdings.prices.of(coverage, float(np.ptp(value)))
         late = waiting(run.table, share)
         in_play = run.costs.memory_for_fraction(share)
         number, choices = holdings.turn(device.worker_id)

@@ -18,11 +18,10 @@ from cos2p.log.topics import FLEET
 from cos2p_planner.fold import RESTARTED, PlannerFold
 from cos2p_planner.planning import issue
 from cos2p_planner.rules.admission import judge, wrong_request
-from cos2p_planner.rules.closing import OpenRound
+from cos2p_planner.rules.closing import OpenRound, Standing
 from cos2p_planner.rules.coverage_floor import FloorWatch
-from cos2p_planner.rules.open_round import figures, open_round, standing
 from cos2p_planner.rules.stalls import waiting_for, why_expired
-from cos2p_planner.rules.weights import Arrival, weigh
+from cos2p_planner.rules.weights import weigh
 from cos2p_planner.state.device import Device
 from cos2p_planner.state.fleet import Fleet, Notice
 from cos2p_planner.state.ledger import Ledger
@@ -53,7 +52,6 @@ class PlannerCore:
         self._swept_s, self._silence_s, self._retry_s, self._due_s = -INF, INF, INF, INF
         self._advanced_s: float | None = None
         self._out: list[m.Decision] = []
-        self.ignored_requests = 0
 
     @property
     def ledger(self) -> Ledger:
@@ -198,7 +196,6 @@ class PlannerCore:
 
     def _start(self, request: m.RunRequested, now: float) -> None:
         if self.ledger.run is not None:
-            self.ignored_requests += 1
             self.notices.append(
                 ("run_request_ignored", {"reason": "this prefix already runs a run"})
             )
@@ -225,12 +222,18 @@ class PlannerCore:
         if verdict.outcome is Outcome.ACCEPTED:
             self._admit(run, report, verdict.staleness, now)
         else:
-            self._refuse(report, verdict.outcome, verdict.reason, now)
+            self._decide(
+                now,
+                m.UpdateRefused,
+                plan_id=report.plan_id,
+                worker_id=report.worker_id,
+                outcome=verdict.outcome,
+                reason=verdict.reason[:2000],
+            )
 
     def _admit(self, run: Run, report: m.Report, staleness: int, now: float) -> None:
         assert report.blob is not None
-        arrival = Arrival(report.sample_count, report.steps_done, staleness)
-        weight = weigh(arrival, run.config.rounds, run.config.local)
+        weight = weigh(report.sample_count, report.steps_done, staleness, run.config)
         self._decide(
             now,
             m.UpdateAdmitted,
@@ -241,16 +244,6 @@ class PlannerCore:
             scale=weight.scale,
             staleness=staleness,
             steps_done=report.steps_done,
-        )
-
-    def _refuse(self, report: m.Report, outcome: Outcome, reason: str, now: float) -> None:
-        self._decide(
-            now,
-            m.UpdateRefused,
-            plan_id=report.plan_id,
-            worker_id=report.worker_id,
-            outcome=outcome,
-            reason=reason[:2000],
         )
 
     def _cancel(
@@ -308,15 +301,15 @@ class PlannerCore:
         """Close the open version if it is time; return the round that is open then."""
         assert self.known.rules is not None
         closing = self.known.rules.closing
-        state = open_round(self.ledger, run, able, now)
+        state = OpenRound.of(self.ledger, run, able, now)
         reason = closing.reason(state)
         if reason is None:
             return state
         step = closing.step(state)
-        self._decide(now, m.RoundClosed, reason=reason, step=step, **figures(run, able, state))
+        self._decide(now, m.RoundClosed, reason=reason, step=step, **state.figures(run, able))
         progress = run.progress(self.ledger.version, now)
         self.fleet.notices += self._floor.closed(run, able, progress)
-        return open_round(self.ledger, run, able, now)
+        return OpenRound.of(self.ledger, run, able, now)
 
     def _issue(self, run: Run, able: list[Device], state: OpenRound) -> None:
         assert self.known.rules is not None
@@ -328,7 +321,7 @@ class PlannerCore:
         idle = [d for d in able if d.worker_id not in self.ledger.open_of]
         self._retry_s = min((d.not_before_s for d in idle if d.not_before_s > now), default=INF)
         ready = [d for d in idle if d.not_before_s <= now]
-        asked = [d for d in ready if closing.invites(standing(d, self.ledger), state)]
+        asked = [d for d in ready if closing.invites(Standing.of(d, self.ledger), state)]
         if closing.fastest_first:
             asked.sort(key=lambda d: d.whole_s)
         for plan in issue(asked, able, state, self.known.rules, self.ledger, self.fleet):

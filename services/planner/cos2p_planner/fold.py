@@ -12,10 +12,14 @@ Invariants:
 
 from dataclasses import dataclass, field
 
+from cos2p.history.run import RunHistory
+from cos2p.history.state import HistoryState
 from cos2p.log import messages as m
 from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import Letter
 from cos2p.log.messages import Outcome
+from cos2p.log.snapshots import Fold, Snapshot
+from cos2p.log.state_codec import pack, unpack
 from cos2p.log.topics import FLEET, MODELS
 from cos2p_planner.planning import Rules
 from cos2p_planner.state.device import BEFORE_PLANS
@@ -53,9 +57,6 @@ class PlannerState:
 
 class PlannerFold:
     """The fold of one run's records; they must arrive in canonical order.
-
-    Args:
-        state: what a snapshot held; None for the log's start.
 
     Raises:
         SettingsError: the run names a policy that this program lacks.
@@ -182,3 +183,28 @@ class PlannerFold:
         if run is not None:
             self.rules = Rules.of(run, known)
             self.fleet.adopt(run, self.rules.chooser.least_bytes)
+
+
+class Folds:
+    """Both folds of one log: what the planner knows, and what people see of the run."""
+
+    def __init__(self) -> None:
+        self.known, self.history = PlannerFold(), RunHistory()
+
+    def begin_with(self, snapshot: Snapshot) -> None:
+        """Continue from a snapshot of either fold.
+
+        Raises:
+            StateError: the snapshot can't be read.
+        """
+        if snapshot.of == "planner":
+            self.known = PlannerFold(unpack(PlannerState, snapshot.state))
+        else:
+            state = unpack(HistoryState, snapshot.state)
+            self.history = RunHistory.from_state(state, snapshot.positions)
+
+    def packed(self, of: Fold) -> bytes:
+        """Return what a snapshot would hold now."""
+        if of == "planner":
+            return pack(PlannerState, self.known.state)
+        return pack(HistoryState, self.history.state)

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from cos2p.log import messages as m
+from cos2p.model.basket import Choice
 from cos2p.model.cost import Workload
 from cos2p_planner.chooser import Chooser
-from cos2p_planner.rules.closing import Closing, OpenRound, Order, closing_of
-from cos2p_planner.state.choice import Choice
-from cos2p_planner.state.device import Device
+from cos2p_planner.rules.closing import Closing, OpenRound, closing_of
+from cos2p_planner.state.device import Device, Speed
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.importance import Importance, ImportanceState
 from cos2p_planner.state.ledger import Ledger
 from cos2p_planner.state.run import Run
-from cos2p_planner.state.speed import Speed
 
 SEED_MAX = 2**62 - 1
 
@@ -40,11 +39,7 @@ class Rules:
 
     @classmethod
     def of(cls, run: Run, known: ImportanceState | None = None) -> "Rules":
-        """Return the rules of a run.
-
-        Args:
-            run: the run.
-            known: what a snapshot held of the units' values.
+        """Return the rules of a run, with what a snapshot held of the units' values.
 
         Raises:
             SettingsError: the run names a policy that does not exist.
@@ -74,21 +69,12 @@ def issue(
     ledger: Ledger,
     fleet: Fleet,
 ) -> Iterator[m.Plan]:
-    """Make plans one by one: each must be in the ledger before the next is made.
-
-    Args:
-        asked: devices that must get one.
-        able: devices that can train.
-        state: the open round.
-        by: the run's rules.
-        ledger: the run.
-        fleet: all devices.
-    """
+    """Make plans for the asked devices, one by one: each must be in the ledger before the next."""
     assert ledger.run is not None
-    run, names = ledger.run, [d.worker_id for d in able]
+    run, config = ledger.run, ledger.run.config
+    progress = run.progress(state.version, state.now)
     for device in asked:
-        others = [w for w in names if w != device.worker_id]
-        progress = run.progress(state.version, state.now)
+        others = [d.worker_id for d in able if d is not device]
         limit_s = by.closing.limit_s(state)
         choice = by.chooser.choose(
             device, ledger, fleet, others, limit_s=limit_s, progress=progress
@@ -97,46 +83,19 @@ def issue(
             continue
         number = ledger.plan_count + 1
         order = by.closing.order(speed_of(device, run, choice), number, state)
-        yield make_plan(
-            device, run, choice, order, number=number, version=state.version, progress=progress
+        yield m.Plan(
+            plan_id=f"p{number:06d}",
+            worker_id=device.worker_id,
+            incarnation=device.incarnation,
+            base_version=state.version,
+            trained=choice.trained,
+            frozen=choice.frozen,
+            local_steps=order.steps,
+            batch_size=config.local.batch_size,
+            learning_rate=config.local.learning_rate_at(progress),
+            progress=progress,
+            seed=plan_seed(config.seed, number),
+            deadline_s=order.deadline_s,
+            group=order.group,
+            peak_bytes=run.costs.peak_bytes(choice.trained, choice.frozen),
         )
-
-
-def make_plan(
-    device: Device,
-    run: Run,
-    choice: Choice,
-    order: Order,
-    *,
-    number: int,
-    version: int,
-    progress: float,
-) -> m.Plan:
-    """Make the plan of a choice.
-
-    Args:
-        device: the device that the plan is for.
-        run: the run.
-        choice: the plan's units.
-        order: the plan's steps, deadline and group.
-        number: the plan's number; plans of a run count from 1.
-        version: the newest version.
-        progress: share of the run that is done.
-    """
-    local = run.config.local
-    return m.Plan(
-        plan_id=f"p{number:06d}",
-        worker_id=device.worker_id,
-        incarnation=device.incarnation,
-        base_version=version,
-        trained=choice.trained,
-        frozen=choice.frozen,
-        local_steps=order.steps,
-        batch_size=local.batch_size,
-        learning_rate=local.learning_rate_at(progress),
-        progress=progress,
-        seed=plan_seed(run.config.seed, number),
-        deadline_s=order.deadline_s,
-        group=order.group,
-        peak_bytes=run.costs.peak_bytes(choice.trained, choice.frozen),
-    )

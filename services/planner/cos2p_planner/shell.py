@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from cos2p.errors import FencedError, RunFailedError
 from cos2p.log import messages as m
-from cos2p.log.mailbox import Letter, Mailbox, Outbox
+from cos2p.log.mailbox import Letter, Outbox
 from cos2p.log.run_request import require_run
 from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, Topic
 from cos2p.service.role import RoleContext
-from cos2p_planner.refusals import Refusals
+from cos2p_planner.intake import CheckerFactory, Intake
 from cos2p_planner.snapshotting import RECORDS_MIN, Snapshots
-from cos2p_planner.take_over import CheckerFactory, Intake, TakenOver, take_over
+from cos2p_planner.take_over import TakenOver, take_over
 
 T = TypeVar("T")
 
@@ -49,8 +49,7 @@ async def run_planner(
         DivergedError: the decision log contradicts itself.
         What the bus raises.
     """
-    refused = {topic: Refusals(topic, context.watch, context.log) for topic in (FLEET, HEARTBEATS)}
-    intake = Intake(context, checker, refused)
+    intake = Intake(context, checker)
     found = await _find_run(intake)
     if found is None:
         return
@@ -71,7 +70,7 @@ def _raise_if_failed(ended: m.RunEnded | None) -> None:
 async def _find_run(intake: Intake) -> str | None:
     """Find the prefix's run: named by its decisions, else by the first request; None on stop."""
     context = intake.context
-    decisions = Mailbox(context.bus, context.prefix, DECISIONS, reader="planner")
+    decisions = intake.read(DECISIONS)
     if await decisions.poll(bytes_max=1):
         return decisions.run_id
     context.log.info("run_awaited")
@@ -109,7 +108,7 @@ class _Session:
     def __init__(
         self, context: RoleContext, taken: TakenOver, run_id: str, snapshot_records: int
     ) -> None:
-        self._context, self._core, self._history = context, taken.core, taken.history
+        self._context, self._core, self._folds = context, taken.core, taken.folds
         self._log = context.log.bind(run_id=run_id)
         self._reads = {
             FLEET: taken.log.fleet.mailbox,
@@ -120,9 +119,7 @@ class _Session:
         self._made: deque[Letter] = deque()
         """Records of `models` whose decisions have not been read back yet."""
         self._outbox = Outbox(context.bus, context.prefix, DECISIONS)
-        self._snapshots = Snapshots(
-            context.bus, context.prefix, context.clock, taken.snapshot_number, snapshot_records
-        )
+        self._snapshots = Snapshots(context, taken.snapshot_number, snapshot_records)
         self._snapshots.folded(taken.record_count)
         self._run_id = run_id
         self._folded = {topic: mailbox.offset for topic, mailbox in self._reads.items()}
@@ -193,15 +190,16 @@ class _Session:
 
     def _show(self, topic: Topic, letter: Letter) -> None:
         """Feed the history, which needs decisions before what the aggregator made of them."""
+        history = self._folds.history
         if topic is HEARTBEATS:
-            self._history.beat(letter.message, letter.timestamp_s)
+            history.beat(letter.message, letter.timestamp_s)
         elif topic is MODELS:
             self._made.append(letter)
         else:
-            self._history.take_letter(letter)
-        obeyed = self._history.offset(DECISIONS.name)
+            history.take_letter(letter)
+        obeyed = history.offset(DECISIONS.name)
         while self._made and _obeys(self._made[0]) <= obeyed:
-            self._history.take_letter(self._made.popleft())
+            history.take_letter(self._made.popleft())
 
     async def _snapshot(self) -> None:
         """Write a snapshot where one is due and what is known equals what the log holds."""
@@ -212,7 +210,7 @@ class _Session:
         # A poll that is under way may have advanced the signers' numbers already.
         still = self._reads[FLEET].offset == self._folded[FLEET]
         if self._snapshots.is_due and whole and still and not self._made:
-            await self._snapshots.take(self._run_id, self._core.known, self._history, offsets)
+            await self._snapshots.take(self._run_id, self._folds, offsets)
 
     def _check_epoch(self, started: m.EpochStarted) -> None:
         if started.epoch > self._core.epoch:

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 
 from cos2p.errors import DivergedError
 from cos2p.history.read import RunLog, Tape
-from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
-from cos2p.log import messages as m
 from cos2p.log.bus import Bus
-from cos2p.log.mailbox import Letter, Mailbox
+from cos2p.log.mailbox import Mailbox
 from cos2p.log.snapshots import Fold, Snapshot
-from cos2p.log.state_codec import has_shape, pack, unpack
+from cos2p.log.state_codec import has_shape, unpack
 from cos2p.log.topics import DECISIONS, FLEET, MODELS, Topic
-from cos2p_planner.fold import PlannerFold, PlannerState
-from cos2p_planner.take_over import CheckerFactory
+from cos2p_planner.fold import Folds, PlannerFold, PlannerState
+from cos2p_planner.intake import CheckerFactory, unchecked
 
 STATES: dict[Fold, type] = {"planner": PlannerState, "history": HistoryState}
 TOPICS = (DECISIONS, FLEET, MODELS)
@@ -44,36 +42,6 @@ class Comparison:
     reason: str = ""
 
 
-class _Folds:
-    """Both folds of one log: the planner's and the history's."""
-
-    def __init__(self) -> None:
-        self.known, self.history = PlannerFold(), RunHistory()
-
-    def begin_with(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot of either fold.
-
-        Raises:
-            StateError: the snapshot can't be read.
-        """
-        if snapshot.of == "planner":
-            self.known = PlannerFold(unpack(PlannerState, snapshot.state))
-        else:
-            state = unpack(HistoryState, snapshot.state)
-            self.history = RunHistory.from_state(state, snapshot.positions)
-
-    def take(self, letter: Letter) -> None:
-        """Take the next record."""
-        self.known.take(letter)
-        self.history.take_letter(letter)
-
-    def packed(self, of: Fold) -> bytes:
-        """Return what a snapshot would hold now."""
-        if of == "planner":
-            return pack(PlannerState, self.known.state)
-        return pack(HistoryState, self.history.state)
-
-
 async def compare_snapshots(
     bus: Bus, prefix: str, snapshots: Sequence[Snapshot], checker: CheckerFactory | None = None
 ) -> list[Comparison]:
@@ -83,8 +51,7 @@ async def compare_snapshots(
         bus: the bus that holds the log.
         prefix: prefix of the topics' names.
         snapshots: snapshots of one run, in any order.
-        checker: makes the check that each record of `fleet` must pass, from the signers' last
-            numbers.
+        checker: makes the check that each record of `fleet` must pass.
 
     Returns:
         One comparison for each snapshot, in the order of the log.
@@ -100,7 +67,7 @@ async def compare_snapshots(
     if checker is None and any(_is_signed(s) for s in ordered):
         return [Comparison(s.of, s.number, False, SIGNED) for s in [*others, *ordered]]
     found = [Comparison(s.of, s.number, False, OTHER) for s in others]
-    folds, offsets = _Folds(), dict.fromkeys(TOPICS, 0)
+    folds, offsets = Folds(), dict.fromkeys(TOPICS, 0)
     if ordered and await _has_lost_its_start(bus, prefix):
         oldest = ordered[0]
         for snapshot in [s for s in ordered if s.number == oldest.number]:
@@ -127,15 +94,15 @@ def _place(snapshot: Snapshot) -> tuple[tuple[int, ...], int, str]:
     return ends, snapshot.number, snapshot.of
 
 
-async def _fold_to(log: RunLog, folds: _Folds, snapshot: Snapshot) -> None:
+async def _fold_to(log: RunLog, folds: Folds, snapshot: Snapshot) -> None:
     ends = {name: position.offset for name, position in snapshot.positions.items()}
     log.models.stop_at(ends[MODELS.name])
     log.decisions.stop_at(ends[DECISIONS.name])
     log.fleet.stop_at(ends[FLEET.name])
-    async for letter in log.decided():
-        folds.take(letter)
-    async for letter in log.said():
-        folds.take(letter)
+    for letters in (log.decided(), log.said()):
+        async for letter in letters:
+            folds.known.take(letter)
+            folds.history.take_letter(letter)
 
 
 def _log(
@@ -151,17 +118,13 @@ def _log(
         FLEET,
         reader="replay",
         offset=offsets[FLEET],
-        check=_accepted if checker is None else checker(known.sequences),
+        check=unchecked if checker is None else checker(known.sequences),
         bury_from=None,
     )
     decisions, models = (
         Tape.of(bus, prefix, topic, offset=offsets[topic]) for topic in (DECISIONS, MODELS)
     )
     return RunLog(Tape(fleet), decisions, models, known.epoch)
-
-
-def _accepted(record: object, message: m.Message) -> None:
-    """Accept every record, where nothing is signed."""
 
 
 def _is_signed(snapshot: Snapshot) -> bool:

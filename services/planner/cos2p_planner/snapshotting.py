@@ -10,15 +10,11 @@ Invariants:
 import asyncio
 from collections.abc import Mapping
 
-from cos2p.clock import Clock
 from cos2p.errors import OffsetExpiredError
-from cos2p.history.run import RunHistory
-from cos2p.history.state import HistoryState
-from cos2p.log.bus import Bus
 from cos2p.log.snapshots import Position, Snapshot, tail_of, write_snapshot
-from cos2p.log.state_codec import pack
 from cos2p.log.topics import Topic
-from cos2p_planner.fold import PlannerFold, PlannerState
+from cos2p.service.role import RoleContext
+from cos2p_planner.fold import Folds
 
 RECORDS_MIN = 2000
 """A start folds this many records in a fraction of a second."""
@@ -29,17 +25,13 @@ class Snapshots:
     """The snapshots that one planner writes.
 
     Args:
-        bus: the bus that receives them.
-        prefix: prefix of the topic's name.
-        clock: measures what they cost.
+        context: the planner's context.
         number: number of the first one.
         records_min: records folded between two of them, at least.
     """
 
-    def __init__(
-        self, bus: Bus, prefix: str, clock: Clock, number: int, records_min: int = RECORDS_MIN
-    ) -> None:
-        self._bus, self._prefix, self._clock = bus, prefix, clock
+    def __init__(self, context: RoleContext, number: int, records_min: int) -> None:
+        self._bus, self._prefix, self._clock = context.bus, context.prefix, context.clock
         self._number, self._records_min = number, records_min
         self._record_count = 0
         self._rest_until_s = 0.0
@@ -56,15 +48,12 @@ class Snapshots:
         enough = self._record_count >= self._records_min
         return enough and not busy and self._clock.now() >= self._rest_until_s
 
-    async def take(
-        self, run_id: str, known: PlannerFold, history: RunHistory, offsets: Mapping[Topic, int]
-    ) -> None:
+    async def take(self, run_id: str, folds: Folds, offsets: Mapping[Topic, int]) -> None:
         """Pack both states now, and begin to write them.
 
         Args:
             run_id: the run.
-            known: what the planner knows.
-            history: the state that people see; it has read equally far.
+            folds: its folds; both have read equally far.
             offsets: the next record of each topic to fold.
 
         Raises:
@@ -72,13 +61,13 @@ class Snapshots:
         """
         await self.finish()
         began_s = self._clock.now()
-        planner, seen = pack(PlannerState, known.state), pack(HistoryState, history.state)
+        planner, history = folds.packed("planner"), folds.packed("history")
         positions = {topic.name: await self._position(topic, at) for topic, at in offsets.items()}
         number, self._number, self._record_count = self._number, self._number + 1, 0
         self._writing = asyncio.ensure_future(
             self._write(
                 # The planner's snapshot comes last: where it is complete, the history's is too.
-                Snapshot("history", number, run_id, positions, seen),
+                Snapshot("history", number, run_id, positions, history),
                 Snapshot("planner", number, run_id, positions, planner),
             )
         )

@@ -5,96 +5,20 @@ epoch is opened before anything is decided. Records come one by one, and none is
 """
 
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cos2p.errors import FencedError
 from cos2p.history.follow import beats_kept, first_row_kept
 from cos2p.history.read import RunLog, Tape
 from cos2p.history.run import RunHistory
-from cos2p.history.state import HistoryState
 from cos2p.log import messages as m
-from cos2p.log.bus import Record
-from cos2p.log.mailbox import Check, Mailbox, Outbox, Refusal
-from cos2p.log.snapshots import Position, fitting_snapshots, next_number, snapshots_of
-from cos2p.log.state_codec import StateError, unpack
-from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES, Topic
-from cos2p.service.role import RoleContext
+from cos2p.log.mailbox import Mailbox, Outbox
+from cos2p.log.snapshots import fitting_snapshots, next_number, snapshots_of
+from cos2p.log.state_codec import StateError
+from cos2p.log.topics import DECISIONS, FLEET, HEARTBEATS, MODELS, UPDATES
 from cos2p_planner.core import PlannerCore
-from cos2p_planner.fold import PlannerFold, PlannerState
-
-CheckerFactory = Callable[[dict[str, int]], Check]
-"""Makes the check that each record of a topic must pass, given the last number of each signer."""
-
-
-def _unchecked(record: Record, message: m.Message) -> None:
-    """Accept every record."""
-
-
-@dataclass(frozen=True)
-class Intake:
-    """How a planner reads: from its context, with its checks.
-
-    Attributes:
-        context: the planner's context.
-        checker: makes the check that each record of `fleet` must pass; None accepts all.
-        refused: by topic, a function that is called with each refused record.
-    """
-
-    context: RoleContext
-    checker: CheckerFactory | None = None
-    refused: Mapping[Topic, Callable[[Refusal], None]] = field(default_factory=dict)
-
-    def heard(
-        self,
-        topic: Topic,
-        *,
-        run_id: str | None = None,
-        offset: int = 0,
-        bury_from: int | None = 0,
-        sequences: dict[str, int] | None = None,
-    ) -> Mailbox:
-        """Read what devices and operators write, with this planner's checks."""
-        return Mailbox(
-            self.context.bus,
-            self.context.prefix,
-            topic,
-            reader="planner",
-            run_id=run_id,
-            offset=offset,
-            check=_unchecked
-            if self.checker is None
-            else self.checker({} if sequences is None else sequences),
-            bury_from=bury_from,
-            refused=self.refused.get(topic, lambda refusal: None),
-        )
-
-    def read(self, topic: Topic, run_id: str, offset: int = 0) -> Mailbox:
-        """Read what planners and aggregators write."""
-        bus, prefix = self.context.bus, self.context.prefix
-        return Mailbox(bus, prefix, topic, reader="planner", run_id=run_id, offset=offset)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where the folds begin.
-
-    Attributes:
-        state: what the planner knows at that point.
-        history: what people see of the run at that point.
-        positions: how far each topic was folded, by its name.
-        snapshot: number of the snapshot; None for the log's start.
-    """
-
-    state: PlannerState = field(default_factory=PlannerState)
-    history: RunHistory = field(default_factory=RunHistory)
-    positions: Mapping[str, Position] = field(default_factory=dict)
-    snapshot: int | None = None
-
-    def offset(self, topic: Topic) -> int:
-        """Return the first record of a topic to fold."""
-        position = self.positions.get(topic.name)
-        return 0 if position is None else position.offset
+from cos2p_planner.fold import Folds
+from cos2p_planner.intake import Intake
 
 
 @dataclass
@@ -103,7 +27,7 @@ class TakenOver:
 
     Attributes:
         core: the core at the end of the log.
-        history: the history at the end of the log.
+        folds: what is known, and the history, at the end of the log.
         pending: decisions on records that no planner had answered, to be appended.
         log: the run's three topics, at their ends.
         heartbeats: the mailbox at the end of its topic.
@@ -112,7 +36,7 @@ class TakenOver:
     """
 
     core: PlannerCore
-    history: RunHistory
+    folds: Folds
     pending: list[m.Decision]
     log: RunLog
     heartbeats: Mailbox
@@ -131,20 +55,20 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
     """
     context = intake.context
     bus, prefix, clock = context.bus, context.prefix, context.clock
-    start = await _start(intake, run_id)
-    known = PlannerFold(start.state)
-    start.history.rows_from = await first_row_kept(bus, prefix, run_id)
-    log = await _log(intake, run_id, start, known)
+    folds, snapshot = await _start(intake, run_id)
+    history = folds.history
+    history.rows_from = await first_row_kept(bus, prefix, run_id)
+    log = await _log(intake, run_id, folds)
     # Unique, so that this process recognises its own `EpochStarted`.
     name = f"{planner_id}.{uuid.uuid4().hex[:12]}"[:63]
-    core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(prefix), known=known)
+    core = PlannerCore(run_id, 0, updates_topic=UPDATES.full_name(prefix), known=folds.known)
     record_count, decided_s = 0, core.ledger.progress_s
     while not core.epoch:
         await log.extend()
         async for letter in log.decided():
             record_count += 1
             core.restore(letter)
-            start.history.take_letter(letter)
+            history.take_letter(letter)
             message = letter.message
             if not isinstance(message, m.EpochStarted):
                 decided_s = max(decided_s, getattr(message, "at_s", 0.0))
@@ -161,22 +85,22 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
         planner_id=name,
         version=core.ledger.version,
         plans_open=len(core.ledger.open),
-        snapshot=start.snapshot,
+        snapshot=snapshot,
         records=record_count,
     )
     pending: list[m.Decision] = []
     now = clock.now()
     async for letter in log.said():
-        start.history.take_letter(letter)
+        history.take_letter(letter)
         # What waited for a planner was done when it was written: the pace of a device must not
         # contain the planner's absence. The bounds keep a wrong clock within the log's time.
         at_s = min(now, max(decided_s, letter.timestamp_s))
         pending += core.handle(letter.offset, letter.message, at_s)
-    heartbeats = await _heartbeats(intake, run_id, core, start.history)
+    heartbeats = await _heartbeats(intake, run_id, core, history)
     core.resume(clock.now())
-    context.watch.shows(start.history)
+    context.watch.shows(history)
     number = await next_number(bus, prefix)
-    return TakenOver(core, start.history, pending, log, heartbeats, number, record_count)
+    return TakenOver(core, folds, pending, log, heartbeats, number, record_count)
 
 
 async def _heartbeats(
@@ -194,8 +118,8 @@ async def _heartbeats(
     return mailbox
 
 
-async def _start(intake: Intake, run_id: str) -> Start:
-    """Find the newest snapshots of both folds at one point of the log; else the log's start."""
+async def _start(intake: Intake, run_id: str) -> tuple[Folds, int | None]:
+    """Return the folds of the newest snapshots at one point of the log, and their number."""
 
     def skipped(number: int, reason: str) -> None:
         intake.context.log.warning("snapshot_skipped", number=number, reason=reason)
@@ -209,36 +133,36 @@ async def _start(intake: Intake, run_id: str) -> Start:
             fault = faults.get(snapshot.number, "it is not there")
             skipped(snapshot.number, f"the history's does not count: {fault}")
             continue
+        folds = Folds()
         try:
-            state = unpack(PlannerState, snapshot.state)
-            seen = unpack(HistoryState, history.state)
+            folds.begin_with(snapshot)
+            folds.begin_with(history)
         except StateError as error:
             skipped(snapshot.number, str(error))
             continue
-        positions = snapshot.positions
-        return Start(state, RunHistory.from_state(seen, positions), positions, snapshot.number)
-    return Start()
+        return folds, snapshot.number
+    return Folds(), None
 
 
-async def _log(intake: Intake, run_id: str, start: Start, known: PlannerFold) -> RunLog:
+async def _log(intake: Intake, run_id: str, folds: Folds) -> RunLog:
+    """Return the run's log from where the folds end."""
     fleet = intake.heard(
         FLEET,
         run_id=run_id,
-        offset=start.offset(FLEET),
+        offset=folds.history.offset(FLEET.name),
         bury_from=await _handled_before(intake),
-        sequences=known.sequences,
+        sequences=folds.known.sequences,
     )
-    return RunLog(
-        Tape(fleet),
-        Tape(intake.read(DECISIONS, run_id, start.offset(DECISIONS))),
-        Tape(intake.read(MODELS, run_id, start.offset(MODELS))),
-        known.epoch,
+    decisions, models = (
+        Tape(intake.read(topic, run_id, folds.history.offset(topic.name)))
+        for topic in (DECISIONS, MODELS)
     )
+    return RunLog(Tape(fleet), decisions, models, folds.known.epoch)
 
 
 async def _handled_before(intake: Intake) -> int:
     """Return how far an earlier planner has read `fleet`, by its last decision."""
-    decisions = Mailbox(intake.context.bus, intake.context.prefix, DECISIONS, reader="planner")
+    decisions = intake.read(DECISIONS)
     decisions.offset = max(0, await decisions.end() - 1)
     made = [letter.message for letter in await decisions.poll()]
     return max((d.fleet_offset for d in made if isinstance(d, m.Decision)), default=0)

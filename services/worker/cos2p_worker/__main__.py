@@ -18,7 +18,8 @@ from cos2p.service.lifecycle import Body, role_parser, run_role, run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings
 from cos2p_worker.device import GpuProbe, cpu_limit, memory_limit, thread_count
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
+from cos2p_worker.shell import WorkerDevice, run_worker
+from cos2p_worker.trainer import Trainer
 
 if TYPE_CHECKING:
     from cos2p_worker.task import Task
@@ -113,21 +114,23 @@ def _task(settings: WorkerSettings, opened: RunOpened) -> "Task":
 
 
 def _worker(settings: WorkerSettings, device: WorkerDevice) -> Body:
-    def build(opened: RunOpened) -> Kit:
-        from cos2p_worker.torch_trainer import Power, TorchTrainer
+    def trainer(opened: RunOpened) -> Trainer:
+        from cos2p_worker.torch_trainer import TorchTrainer, local_machine
 
         task = _task(settings, opened)
         limit = device.memory_bytes if opened.config.plans.enforce_memory else None
-        power = Power(limit, settings.slowdown, device.accelerator)
+        machine = local_machine(limit, settings.slowdown, device.accelerator)
         index = settings.shard_offset + settings.shard_index
         data = task.shard(index, settings.shard_count)
-        return Kit(task.units, TorchTrainer(task, data, opened.config, power))
-
-    async def kit(opened: RunOpened) -> Kit:
-        return await asyncio.to_thread(build, opened)
+        return TorchTrainer(task, data, opened.config, machine)
 
     async def body(context: RoleContext) -> None:
-        await run_worker(context, worker_id=settings.worker_id, device=device, kit_factory=kit)
+        await run_worker(
+            context,
+            worker_id=settings.worker_id,
+            device=device,
+            trainer_of=lambda opened: asyncio.to_thread(trainer, opened),
+        )
 
     return body
 

@@ -11,32 +11,19 @@ Invariants:
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cos2p.errors import BlobError, StorageError
 from cos2p.log.blobs import write_blob
 from cos2p.log.mailbox import Letter, Mailbox, Outbox
-from cos2p.log.messages import Heartbeat, Hello, Report
+from cos2p.log.messages import Heartbeat, Report
 from cos2p.log.topics import FLEET, HEARTBEATS, UPDATES, partition_of
 from cos2p.model.payload import header_of, parts
-from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 from cos2p.service.role import RoleContext
-from cos2p_worker.core import (
-    Cancel,
-    Effect,
-    Fetch,
-    Leave,
-    Send,
-    Train,
-    Upload,
-    WorkerCore,
-)
-from cos2p_worker.fetch import fetch_units
+from cos2p_worker.core import Cancel, Effect, Fetch, Leave, Send, Train, Upload, WorkerCore
+from cos2p_worker.fetch import Fetched, fetch_units
 from cos2p_worker.trainer import (
     Trainer,
     TrainingControl,
@@ -57,23 +44,21 @@ class Activity:
     def __init__(
         self,
         core: WorkerCore,
-        table: UnitTable,
         trainer: Trainer,
         config: RunConfig,
-        hello: Hello,
         context: RoleContext,
         store: UnitStore,
         shutdown_deadline_s: float,
     ) -> None:
-        self._core, self._table, self._trainer = core, table, trainer
-        self._config, self._hello, self._context = config, hello, context
+        self._core, self._trainer = core, trainer
+        self._config, self._context = config, context
         self._clock, self._log = context.clock, context.log
         self._store, self._shutdown_deadline_s = store, shutdown_deadline_s
         self._fleet = Outbox(context.bus, context.prefix, FLEET)
         self._heartbeats = Outbox(context.bus, context.prefix, HEARTBEATS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._values: dict[str, Mapping[int, NDArray[np.float32]]] = {}
+        self._fetched: dict[str, Fetched] = {}
         self._watches: dict[str, TrainingControl] = {}
         self._one_at_a_time = asyncio.Lock()
         self._steps_done = 0
@@ -154,20 +139,18 @@ class Activity:
         plan_id = order.plan.plan_id
         stop = self._watches[plan_id].stop
         try:
-            fetched = await fetch_units(self._context.bus, self._table, order, self._store, stop)
-        except BlobError as error:
+            fetched = await fetch_units(
+                self._context.bus, self._trainer.units, order, self._store, stop
+            )
+        except (BlobError, StorageError) as error:
             self._release(plan_id)
             await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
+            if isinstance(error, StorageError):
+                raise
             return
-        except StorageError as error:
-            await self._do(self._core.failed(plan_id, str(error), self._clock.now()))
-            raise
-        self._values[plan_id] = fetched.values
+        self._fetched[plan_id] = fetched
         effects = self._core.fetched(
-            plan_id,
-            fetched.bytes_read,
-            self._clock.now(),
-            found_bytes=fetched.bytes_found,
+            plan_id, fetched.bytes_read, self._clock.now(), found_bytes=fetched.bytes_found
         )
         if not effects:
             self._release(plan_id)
@@ -182,7 +165,8 @@ class Activity:
                 # The plan was cancelled while it waited.
                 if watch.stop.is_set():
                     return
-                result = await self._trainer.train(order.plan, self._values[plan_id], watch)
+                values = self._fetched[plan_id].values
+                result = await self._trainer.train(order.plan, values, watch)
                 effects = self._core.trained(plan_id, result, self._clock.now())
             except TrainingOutOfMemoryError as error:
                 effects = self._core.out_of_memory(
@@ -221,7 +205,7 @@ class Activity:
 
     def _release(self, plan_id: str) -> None:
         self._watches.pop(plan_id, None)
-        self._values.pop(plan_id, None)
+        self._fetched.pop(plan_id, None)
 
     # ------------------------------------------------------------ tasks
 

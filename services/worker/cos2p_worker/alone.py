@@ -13,7 +13,7 @@ from cos2p_worker.budget import even_scores, fill_budget
 from cos2p_worker.evaluation import judge_values
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Dataset, Task
-from cos2p_worker.torch_trainer import Power, local_machine, local_plan
+from cos2p_worker.torch_trainer import local_machine, local_plan
 from cos2p_worker.train import Training
 from cos2p_worker.trainer import TrainingControl
 
@@ -40,7 +40,7 @@ def train_alone(
 
     Logit adjustment stays on: on the digits it also gives a device alone 1 to 9 points.
     """
-    training = Training(task, shard, config, local_machine(Power()))
+    training = Training(task, shard, config, local_machine())
     values = initial_values(task, seed, units)
     plan = local_plan(units, steps, config.local, seed)
     result, _ = training.run(plan, values, None, TrainingControl())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from cos2p.model.basket import filled
 from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
 
@@ -23,11 +24,7 @@ def fill_budget(
 ) -> tuple[int, ...]:
     """Return the units of the submodel, ascending, closed under their cores.
 
-    Args:
-        cost: the cost model of the run.
-        memory_bytes: largest forecast peak.
-        scores: score of each unit, shape (units,); those of core units are not read.
-        who: the name for the error text.
+    `scores` has shape (units,); those of core units are not read. The error's text names `who`.
 
     Raises:
         BudgetError: not even the smallest submodel fits; the text names the memory that it needs.
@@ -35,31 +32,17 @@ def fill_budget(
     cost.require(memory_bytes, who)
     table = cost.table
     blocks = _blocks(cost, memory_bytes, scores)
-    spent = cost.stem_bytes
-    entered: set[int] = set()
-    chosen: list[int] = []
-    for unit in sorted(np.flatnonzero(table.prunable), key=lambda u: (-scores[u], u)):
-        block = int(table.blocks[unit])
-        if block not in blocks:
-            continue
-        price = int(cost.trained_bytes[unit])
-        if block not in entered:
-            price += _core_bytes(cost, block)
-        if spent + price <= memory_bytes:
-            spent += price
-            entered.add(block)
-            chosen.append(int(unit))
-    return table.close(chosen) if chosen else cost.smallest
+    units = np.flatnonzero(table.prunable & np.isin(table.blocks, blocks))
+    best_first = units[np.argsort(-scores[units], kind="stable")]
+    choice = filled(cost, memory_bytes, best_first)
+    return cost.smallest if choice is None else choice.trained
 
 
 def even_scores(table: UnitTable) -> NDArray[np.float64]:
     """Return scores that keep the same share of every block and kind, first units first."""
     scores = np.zeros(len(table))
-    groups: dict[tuple[int, str], list[int]] = {}
-    for index, unit in enumerate(table.units):
-        groups.setdefault((unit.block, unit.kind), []).append(index)
-    for members in groups.values():
-        scores[members] = 1.0 - np.arange(len(members)) / len(members)
+    for ring in (ring for rings in table.rings.values() for ring in rings):
+        scores[ring.units] = 1.0 - np.arange(len(ring.units)) / len(ring.units)
     return scores
 
 
@@ -80,23 +63,16 @@ def energy_scores(
     return scores
 
 
-def _core_bytes(cost: CostModel, block: int) -> int:
-    core = (cost.table.blocks == block) & ~cost.table.prunable
-    return int(cost.trained_bytes[core].sum())
-
-
-def _blocks(cost: CostModel, memory_bytes: int, scores: NDArray[np.float64]) -> set[int]:
+def _blocks(cost: CostModel, memory_bytes: int, scores: NDArray[np.float64]) -> list[int]:
     """Return the blocks to use: as many of the best as leave each at least half its width."""
     table = cost.table
-    prunable = {
-        block: int(cost.trained_bytes[(table.blocks == block) & table.prunable].sum())
-        for block in range(table.block_count)
-    }
-    worth = {b: float(scores[(table.blocks == b) & table.prunable].sum()) for b in prunable}
-    ranked = sorted(prunable, key=lambda b: (-worth[b], b))
+    members = {b: (table.blocks == b) & table.prunable for b in range(table.block_count)}
+    worth = {b: float(scores[units].sum()) for b, units in members.items()}
+    ranked = sorted(members, key=lambda b: (-worth[b], b))
     for count in range(len(ranked), 1, -1):
         kept = ranked[:count]
-        left = memory_bytes - cost.stem_bytes - sum(_core_bytes(cost, b) for b in kept)
-        if left >= WIDTH_MIN * sum(prunable[b] for b in kept):
-            return set(kept)
-    return set(ranked[:1])
+        cores = sum(int(cost.trained_bytes[table.cores[b]].sum()) for b in kept)
+        prunable = sum(int(cost.trained_bytes[members[b]].sum()) for b in kept)
+        if memory_bytes - cost.stem_bytes - cores >= WIDTH_MIN * prunable:
+            return kept
+    return ranked[:1]

@@ -11,7 +11,7 @@ Invariants:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from cos2p.log.messages import (
     UnitBlob,
 )
 from cos2p.log.topics import SUBMODELS
-from cos2p.model.unit_wire import unpack_units
+from cos2p.model.unit_wire import UnitScores, unpack_units
 from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 from cos2p_worker.hellos import Hellos
@@ -103,12 +103,8 @@ Effect = Send | Fetch | Train | Upload | Cancel | Leave
 class WorkerCore:
     """One worker in one run, in one incarnation.
 
-    Args:
-        hello: what this worker announces about itself, the same at each repetition.
-        config: the run's settings.
-        table: the model's units.
-        now: the clock's seconds.
-        submodels: full name of the topic that dispatched weights must lie in.
+    `hello` is what it announces about itself, the same at each repetition. Dispatched weights must
+    lie in the topic with the full name `submodels`.
     """
 
     def __init__(
@@ -122,6 +118,9 @@ class WorkerCore:
     ) -> None:
         self._hello, self._config, self._table = hello, config, table
         self._submodels = submodels
+        self._sender: dict[str, Any] = hello.model_dump(
+            include={"run_id", "worker_id", "incarnation"}
+        )
         self._plan: Plan | None = None
         self._parts: dict[int, Part] = {}
         self._newest = 0
@@ -165,18 +164,10 @@ class WorkerCore:
         self._beat_due = now + self._config.liveness.heartbeat_s
         if self._hellos.due():
             return [Send(self._hello)]
-        return [
-            Send(
-                Heartbeat(
-                    run_id=self._hello.run_id,
-                    worker_id=self._hello.worker_id,
-                    incarnation=self._hello.incarnation,
-                    state=self.state,
-                    plan_id=self.plan_id,
-                    steps_done=steps_done,
-                )
-            )
-        ]
+        beat = Heartbeat(
+            **self._sender, state=self.state, plan_id=self.plan_id, steps_done=steps_done
+        )
+        return [Send(beat)]
 
     # ------------------------------------------------------------ local events
 
@@ -337,11 +328,10 @@ class WorkerCore:
         assert self._plan is not None
         plan, result = self._plan, self._result
         told = result.scores if result and blob else None
+        by_label = self._hello.label_counts is not None
         self._enter("idle", now)
         report = Report(
-            run_id=self._hello.run_id,
-            worker_id=self._hello.worker_id,
-            incarnation=self._hello.incarnation,
+            **self._sender,
             plan_id=plan.plan_id,
             status=status,
             blob=blob,
@@ -358,7 +348,7 @@ class WorkerCore:
             bytes_up=blob.byte_count if blob else 0,
             loss_first=_finite(result.loss_first) if result else None,
             loss_last=_finite(result.loss_last) if result else None,
-            scores=told and told.wire(by_label=self._hello.label_counts is not None),
+            scores=told and UnitScores.of(told.sums, told.counts, by_label=by_label),
             detail=detail[:2000],
         )
         self._forget()
@@ -366,13 +356,8 @@ class WorkerCore:
         return [Send(report), *(self._goodbye() if self._stopping else [])]
 
     def _goodbye(self) -> list[Effect]:
-        message = Goodbye(
-            run_id=self._hello.run_id,
-            worker_id=self._hello.worker_id,
-            incarnation=self._hello.incarnation,
-            reason="asked to stop",
-        )
-        return [Send(message), *self._leave("asked to stop")]
+        message = Goodbye(**self._sender, reason="asked to stop")
+        return [Send(message), *self._leave(message.reason)]
 
     def _leave(self, reason: str) -> list[Effect]:
         self._left = True

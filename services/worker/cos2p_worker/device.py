@@ -26,36 +26,29 @@ Source = Literal["override", "cuda", "cgroup", "machine"]
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """Bytes that training may use at its peak, and the source of the limit."""
+    """Bytes that training may use at its peak: what the process does not hold of the limit."""
 
     bytes_free: int
     source: Source
     limit_bytes: int
-    used_bytes: int
-    """What the process itself held at the time of the query (its runtime's share)."""
 
 
 def memory_limit(
     override: int | None = None, *, root: Path = Path("/"), gpu: GpuProbe | None = None
 ) -> MemoryLimit:
-    """Return how much memory training may use.
-
-    Args:
-        override: the operator's setting; used unchanged.
-        root: the folder that contains `proc` and `sys`.
-        gpu: returns the GPU's memory; where there is a GPU, its free memory is the limit.
+    """Return how much memory training may use: an operator's setting, a GPU's free memory, or RAM.
 
     Raises:
         SettingsError: no limit can be found at all, or the runtime alone has used it up.
     """
     if override is not None:
-        return MemoryLimit(override, "override", override, 0)
+        return MemoryLimit(override, "override", override)
     found = gpu() if gpu is not None else None
     if found is not None:
         free, total = found
-        return MemoryLimit(free, "cuda", total, total - free)
-    used = _resident_bytes(root)
-    machine = _machine_bytes(root)
+        return MemoryLimit(free, "cuda", total)
+    used = _kilobytes(root / "proc/self/status", "VmRSS") or 0
+    machine = _kilobytes(root / "proc/meminfo", "MemTotal")
     limits: list[tuple[int, Source]] = [(b, "cgroup") for b in _memory_limits(root)]
     if machine is not None:
         limits.append((machine, "machine"))
@@ -67,7 +60,7 @@ def memory_limit(
             f"the {source} allows {limit} bytes and this process already holds {used}: "
             "give it more memory, or set --memory-bytes"
         )
-    return MemoryLimit(limit - used, source, limit, used)
+    return MemoryLimit(limit - used, source, limit)
 
 
 def cpu_limit(
@@ -75,21 +68,18 @@ def cpu_limit(
 ) -> float:
     """Return the CPUs that this process may keep busy: the least of quota, cpuset and affinity.
 
-    Args:
-        root: the folder that contains `proc` and `sys`.
-        affinity: CPUs the scheduler allows; None asks the system.
-        machine: CPUs of the machine; None asks the system.
+    None for `affinity` (what the scheduler allows) or `machine` (all CPUs) asks the system.
     """
     if affinity is None:
         affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     limits = [float(c) for c in (affinity, machine or os.cpu_count() or 1) if c > 0]
-    for folder in _v2_folders(root):
-        limits += _quota(_words(folder / "cpu.max"))
+    for folder in _folders(root):
+        limits += _quota(_text(folder / "cpu.max"))
         limits += _cpuset(folder / "cpuset.cpus.effective")
-    for folder in _v1_folders(root, "cpu"):
-        quota, period = folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
-        limits += _quota(_words(quota) + _words(period))
-    for folder in _v1_folders(root, "cpuset"):
+    for folder in _folders(root, "cpu"):
+        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+        limits += _quota(f"{quota} {period}")
+    for folder in _folders(root, "cpuset"):
         limits += _cpuset(folder / "cpuset.cpus")
     return min(limits)
 
@@ -100,31 +90,22 @@ def thread_count(cpus: float) -> int:
 
 
 def _memory_limits(root: Path) -> Iterator[int]:
-    files = [f / "memory.max" for f in _v2_folders(root)]
-    files += [f / "memory.limit_in_bytes" for f in _v1_folders(root, "memory")]
+    files = [f / "memory.max" for f in _folders(root)]
+    files += [f / "memory.limit_in_bytes" for f in _folders(root, "memory")]
     for file in files:
-        words = _words(file)
+        words = _text(file).split()
         if words and words[0].isdigit() and 0 < int(words[0]) < UNLIMITED_BYTES:
             yield int(words[0])
 
 
-def _v2_folders(root: Path) -> list[Path]:
-    """Return the process's cgroup v2 folder and those above it."""
-    own = _group_of(root, "")
-    return _upwards(root / "sys/fs/cgroup", own) if own is not None else []
-
-
-def _v1_folders(root: Path, controller: str) -> list[Path]:
-    """Return the process's folder of a cgroup v1 controller and those above it."""
-    own = _group_of(root, controller)
+def _folders(root: Path, controller: str = "") -> list[Path]:
+    """Return the process's folder of a cgroup v1 controller ("": of v2) and those above it."""
+    own, mounts = _group_of(root, controller), [root / "sys/fs/cgroup"]
     if own is None:
         return []
-    return [
-        folder
-        for mount in sorted((root / "sys/fs/cgroup").glob("*"))
-        if controller in mount.name.split(",")
-        for folder in _upwards(mount, own)
-    ]
+    if controller:
+        mounts = [m for m in sorted(mounts[0].glob("*")) if controller in m.name.split(",")]
+    return [folder for mount in mounts for folder in _upwards(mount, own)]
 
 
 def _group_of(root: Path, controller: str) -> str | None:
@@ -146,8 +127,9 @@ def _upwards(mount: Path, own: str) -> list[Path]:
     return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _quota(words: list[str]) -> list[float]:
+def _quota(text: str) -> list[float]:
     """Return the CPUs of a quota "MICROSECONDS PERIOD"; none where it is max or -1."""
+    words = text.split()
     if len(words) == 2 and all(w.isdigit() for w in words) and int(words[1]) > 0:
         return [int(words[0]) / int(words[1])] if int(words[0]) > 0 else []
     return []
@@ -164,24 +146,12 @@ def _cpuset(file: Path) -> list[float]:
     return [float(count)] if count > 0 else []
 
 
-def _resident_bytes(root: Path) -> int:
-    return _kilobytes(root / "proc/self/status", "VmRSS") or 0
-
-
-def _machine_bytes(root: Path) -> int | None:
-    return _kilobytes(root / "proc/meminfo", "MemTotal")
-
-
 def _kilobytes(file: Path, name: str) -> int | None:
     for line in _text(file).splitlines():
         words = line.split()
         if len(words) >= 2 and words[0] == f"{name}:" and words[1].isdigit():
             return int(words[1]) * 1024
     return None
-
-
-def _words(file: Path) -> list[str]:
-    return _text(file).split()
 
 
 def _text(file: Path) -> str:

@@ -9,21 +9,17 @@ The last version of a run is evaluated before the evaluator leaves. A restart re
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from cos2p.clock import Clock
-from cos2p.errors import ChunkMissingError, SettingsError
+from cos2p.errors import ChunkMissingError
 from cos2p.history.survival import Survival, first_version
 from cos2p.log.backwards import end_of, newest_first
-from cos2p.log.bus import Bus
 from cos2p.log.mailbox import Mailbox, Outbox
 from cos2p.log.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
-from cos2p.log.run_request import require_run
 from cos2p.log.topics import FLEET, MODELS
-from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
 from cos2p_worker.evaluation import Evaluation, judge_values
-from cos2p_worker.joining import await_run
+from cos2p_worker.joining import await_run, require_model
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import scaled_units
 from cos2p_worker.task import Task
@@ -41,12 +37,9 @@ async def run_evaluator(
 ) -> None:
     """Evaluate the context's run until it is finished or the evaluator is asked to stop.
 
-    Args:
-        context: the evaluator's context; a stop takes effect after the current version.
-        evaluator_id: the evaluator's name.
-        task_of: loads the task once the run is known; may raise SettingsError.
-        every_s: seconds between two evaluations at least, counted from the run's opening; 0
-            evaluates all versions that it can keep up with.
+    A stop takes effect after the current version. `task_of` loads the task once the run is known,
+    and may raise SettingsError. `every_s` is the least time between two evaluations, counted from
+    the run's opening; 0 evaluates all versions that it can keep up with.
 
     Raises:
         RunExistsError: another run than the context's has this prefix.
@@ -56,19 +49,20 @@ async def run_evaluator(
     """
     bus, clock, prefix, stop = context.bus, context.clock, context.prefix, context.stop
     mailbox = Mailbox(bus, prefix, MODELS, reader=evaluator_id)
-    found = await await_run(mailbox, context.log, stop)
+    found = await await_run(context, mailbox)
     if found is None:
         return
-    opened = found.message
-    require_run(context.run_id, opened.run_id, prefix)
-    task = await asyncio.to_thread(_checked_task, opened, task_of)
-    bench = _Bench(bus, clock, context.log.bind(run=opened.run_id), evaluator_id, task, opened)
+    opened, opened_s = found
+    task = await asyncio.to_thread(lambda: task_of(opened).for_run(opened.config))
+    require_model(opened, task.units.digest, "the evaluator")
+    context = replace(context, log=context.log.bind(run=opened.run_id))
+    bench = _Bench(context, evaluator_id, task, opened)
     outbox = Outbox(bus, prefix, FLEET)
     mailbox.offset = await end_of(bus, prefix, MODELS)
-    await bench.look_back(prefix, mailbox.offset)
+    await bench.look_back(mailbox.offset)
     judged_turn = -1.0
     while not stop.is_set():
-        turn = (clock.now() - found.at_s) // every_s if every_s else judged_turn + 1
+        turn = (clock.now() - opened_s) // every_s if every_s else judged_turn + 1
         if turn > judged_turn or bench.finished:
             evaluated = await bench.judge_newest()
             if evaluated is not None:
@@ -86,9 +80,7 @@ async def run_evaluator(
 class _Bench:
     """The versions of one run that wait to be evaluated."""
 
-    bus: Bus
-    clock: Clock
-    log: Log
+    context: RoleContext
     evaluator_id: str
     task: Task
     opened: RunOpened
@@ -97,24 +89,24 @@ class _Bench:
     newest: int = -1
 
     def __post_init__(self) -> None:
+        self.bus, self.clock, self.log = self.context.bus, self.context.clock, self.context.log
         self.survival = Survival(self.task.units)
         self.data = self.task.evaluation_data()
 
-    async def look_back(self, prefix: str, before: int) -> None:
+    async def look_back(self, before: int) -> None:
         """Read `models` from an offset back to what the newest whole version needs."""
         kinds, back = (RunFinished, VersionPublished), Backlog()
-        run_id = self.opened.run_id
+        prefix, run_id = self.context.prefix, self.opened.run_id
         async for letter in newest_first(
             self.bus, prefix, MODELS, kinds, run_id=run_id, before=before
         ):
             message = letter.message
             self.take(message)
             if isinstance(message, VersionPublished):
-                back.note(message)
                 if whole := self.shelf.whole_versions():
-                    back.until(first_version(whole[-1]))
-            if back.read:
-                break
+                    back.needed = first_version(whole[-1])
+                if back.ends_with(message):
+                    break
 
     def take(self, message: Message) -> None:
         """Note a published version, or the run's end."""
@@ -177,13 +169,3 @@ class _Bench:
             exit_accuracies=published.exit_accuracies,
             mean_accuracy=published.mean_accuracy,
         )
-
-
-def _checked_task(opened: RunOpened, task_of: Callable[[RunOpened], Task]) -> Task:
-    task = task_of(opened).for_run(opened.config)
-    if task.units.digest != opened.units_digest:
-        raise SettingsError(
-            f"the model of the evaluator's task is not that of run {opened.run_id}, "
-            f"which was started with {opened.task}: use the same task in the same version"
-        )
-    return task

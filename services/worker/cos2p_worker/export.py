@@ -11,9 +11,8 @@ Invariants:
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +25,9 @@ from cos2p.errors import SettingsError, StorageError
 from cos2p.log.bus import Bus
 from cos2p.model.cost import CostModel
 from cos2p.model.units import units_of_names
-from cos2p.run_config import RunConfig
 from cos2p_worker.budget import energy_scores, fill_budget
 from cos2p_worker.layout import UnitArrays
+from cos2p_worker.models.architecture import widths_of
 from cos2p_worker.models.exits import Exits
 from cos2p_worker.submodel import all_units, build_submodel, scaled_units
 from cos2p_worker.task import Task
@@ -39,17 +38,14 @@ FORMAT = "cos2p-2"
 
 @dataclass(frozen=True)
 class Wish:
-    """What to export.
-
-    Attributes:
-        version: the version to export; None takes the newest with a checkpoint.
-        raw: whether to take the version as merged instead of the moving average.
-        memory_bytes: budget of the device that will train or run it; None for the whole model.
-    """
+    """What to export."""
 
     version: int | None = None
+    """None takes the newest with a checkpoint."""
     raw: bool = False
+    """Whether to take the version as merged instead of the moving average."""
     memory_bytes: int | None = None
+    """Budget of the device that will train or run it; None for the whole model."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,8 @@ class Exported:
 async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Exported:
     """Write a version of the run under `prefix` to `out`.
 
+    A cut one has the units with the largest L2 norm per cost (see `energy_scores`).
+
     Raises:
         SettingsError: no run, no such version, another model, or a path that can't be written.
         BudgetError: no submodel fits the budget.
@@ -80,7 +78,8 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
     values: UnitArrays = version.raw if wish.raw else version.average
     units = all_units(task.model)
     if wish.memory_bytes is not None:
-        units = best_units(task, opened.config, values, wish.memory_bytes)
+        cost = CostModel.of(task.units, opened.config)
+        units = fill_budget(cost, wish.memory_bytes, energy_scores(cost, values), "export")
     scaling = opened.config.evaluation.scaling if len(units) == len(values) else "none"
     if scaling == "survival":
         survival = await read_survival(bus, prefix, opened.run_id, task.units, version.number)
@@ -93,27 +92,18 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
         "state": "raw" if wish.raw else "average",
         "digests": ",".join(part.digest.hex() for part in parts),
         "units": json.dumps([task.units.units[u].name for u in units]),
-        "blocks": json.dumps(block_widths(task, units)),
+        "blocks": json.dumps(
+            {
+                str(block): {kind: n for kind, n in width.items() if kind != "core"}
+                for block, width in widths_of(task.layout, units).items()
+            }
+        ),
         "exits": json.dumps(asdict(task.model.exits)),
         "scaling": scaling,
     }
     _write(out, parameters_of(task, values, units), metadata)
     count = int(task.units.sizes[list(units)].sum())
     return Exported(out, opened.run_id, version.number, units, count)
-
-
-def best_units(
-    task: Task, config: RunConfig, values: UnitArrays, memory_bytes: int
-) -> tuple[int, ...]:
-    """Choose the submodel for a budget: units with the largest L2 norm per cost.
-
-    See `energy_scores`.
-
-    Raises:
-        BudgetError: not even the smallest submodel fits.
-    """
-    cost = CostModel.of(task.units, config)
-    return fill_budget(cost, memory_bytes, energy_scores(cost, values), "export")
 
 
 def parameters_of(
@@ -124,16 +114,6 @@ def parameters_of(
     arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
     task.layout.cut(values, units, arrays)
     return arrays
-
-
-def block_widths(task: Task, units: Sequence[int]) -> dict[str, dict[str, int]]:
-    """Return the prunable units kept per block and kind: a submodel's shape for people."""
-    widths: dict[str, dict[str, int]] = {}
-    for unit in (task.units.units[u] for u in units):
-        if unit.kind != "core":
-            kinds = widths.setdefault(str(unit.block), {})
-            kinds[unit.kind] = kinds.get(unit.kind, 0) + 1
-    return widths
 
 
 def load_submodel(path: Path, task: Task) -> nn.Module:
@@ -150,22 +130,15 @@ def load_submodel(path: Path, task: Task) -> nn.Module:
         raise SettingsError(f"can't read {path}: {error}") from error
     if metadata.get("format") != FORMAT:
         raise SettingsError(f"{path} was not written by `cos2p export`")
-    task = _with_exits(task, json.loads(metadata["exits"]))
+    exits = json.loads(metadata["exits"])
+    refusal = f"the file's model has exits, task {task.name}'s can't have any"
+    task = task.with_exits(Exits(tuple(exits["after"]), exits["shared"]), refusal)
     units = tuple(sorted(units_of_names(task.units, json.loads(metadata["units"]))))
     found = {name: array.shape for name, array in arrays.items()}
     if found != task.layout.shapes_of(units):
         raise SettingsError(f"{path} holds another model than task {task.name}")
     values = task.layout.scatter(arrays, units)
     return build_submodel(task.model, (), units, values, torch.device("cpu")).eval()
-
-
-def _with_exits(task: Task, found: dict[str, Any]) -> Task:
-    exits = Exits(tuple(found["after"]), found["shared"])
-    if exits == task.model.exits:
-        return task
-    if task.model.with_exits is None:
-        raise SettingsError(f"the file's model has exits, task {task.name}'s can't have any")
-    return replace(task, model=task.model.with_exits(exits))
 
 
 def _write(out: Path, arrays: dict[str, NDArray[np.float32]], metadata: dict[str, str]) -> None:

@@ -15,11 +15,7 @@ HELLO_MAX_S = 300.0
 
 
 class Hellos:
-    """Counts a worker's beats.
-
-    Args:
-        heartbeat_s: seconds from one beat to the next.
-    """
+    """Counts a worker's beats, which are `heartbeat_s` seconds apart."""
 
     def __init__(self, heartbeat_s: float) -> None:
         self._gap_max = max(HELLO_BEATS, int(HELLO_MAX_S / heartbeat_s))

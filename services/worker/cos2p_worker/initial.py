@@ -45,21 +45,13 @@ async def initialise(
     run_id: str,
     values: UnitArrays | None = None,
 ) -> RunRequested:
-    """Write version 0 and request the run.
+    """Write version 0 (None: made from the run's seed) and request the run.
 
-    Args:
-        bus: the bus to write to.
-        prefix: prefix of the topics' names.
-        task_name: `module:attribute`, as workers will load it.
-        task: the task of that name.
-        config: the run's settings.
-        run_id: the run's name.
-        values: version 0; None makes it from the run's seed.
+    Workers will load the task by `task_name`.
 
     Raises:
         RunExistsError: a run exists already.
         SettingsError: the model can't be cut (see `initial_values`).
-        What the bus raises.
     """
     values = initial_values(task, config.seed) if values is None else values
     ordered = [values[unit] for unit in range(len(values))]

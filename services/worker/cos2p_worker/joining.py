@@ -5,33 +5,30 @@ day and on its last.
 """
 
 import asyncio
-from dataclasses import dataclass
 
+from cos2p.errors import SettingsError
 from cos2p.log.backwards import newest_first
 from cos2p.log.bus import Bus
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox
 from cos2p.log.messages import RunFinished, RunOpened, VersionPublished
+from cos2p.log.run_request import require_run
 from cos2p.log.topics import MODELS
-from cos2p.service.logs import Log
+from cos2p.service.role import RoleContext
 
 WAIT_NEWS_S = 10.0
 """Seconds between two log lines of a process that waits for a run."""
 
 
-@dataclass(frozen=True)
-class Opening:
-    """A run's opening, and the time at which the bus took it."""
-
-    message: RunOpened
-    at_s: float
-
-
-async def await_run(mailbox: Mailbox, log: Log, stop: asyncio.Event) -> Opening | None:
+async def await_run(context: RoleContext, mailbox: Mailbox) -> tuple[RunOpened, float] | None:
     """Wait for the run's opening, the first record of `models` or soon after it.
 
-    Return None if asked to stop before. The mailbox is read in small portions and left somewhere
-    after the opening.
+    Return it with the time at which the bus took it, or None if asked to stop before. The mailbox
+    is read in small portions and left somewhere after the opening.
+
+    Raises:
+        RunExistsError: another run than the context's has this prefix.
     """
+    stop = context.stop
     stopped = asyncio.create_task(stop.wait())
     poll = asyncio.create_task(mailbox.poll(WAIT_NEWS_S, HEAD_BYTES_MAX))
     try:
@@ -42,14 +39,29 @@ async def await_run(mailbox: Mailbox, log: Log, stop: asyncio.Event) -> Opening 
             letters = poll.result()
             for letter in letters:
                 if isinstance(letter.message, RunOpened):
-                    return Opening(letter.message, letter.timestamp_s)
+                    require_run(context.run_id, letter.message.run_id, context.prefix)
+                    return letter.message, letter.timestamp_s
             if not letters:
-                log.info("run_awaited", hint="the aggregator opens it; `cos2p run` starts one")
+                hint = "the aggregator opens it; `cos2p run` starts one"
+                context.log.info("run_awaited", hint=hint)
             poll = asyncio.create_task(mailbox.poll(WAIT_NEWS_S, HEAD_BYTES_MAX))
         return None
     finally:
         stopped.cancel()
         poll.cancel()
+
+
+def require_model(opened: RunOpened, units_digest: bytes, owner: str) -> None:
+    """Check that the task of a worker or evaluator has the run's model.
+
+    Raises:
+        SettingsError: it has another.
+    """
+    if units_digest != opened.units_digest:
+        raise SettingsError(
+            f"the model of {owner}'s task is not that of run {opened.run_id}, "
+            f"which was started with {opened.task}: use the same task in the same version"
+        )
 
 
 async def find_finish(bus: Bus, prefix: str, run_id: str, before: int) -> Letter | None:

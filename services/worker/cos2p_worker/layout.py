@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
-from cos2p.model.units import Unit, UnitTable
+from cos2p.model.units import Kind, Unit, UnitTable
 
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -46,38 +46,53 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A model's parameters and units.
+class UnitSpec:
+    """A unit as a model declares it: its size follows from its slices."""
 
-    Attributes:
-        shapes: shape of each parameter of the whole model, by its name.
-        units: the units, in the table's order; sizes are checked against the slices.
-        slices: the slices of each unit, in the order of its flat array.
+    name: str
+    kind: Kind
+    block: int
+    slices: tuple[Slice, ...]
+    """In the order of the unit's flat array."""
+    flops: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model's parameters, by name their shapes, and its units, in the table's order.
+
+    Raises:
+        SettingsError: the slices overlap, leave something out, or cut one parameter twice.
     """
 
     shapes: Mapping[str, Shape]
-    units: tuple[Unit, ...]
-    slices: tuple[tuple[Slice, ...], ...]
+    specs: Sequence[UnitSpec]
 
     def __post_init__(self) -> None:
-        if len(self.units) != len(self.slices):
-            raise SettingsError("a layout needs one group of slices per unit")
         taken: dict[str, list[Slice]] = {name: [] for name in self.shapes}
-        for unit, group in zip(self.units, self.slices, strict=True):
-            for piece in group:
+        for spec in self.specs:
+            for piece in spec.slices:
                 if piece.parameter not in taken:
-                    raise SettingsError(f"unit {unit.name} names {piece.parameter!r}: no parameter")
+                    raise SettingsError(f"unit {spec.name} names {piece.parameter!r}: no parameter")
                 taken[piece.parameter].append(piece)
-            size = sum(prod(self._shape_of(piece)) for piece in group)
-            if size != unit.size:
-                raise SettingsError(f"unit {unit.name} says {unit.size} values, slices {size}")
         for name, found in taken.items():
             _check_cover(name, self.shapes[name], found)
 
     @cached_property
     def table(self) -> UnitTable:
         """The units without their slices: what planner and aggregator know."""
-        return UnitTable(self.units)
+        units = []
+        for spec in self.specs:
+            size = sum(prod(self._shape_of(piece)) for piece in spec.slices)
+            costs = (size, spec.flops, spec.activations)
+            units.append(Unit(spec.name, spec.kind, spec.block, *costs))
+        return UnitTable(tuple(units))
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units, with their sizes."""
+        return self.table.units
 
     def shapes_of(self, units: Sequence[int]) -> dict[str, Shape]:
         """Return the shapes of the parameters of the submodel that holds `units`.
@@ -87,9 +102,9 @@ class Layout:
         """
         kept: dict[str, int] = {}
         for unit in units:
-            for piece in self.slices[unit]:
+            for piece in self.specs[unit].slices:
                 kept[piece.parameter] = kept.get(piece.parameter, 0) + piece.stop - piece.start
-        blocks = {self.units[u].block for u in units}
+        blocks = {self.specs[u].block for u in units}
         return {
             name: _resized(shape, self._dims[name], kept.get(name, 0))
             for name, shape in self.shapes.items()
@@ -100,14 +115,14 @@ class Layout:
         """Yield where each slice of `units` lies in the submodel that holds exactly those units."""
         starts: dict[tuple[str, int], int] = {}
         fill: dict[str, int] = {}
-        chosen = [s for unit in units for s in self.slices[unit]]
+        chosen = [s for unit in units for s in self.specs[unit].slices]
         for piece in sorted(chosen, key=lambda s: s.start):
             place = fill.get(piece.parameter, 0)
             starts[piece.parameter, piece.start] = place
             fill[piece.parameter] = place + piece.stop - piece.start
         for unit in units:
             offset = 0
-            for piece in self.slices[unit]:
+            for piece in self.specs[unit].slices:
                 shape = self._shape_of(piece)
                 place = starts[piece.parameter, piece.start]
                 span = slice(place, place + piece.stop - piece.start)
@@ -137,10 +152,7 @@ class Layout:
     def cut(self, values: UnitArrays, units: Sequence[int], out: Arrays) -> None:
         """Write the flat arrays of `units` into the parameters of their submodel.
 
-        Args:
-            values: flat float32 array of each unit (more units are ignored); read only.
-            units: the submodel's units.
-            out: writable arrays with the shapes of `shapes_of(units)`.
+        `values` may hold more units; they are ignored. `out` has the shapes of `shapes_of(units)`.
 
         Raises:
             SettingsError: a unit's array is missing or has the wrong size.
@@ -165,56 +177,35 @@ class Layout:
 
     def parameters_of(self, units: Sequence[int]) -> frozenset[str]:
         """Return the names of the parameters that hold a slice of any of `units`."""
-        return frozenset(piece.parameter for unit in units for piece in self.slices[unit])
+        return frozenset(piece.parameter for unit in units for piece in self.specs[unit].slices)
 
     @cached_property
     def _dims(self) -> dict[str, int]:
-        return {s.parameter: s.dim for group in self.slices for s in group}
+        return {s.parameter: s.dim for spec in self.specs for s in spec.slices}
 
     @cached_property
     def _blocks(self) -> dict[str, set[int]]:
         found: dict[str, set[int]] = {name: set() for name in self.shapes}
-        for unit, group in zip(self.units, self.slices, strict=True):
-            for piece in group:
-                found[piece.parameter].add(unit.block)
+        for spec in self.specs:
+            for piece in spec.slices:
+                found[piece.parameter].add(spec.block)
         return found
 
     def _shape_of(self, piece: Slice) -> Shape:
         return _resized(self.shapes[piece.parameter], piece.dim, piece.stop - piece.start)
 
 
-@dataclass(frozen=True)
-class UnitSpec:
-    """A unit as a model declares it: its size follows from its slices."""
-
-    name: str
-    kind: str
-    block: int
-    slices: tuple[Slice, ...]
-    flops: int
-    activations: int
-
-
-def layout_of(shapes: Mapping[str, Shape], specs: Sequence[UnitSpec]) -> Layout:
-    """Make a layout whose units' sizes are counted from their slices.
-
-    Raises:
-        SettingsError: the slices overlap, leave something out, or cut one parameter twice.
-    """
-    units = []
-    for spec in specs:
-        sizes = [
-            prod(_resized(shapes.get(s.parameter, (0,)), s.dim, s.stop - s.start))
-            for s in spec.slices
-        ]
-        rest = (spec.block, sum(sizes), spec.flops, spec.activations)
-        units.append(Unit(spec.name, spec.kind, *rest))  # type: ignore[arg-type]
-    return Layout(dict(shapes), tuple(units), tuple(spec.slices for spec in specs))
-
-
 def whole(shapes: Mapping[str, Shape], *names: str) -> tuple[Slice, ...]:
     """Return slices that hold whole parameters."""
     return tuple(Slice(name, 0, 0, shapes[name][0]) for name in names)
+
+
+def inner_slices(
+    at: str, rows: Sequence[str], columns: str, start: int, stop: int
+) -> tuple[Slice, ...]:
+    """Return a range of a block's inner width: rows of what makes it, columns of what reads it."""
+    made = (Slice(at + name, 0, start, stop) for name in rows)
+    return (*made, Slice(at + columns, 1, start, stop))
 
 
 def _resized(shape: Shape, dim: int, length: int) -> Shape:

@@ -37,13 +37,9 @@ Place = tuple[int, Kind]
 
 
 class GateScorer:
-    """Scores the trained units of one plan.
+    """Scores the trained units of one plan; of a block, all present units are trained or none.
 
-    Args:
-        table: the model's units.
-        trained: the plan's trained units; of a block, either all present units are trained or none.
-        classes: number of labels to separate; None where labels are not classes.
-        device: where training runs.
+    `classes` is the number of labels to separate; None where labels are not classes.
     """
 
     def __init__(
@@ -63,12 +59,10 @@ class GateScorer:
 
     @contextmanager
     def scoring(self, module: nn.Module, labels: Tensor) -> Iterator[None]:
-        """Score the forward and backward passes of `module` made inside.
+        """Score the forward and backward passes of `module` made inside; without taps, do nothing.
 
-        Args:
-            module: the module; one that has no taps is left alone.
-            labels: labels of the batch, first dimension the samples. The loss must be a mean over
-                them, and a sample's share of it a function of that sample alone (so no batch norm).
+        The loss must be a mean over the batch's labels (first dimension the samples). A sample's
+        share of it must be a function of that sample alone (so no batch norm).
         """
         if not isinstance(module, Tapped):
             yield

@@ -19,15 +19,12 @@ from cos2p.errors import SettingsError
 from cos2p.log.backwards import end_of
 from cos2p.log.mailbox import Mailbox
 from cos2p.log.messages import PROTOCOL, DeviceProfile, Hello, RunOpened
-from cos2p.log.run_request import require_run
 from cos2p.log.topics import MODELS, SUBMODELS
 from cos2p.model.cost import CostModel
-from cos2p.model.units import UnitTable
-from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
 from cos2p_worker.activity import Activity
 from cos2p_worker.core import WorkerCore
-from cos2p_worker.joining import await_run, find_finish
+from cos2p_worker.joining import await_run, find_finish, require_model
 from cos2p_worker.scratch import own_folder, remove_abandoned, scratch_folder
 from cos2p_worker.trainer import Trainer
 from cos2p_worker.unit_store import UnitStore
@@ -51,20 +48,12 @@ class WorkerDevice:
     shutdown_deadline_s: float = 10.0
 
 
-@dataclass(frozen=True)
-class Kit:
-    """What the run's task gives a worker: the model's units and a trainer on its data."""
-
-    table: UnitTable
-    trainer: Trainer
-
-
-KitFactory = Callable[[RunOpened], Awaitable[Kit]]
-"""Makes the kit once the run is known; may raise SettingsError."""
+TrainerOf = Callable[[RunOpened], Awaitable[Trainer]]
+"""Makes the trainer, with its data, once the run is known; may raise SettingsError."""
 
 
 async def run_worker(
-    context: RoleContext, *, worker_id: str, device: WorkerDevice, kit_factory: KitFactory
+    context: RoleContext, *, worker_id: str, device: WorkerDevice, trainer_of: TrainerOf
 ) -> None:
     """Work for the context's run until it is finished or the worker is asked to stop.
 
@@ -77,63 +66,43 @@ async def run_worker(
         BusError: the bus is lost.
     """
     bus, clock, prefix = context.bus, context.clock, context.prefix
-    log = context.log.bind(worker=worker_id)
+    context = replace(context, log=context.log.bind(worker=worker_id))
     mailbox = Mailbox(bus, prefix, MODELS, reader=worker_id)
-    found = await await_run(mailbox, log, context.stop)
+    found = await await_run(context, mailbox)
     if found is None:
         return
-    opened = found.message
-    require_run(context.run_id, opened.run_id, prefix)
-    log = log.bind(run=opened.run_id)
+    opened, _ = found
+    config = opened.config
+    context = replace(context, log=context.log.bind(run=opened.run_id))
     if opened.protocol != PROTOCOL:
         raise SettingsError(
             f"run {opened.run_id} speaks protocol {opened.protocol}, this worker {PROTOCOL}: "
             "their images are of different versions"
         )
-    kit = await kit_factory(opened)
-    _check(opened, kit, device, worker_id)
-    hello = await _hello(opened, kit.trainer, device, worker_id, clock.now())
-    submodels = SUBMODELS.full_name(prefix)
-    core = WorkerCore(hello, opened.config, kit.table, now=clock.now(), submodels=submodels)
-    mailbox.offset = await end_of(bus, prefix, MODELS)
-    finish = await find_finish(bus, prefix, opened.run_id, mailbox.offset)
-    with _folder(device.scratch_dir, hello, context.stop.is_set, log) as folder:
-        activity = Activity(
-            core,
-            kit.table,
-            kit.trainer,
-            opened.config,
-            hello,
-            replace(context, log=log),
-            UnitStore(folder, device.store_bytes or STORE_MODELS * 4 * kit.table.parameter_count),
-            device.shutdown_deadline_s,
-        )
-        await activity.run(mailbox, [finish] if finish else [])
-
-
-def _check(opened: RunOpened, kit: Kit, device: WorkerDevice, worker_id: str) -> None:
-    if {kit.trainer.units_digest, kit.table.digest} != {opened.units_digest}:
-        raise SettingsError(
-            f"the model of this worker's task is not that of run {opened.run_id}, "
-            f"which was started with {opened.task}: use the same task in the same version"
-        )
-    if opened.config.plans.enforce_memory:
-        CostModel.of(kit.table, opened.config).require(device.memory_bytes, f"worker {worker_id}")
-
-
-async def _hello(
-    opened: RunOpened, trainer: Trainer, device: WorkerDevice, worker_id: str, now: float
-) -> Hello:
-    return Hello(
+    trainer = await trainer_of(opened)
+    require_model(opened, trainer.units.digest, "this worker")
+    if config.plans.enforce_memory:
+        who = f"worker {worker_id}"
+        CostModel.of(trainer.units, config).require(device.memory_bytes, who)
+    hello = Hello(
         run_id=opened.run_id,
         worker_id=worker_id,
-        incarnation=int(now * 1000),
+        incarnation=int(clock.now() * 1000),
         profile=await _profile(device, trainer),
         sample_count=trainer.sample_count,
         label_counts=trainer.label_counts if device.share_labels else None,
         units_digest=opened.units_digest,
         protocol=PROTOCOL,
     )
+    submodels = SUBMODELS.full_name(prefix)
+    core = WorkerCore(hello, config, trainer.units, now=clock.now(), submodels=submodels)
+    mailbox.offset = await end_of(bus, prefix, MODELS)
+    finish = await find_finish(bus, prefix, opened.run_id, mailbox.offset)
+    with _folder(device.scratch_dir, hello, context) as folder:
+        store_bytes = device.store_bytes or STORE_MODELS * 4 * trainer.units.parameter_count
+        store, deadline_s = UnitStore(folder, store_bytes), device.shutdown_deadline_s
+        activity = Activity(core, trainer, config, context, store, deadline_s)
+        await activity.run(mailbox, [finish] if finish else [])
 
 
 async def _profile(device: WorkerDevice, trainer: Trainer) -> DeviceProfile:
@@ -147,14 +116,12 @@ async def _profile(device: WorkerDevice, trainer: Trainer) -> DeviceProfile:
     )
 
 
-def _folder(
-    given: Path | None, hello: Hello, keep: Callable[[], bool], log: Log
-) -> AbstractContextManager[Path]:
+def _folder(given: Path | None, hello: Hello, context: RoleContext) -> AbstractContextManager[Path]:
     """Return the worker's folder for weights, after removing those of killed workers."""
     parent = given or Path(tempfile.gettempdir())
     if count := remove_abandoned(parent):
-        log.info("scratch_removed", folders=count, reason="their workers were killed")
+        context.log.info("scratch_removed", folders=count, reason="their workers were killed")
     if given is None:
         return scratch_folder(parent)
     run = f"{hello.run_id} {hello.units_digest.hex()}"
-    return own_folder(given, hello.worker_id, run, keep)
+    return own_folder(given, hello.worker_id, run, context.stop.is_set)

@@ -26,12 +26,7 @@ def build_submodel(
 ) -> nn.Module:
     """Build the module that holds the given units, with their values.
 
-    Args:
-        model: the architecture.
-        trained: units with gradients.
-        frozen: units without gradients.
-        values: flat float32 array of each unit; copied.
-        device: the device for the module.
+    `values` has the flat float32 array of each unit; they are copied. Frozen units get no gradient.
 
     Raises:
         SettingsError: the module does not match its layout, uses batch norm, or a parameter would
@@ -67,12 +62,7 @@ def scaled_units(
 
     The factors are folded into the weights and biases that write to the stream
     (`Architecture.branch_outputs`). So a scaled model is an ordinary model. A model that names none
-    is left unchanged, and so are stem and heads.
-
-    Args:
-        model: the whole model's architecture.
-        values: flat float32 by unit; unchanged.
-        factors: float64, shape (units of the table,).
+    is left unchanged, and so are stem and heads. `factors` has shape (units of the table,).
     """
     units = tuple(sorted(values))
     scaled = {u: np.array(values[u], np.float32) for u in units}

@@ -10,10 +10,12 @@ Invariants:
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,17 +27,14 @@ from cos2p.run_config import RunConfig
 from cos2p_worker.layout import Layout
 from cos2p_worker.loss import Loss
 from cos2p_worker.models.architecture import Architecture
-from cos2p_worker.models.exits import exits_of
+from cos2p_worker.models.exits import Exits, exits_of
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples in memory.
+    """Samples in memory: the model's inputs and the loss's labels, first dimension the samples.
 
-    Attributes:
-        inputs: the model's input, first dimension the samples.
-        labels: the loss's labels, first dimension the samples; int64 class numbers for
-            classification.
+    For classification the labels are int64 class numbers.
     """
 
     inputs: Tensor
@@ -87,8 +86,6 @@ class DataPlace:
             raise SettingsError(
                 f"alpha {self.alpha}: a Dirichlet concentration is above 0 (inf splits evenly)"
             )
-        if self.part not in get_args(Part):
-            raise SettingsError(f"part {self.part!r} is none of {', '.join(get_args(Part))}")
 
 
 @dataclass(frozen=True)
@@ -97,14 +94,11 @@ class Task:
 
     Attributes:
         name: the task's name for people.
-        model: the model and its units.
         train_shard: (place, index, count) to the data of device `index` of `count`.
         evaluation: (place) to data that no device trains on: `place.part` of them.
         classes: number of labels; None where the labels are not classes (no accuracy, no logit
             adjustment).
-        loss: what a step minimises.
         run: the settings that suit this task; a run file overrides them.
-        place: where the data are.
     """
 
     name: str
@@ -155,14 +149,22 @@ class Task:
                 f"task {self.name} has no classes: set local.objective = 'final', the other "
                 "objectives compare class probabilities"
             )
-        exits = exits_of(local, self.units.block_count)
+        return self.with_exits(
+            exits_of(local, self.units.block_count),
+            f"the model of task {self.name} can't have exits: local.objective = "
+            f"{local.objective!r} needs them",
+        )
+
+    def with_exits(self, exits: Exits, refusal: str) -> "Task":
+        """Return the same task with these exits.
+
+        Raises:
+            SettingsError: its model can't have any; the text is `refusal`.
+        """
         if exits == self.model.exits:
             return self
         if self.model.with_exits is None:
-            raise SettingsError(
-                f"the model of task {self.name} can't have exits: local.objective = "
-                f"{local.objective!r} needs them"
-            )
+            raise SettingsError(refusal)
         return replace(self, model=self.model.with_exits(exits))
 
     def require_made_for(self, config: RunConfig) -> None:
@@ -208,30 +210,28 @@ class Task:
         return data
 
 
-SHIPPED = {
-    "digits": "cos2p_worker.tasks.digits:TASK",
-    "fashion-mnist": "cos2p_worker.tasks.fashion_mnist:TASK",
-    "fashion-mnist-vit": "cos2p_worker.tasks.fashion_mnist:VIT",
-    "fashion-mnist-cnn": "cos2p_worker.tasks.fashion_mnist:CNN",
-    "fashion-affine-vit": "cos2p_worker.tasks.fashion_mnist:AFFINE_VIT",
-    "fashion-affine-cnn": "cos2p_worker.tasks.fashion_mnist:AFFINE_CNN",
-    "wordnet": "cos2p_worker.tasks.wordnet:TASK",
-}
-"""Short names of the tasks that ship with the product."""
+@cache
+def short_names() -> Mapping[str, str]:
+    """Return `module:attribute` by short name: the worker's own task, then installed ones.
+
+    Any installed package gives its tasks short names as entry points of the group `cos2p.tasks`.
+    """
+    found = {"digits": "cos2p_worker.tasks.digits:TASK"}
+    return found | {point.name: point.value for point in entry_points(group="cos2p.tasks")}
 
 
 def load_task(name: str) -> Task:
-    """Load the task named `module:attribute`, or by the short name of a shipped one.
+    """Load the task named `module:attribute`, or by a short name.
 
     Modules of the current folder can be named, as with `python -m`.
 
     Raises:
         SettingsError: no such module or attribute, or it is not a task; the text names which.
     """
-    module_name, colon, attribute = SHIPPED.get(name, name).partition(":")
+    module_name, colon, attribute = short_names().get(name, name).partition(":")
     if not colon or not module_name or not attribute:
         raise SettingsError(
-            f"{name!r} names no task: use module:attribute, or one of {', '.join(SHIPPED)}"
+            f"{name!r} names no task: use module:attribute, or one of {', '.join(short_names())}"
         )
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

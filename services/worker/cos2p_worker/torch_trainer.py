@@ -9,7 +9,7 @@ dropped when the units change. The shell sets what the process requires of torch
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,44 +29,19 @@ FIXED_SHARE_MAX = 0.75
 """Largest share of a step's time that counts as fixed: the rest has to show the speed."""
 
 
-@dataclass(frozen=True)
-class Power:
-    """What a device may use.
-
-    Attributes:
-        memory_bytes: peak of live tensor bytes over which training counts as out of memory.
-        slowdown: how many times slower the device must seem (demo).
-        accelerator: where to train, "cpu" or "cuda".
-    """
-
-    memory_bytes: int | None = None
-    slowdown: float = 1.0
-    accelerator: str = "cpu"
-
-
 class TorchTrainer:
-    """See `cos2p_worker.trainer.Trainer`.
+    """See `cos2p_worker.trainer.Trainer`."""
 
-    Args:
-        task: the model and its loss.
-        data: this device's shard.
-        config: the run's settings.
-        power: what the device may use.
-    """
-
-    def __init__(self, task: Task, data: Dataset, config: RunConfig, power: Power) -> None:
-        self._training = Training(task, data, config, local_machine(power))
+    def __init__(self, task: Task, data: Dataset, config: RunConfig, machine: Machine) -> None:
+        self._training = Training(task, data, config, machine)
         self.held: HeldState | None = None
         """What the last plan left for the next one."""
         self.sample_count = len(data)
         self.label_counts = task.label_counts(data)
-        self.units_digest = task.units.digest
+        self.units = task.units
 
     async def train(
-        self,
-        plan: Plan,
-        base: Mapping[int, NDArray[np.float32]],
-        watch: TrainingControl,
+        self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: TrainingControl
     ) -> TrainResult:
         """See `Trainer.train`."""
         held, self.held = self.held, None
@@ -105,18 +80,16 @@ def with_plain_loss(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"local": config.local.model_copy(update=plain)})
 
 
-def local_machine(power: Power) -> Machine:
-    """Return this process's machine.
+def local_machine(
+    memory_bytes: int | None = None, slowdown: float = 1.0, accelerator: str = "cpu"
+) -> Machine:
+    """Return this process's machine; `accelerator` is "cpu" or "cuda".
 
     A GPU works next to its thread, so there wall time is the time for which a step was busy.
     """
-    return Machine(
-        device=torch.device(power.accelerator),
-        busy=time.perf_counter if power.accelerator == "cuda" else time.thread_time,
-        wall=time.perf_counter,
-        memory_bytes=power.memory_bytes,
-        slowdown=power.slowdown,
-    )
+    busy = time.perf_counter if accelerator == "cuda" else time.thread_time
+    device = torch.device(accelerator)
+    return Machine(device, busy, time.perf_counter, memory_bytes, slowdown)
 
 
 def use_threads(count: int) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cos2p.log.messages import Plan
@@ -45,15 +44,10 @@ MEASURED_STEPS = 2
 
 @dataclass(frozen=True)
 class HeldState:
-    """What a device keeps between two plans with the same units.
-
-    Attributes:
-        key: units, batch size and settings that the state belongs to.
-        optimizer: the optimiser's state dict.
-        peak_bytes: the peak measured for these units.
-    """
+    """What a device keeps between two plans with the same units."""
 
     key: tuple[object, ...]
+    """Units, batch size and settings that the state belongs to."""
     optimizer: dict[str, Any]
     peak_bytes: int
 
@@ -63,10 +57,8 @@ class Machine:
     """Where training runs.
 
     Attributes:
-        device: CPU or GPU.
         busy: seconds of work of the calling thread. It is CPU time: a machine that others also use
             must not multiply its own delays when it plays a slower one.
-        wall: seconds of wall time.
         memory_bytes: a peak of live tensor bytes above it counts as out of memory; None for no
             limit but the machine's own.
         slowdown: after each step, sleep (slowdown - 1) times the step's busy seconds.
@@ -91,34 +83,24 @@ class Training:
     def run(
         self, plan: Plan, base: UnitArrays, held: HeldState | None, watch: TrainingControl
     ) -> tuple[TrainResult, HeldState]:
-        """Train a plan.
+        """Train a plan as `Trainer.train` does; return also what to hold for the next one.
 
-        Args:
-            plan: units, steps, batch size and seed.
-            base: flat float32 values of each of its units; read only, may be memory-mapped.
-            held: what the last plan left, if anything; taken over, not copied, so usable once.
-            watch: can stop the training, and follows its steps.
-
-        Returns:
-            The result, and what to hold for the next plan.
+        `held` is what the last plan left. It is taken over, not copied, so it is usable once.
 
         Raises:
-            TrainingOutOfMemoryError, TrainingStoppedError, TrainingFailedError.
             SettingsError: model and layout do not agree (see `build_submodel`).
         """
-        started = self.machine.wall()
         with _memory_errors():
             session = _Session(self, plan, base, held)
             losses, throttle_s = session.steps(watch)
             values = read_units(self.task.model, session.module, session.units)
         result = TrainResult(
-            deltas={u: _difference(values[u], base[u]) for u in plan.trained},
+            deltas={u: np.subtract(values[u], base[u], out=values[u]) for u in plan.trained},
             steps_done=len(losses),
             sample_count=len(self.data),
             loss_first=losses[0],
             loss_last=losses[-1],
             peak_bytes=session.peak_bytes,
-            train_s=self.machine.wall() - started,
             throttle_s=throttle_s,
             scores=session.scorer.scores() if session.scorer is not None else None,
         )
@@ -175,14 +157,14 @@ class _Session:
                     raise TrainingStoppedError(
                         f"plan {self._plan.plan_id} was abandoned after {step} steps"
                     )
-                measured = self._meter is not None and step < self._measured_steps
+                meter = self._meter if step < self._measured_steps else None
                 busy = self._machine.busy()
-                with self._metered(measured):
+                with meter or nullcontext():
                     losses.append(self._step(self._batch(step + 1)))
                 self._check_memory(step)
                 # A measured step is slow. Its sleep is based on the next step's time instead.
                 last = step + 1 == self._plan.local_steps
-                if measured and not last:
+                if meter is not None and not last:
                     unpaid += 1
                 else:
                     owed_s = (self._machine.busy() - busy) * (1 + unpaid)
@@ -240,13 +222,10 @@ class _Session:
         meter.hold(self.module.parameters())
         return meter
 
-    def _metered(self, measured: bool) -> AbstractContextManager[object]:
-        return self._meter if measured and self._meter is not None else nullcontext()
-
     def _check_memory(self, step: int) -> None:
         if self._machine.device.type == "cuda":
             self.peak_bytes = torch.cuda.max_memory_allocated(self._machine.device)
-        elif self._meter is not None and step < self._measured_steps:
+        elif self._meter is not None:
             self.peak_bytes = self._meter.peak_bytes
         limit = self._machine.memory_bytes
         if limit is not None and self.peak_bytes > limit:
@@ -279,11 +258,6 @@ def draw_batches(sample_count: int, batch_size: int, seed: int) -> Iterator[Tens
             places = torch.cat([places, torch.randperm(sample_count, generator=generator)])
         yield places[:size]
         places = places[size:]
-
-
-def _difference(trained: NDArray[np.float32], base: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return trained - base, computed in the memory of `trained`."""
-    return np.subtract(trained, base, out=trained)
 
 
 @contextmanager

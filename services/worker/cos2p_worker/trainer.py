@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cos2p.errors import Cos2pError, ExitCode
 from cos2p.log.messages import Plan
-from cos2p.model.unit_wire import UnitScores
+from cos2p.model.units import UnitTable
 
 
 class TrainingOutOfMemoryError(Cos2pError):
@@ -43,19 +43,12 @@ class TrainingFailedError(Cos2pError):
 
 @dataclass(frozen=True)
 class GateScores:
-    """Squared gate gradients of a plan's trained units that have a gate (see `score.py`).
-
-    Attributes:
-        sums: sums over the samples of a label, float32, shape (units, classes), units ascending.
-        counts: samples scored, int64, shape (classes,). Without classes there is one column.
-    """
+    """Squared gate gradients of a plan's trained units that have a gate (see `score.py`)."""
 
     sums: NDArray[np.float32]
+    """Sums over the samples of a label, shape (units, classes), units ascending."""
     counts: NDArray[np.int64]
-
-    def wire(self, *, by_label: bool) -> UnitScores:
-        """Return the scores for a Report; by label only where the device shares its labels."""
-        return UnitScores.of(self.sums, self.counts, by_label=by_label)
+    """Samples scored, shape (classes,). Without classes there is one column."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +58,10 @@ class TrainResult:
     Attributes:
         deltas: trained minus base for each of the plan's trained units, flat float32, in ascending
             order of the units.
-        steps_done: local steps done.
         sample_count: samples of the device's own data (each counted once).
-        loss_first: loss of the first step's batch.
-        loss_last: loss of the last step's batch.
+        loss_first, loss_last: loss of the first and of the last step's batch.
         peak_bytes: measured peak of live tensor bytes during the steps.
-        train_s: seconds of wall time, throttle included.
-        throttle_s: the part of `train_s` slept to play a slower device.
+        throttle_s: seconds slept to play a slower device.
         scores: scores of the trained units, where they were asked for and the model has taps.
     """
 
@@ -81,7 +71,6 @@ class TrainResult:
     loss_first: float
     loss_last: float
     peak_bytes: int
-    train_s: float
     throttle_s: float = 0.0
     scores: GateScores | None = None
 
@@ -102,34 +91,20 @@ class TrainingControl:
 class Trainer(Protocol):
     """Trains this device's submodels on this device's data."""
 
-    @property
-    def sample_count(self) -> int:
-        """Number of samples on this device."""
-        ...
-
-    @property
-    def label_counts(self) -> tuple[int, ...] | None:
-        """Samples per label; None for a task without classes."""
-        ...
-
-    @property
-    def units_digest(self) -> bytes:
-        """Digest of the task's unit table, 32 bytes."""
-        ...
+    sample_count: int
+    """Samples on this device."""
+    label_counts: tuple[int, ...] | None
+    """Samples per label; None for a task without classes."""
+    units: UnitTable
+    """The model's units."""
 
     async def train(
-        self,
-        plan: Plan,
-        base: Mapping[int, NDArray[np.float32]],
-        watch: TrainingControl,
+        self, plan: Plan, base: Mapping[int, NDArray[np.float32]], watch: TrainingControl
     ) -> TrainResult:
         """Train a plan in a thread.
 
-        Args:
-            plan: the plan to train.
-            base: flat float32 values of each unit of `plan.trained` and `plan.frozen`; read only
-                (they may be memory-mapped), and not needed after the call.
-            watch: can stop the training, and follows its steps.
+        `base` has the flat float32 values of each of the plan's units. It is read only (it may be
+        memory-mapped), and not needed after the call.
 
         Raises:
             TrainingOutOfMemoryError: the memory does not suffice.

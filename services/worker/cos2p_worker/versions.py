@@ -5,7 +5,7 @@ digest is checked. Memory is the model's two states and one unit. `models` is re
 that the newest version costs the same for any number of versions.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,17 +31,13 @@ Values = dict[int, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Version:
-    """A whole version's weights, flat float32 by unit.
-
-    Attributes:
-        number: the version's number.
-        raw: the weights as merged.
-        average: moving average of versions: what counts as the model.
-    """
+    """A whole version's weights, flat float32 by unit."""
 
     number: int
     raw: Values
+    """As merged."""
     average: Values
+    """Moving average of versions: what counts as the model."""
 
 
 class VersionShelf:
@@ -69,25 +65,6 @@ class VersionShelf:
         """Return the announcements of a whole version, by shard."""
         return [part for _, part in sorted(self._parts[number].items())]
 
-    def choose(self, wanted: int | None = None) -> int:
-        """Choose a version that can be read: the one wanted, or the newest.
-
-        Raises:
-            SettingsError: there is none; the text names the nearest that are.
-        """
-        stored = self.whole_versions()
-        if not stored:
-            raise SettingsError("no version has a checkpoint yet")
-        if wanted is None:
-            return stored[-1]
-        if wanted not in stored:
-            near = sorted(stored, key=lambda v: (abs(v - wanted), v))[:3]
-            text = ", ".join(str(v) for v in sorted(near))
-            raise SettingsError(
-                f"version {wanted} has no checkpoint; the nearest that have: {text}"
-            )
-        return wanted
-
     def forget_below(self, number: int) -> None:
         """Forget older versions."""
         for old in [n for n in self._parts if n < number]:
@@ -99,7 +76,6 @@ async def run_opened(bus: Bus, prefix: str) -> RunOpened:
 
     Raises:
         SettingsError: there is no run.
-        What the bus raises.
     """
     mailbox = Mailbox(bus, prefix, MODELS, reader="versions", bury_from=None)
     while letters := await mailbox.poll(bytes_max=HEAD_BYTES_MAX):
@@ -116,38 +92,40 @@ async def stored_parts(
 
     Raises:
         SettingsError: there is none; the text names the nearest that are.
-        What the bus raises.
     """
     shelf = VersionShelf()
-    kinds = (VersionPublished,)
-    async for letter in newest_first(bus, prefix, MODELS, kinds, run_id=run_id):
-        if isinstance(letter.message, VersionPublished):
-            shelf.add(letter.message)
-            whole = shelf.whole(letter.message.version)
-            if whole and wanted in (None, letter.message.version):
-                return shelf.parts(letter.message.version)
-    return shelf.parts(shelf.choose(wanted))
+    async for message in _newest_published(bus, prefix, run_id):
+        shelf.add(message)
+        if shelf.whole(message.version) and wanted in (None, message.version):
+            return shelf.parts(message.version)
+    stored = shelf.whole_versions()
+    if wanted is None or not stored:
+        raise SettingsError("no version has a checkpoint yet")
+    near = sorted(stored, key=lambda v: (abs(v - wanted), v))[:3]
+    text = ", ".join(str(v) for v in sorted(near))
+    raise SettingsError(f"version {wanted} has no checkpoint; the nearest that have: {text}")
 
 
 async def read_survival(
     bus: Bus, prefix: str, run_id: str, table: UnitTable, version: int
 ) -> Survival:
-    """Read what is needed to scale a version's units.
+    """Read what is needed to scale a version's units."""
+    survival, back = Survival(table), Backlog(first_version(version))
+    async for message in _newest_published(bus, prefix, run_id):
+        if message.version <= version:
+            survival.take(message)
+        if back.ends_with(message):
+            break
+    return survival
 
-    Raises:
-        What the bus raises.
-    """
-    survival, back = Survival(table), Backlog()
-    back.until(first_version(version))
+
+async def _newest_published(
+    bus: Bus, prefix: str, run_id: str
+) -> AsyncGenerator[VersionPublished, None]:
     kinds = (VersionPublished,)
     async for letter in newest_first(bus, prefix, MODELS, kinds, run_id=run_id):
         if isinstance(letter.message, VersionPublished):
-            if letter.message.version <= version:
-                survival.take(letter.message)
-            back.note(letter.message)
-            if back.read:
-                break
-    return survival
+            yield letter.message
 
 
 class Backlog:
@@ -157,27 +135,18 @@ class Backlog:
     to be seen at that version or below.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, needed: int | None = None) -> None:
         self._oldest: dict[int, int] = {}
-        self._shard_count = 1
-        self._version: int | None = None
+        self.needed = needed
+        """The oldest version that is needed; None while that is not known."""
 
-    @property
-    def read(self) -> bool:
-        """Whether the needed distance is known, and has been read."""
-        if self._version is None or len(self._oldest) < self._shard_count:
-            return False
-        return max(self._oldest.values()) <= self._version
-
-    def until(self, version: int) -> None:
-        """Set the oldest version that is needed."""
-        self._version = version
-
-    def note(self, message: VersionPublished) -> None:
-        """Note an older record."""
-        self._shard_count = message.shard_count
+    def ends_with(self, message: VersionPublished) -> bool:
+        """Note an older record, and return whether all that is needed has been read."""
         known = self._oldest.get(message.shard, message.version)
         self._oldest[message.shard] = min(known, message.version)
+        if self.needed is None or len(self._oldest) < message.shard_count:
+            return False
+        return max(self._oldest.values()) <= self.needed
 
 
 async def read_version(bus: Bus, table: UnitTable, parts: Sequence[VersionPublished]) -> Version:
@@ -192,34 +161,21 @@ async def read_version(bus: Bus, table: UnitTable, parts: Sequence[VersionPublis
     raw: Values = {}
     average: Values = {}
     for part in parts if number else parts[:1]:
-        units = tuple(range(len(table)))
-        owner = VERSION_0
+        assert part.checkpoint is not None
+        units, owner = tuple(range(len(table))), VERSION_0
         if number:
             units = table.owned_by(part.shard, part.shard_count)
             owner = f"v{number}.s{part.shard}"
-        await _read_part(bus, table, part, (owner, units), (raw, average))
+        reader = PayloadReader(table, owner, units, states=2 if number else 1)
+        async for chunk in read_blob(bus, part.checkpoint, verify=False):
+            for found in reader.feed(chunk):
+                if not found.intact:
+                    name = table.units[found.unit].name
+                    raise DigestError(f"unit {name} of version {number} is damaged in the log")
+                size = int(table.sizes[found.unit])
+                raw[found.unit] = found.values[:size].copy()
+                average[found.unit] = found.values[-size:].copy()
+        reader.finish()
     if len(raw) != len(table):
         raise SettingsError(f"version {number} holds {len(raw)} of {len(table)} units")
     return Version(number, raw, average)
-
-
-async def _read_part(
-    bus: Bus,
-    table: UnitTable,
-    part: VersionPublished,
-    content: tuple[str, tuple[int, ...]],
-    into: tuple[Values, Values],
-) -> None:
-    assert part.checkpoint is not None
-    owner, units = content
-    states = 2 if part.version else 1
-    reader = PayloadReader(table, owner, units, states=states)
-    async for chunk in read_blob(bus, part.checkpoint, verify=False):
-        for found in reader.feed(chunk):
-            if not found.intact:
-                name = table.units[found.unit].name
-                raise DigestError(f"unit {name} of version {part.version} is damaged in the log")
-            size = int(table.sizes[found.unit])
-            into[0][found.unit] = found.values[:size].copy()
-            into[1][found.unit] = found.values[-size:].copy()
-    reader.finish()

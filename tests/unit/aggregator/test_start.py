@@ -20,7 +20,7 @@ from cos2p.log.fence import EpochFence
 from cos2p.log.topics import specs
 from cos2p.service.logs import configure_logs
 from cos2p.service.role import RoleContext
-from cos2p_aggregator.core import AggregatorCore, ShardPlace
+from cos2p_aggregator.core import AggregatorCore
 from cos2p_aggregator.effects import Load, Merge
 from cos2p_aggregator.shell import run_aggregator
 from cos2p_aggregator.start import read_published
@@ -249,7 +249,7 @@ def test_what_was_told_leaves_the_memory_when_it_is_obeyed_again(new_script: New
         await run_until(s, 5)
         ledger = await read_published(s.bus, "t", RUN, 0)
         assert (5, 6) == (len(ledger.dispatched), len(ledger.versions))
-        core = AggregatorCore(ShardPlace(0, "t-updates"), ledger=ledger)
+        core = AggregatorCore(0, "t-updates", ledger=ledger)
         for offset, record in enumerate(list(s.bus._log(DECISIONS, 0))):
             decision = decode(record)
             assert isinstance(decision, m.Decision)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from cos2p.errors import RunFailedError
 from cos2p.model.units import STEM, Unit, UnitTable, unit_digest
 from cos2p_aggregator.merge import F32Array
-from cos2p_aggregator.store import ModelStore, VersionRecipe
+from cos2p_aggregator.store import ModelStore
 
 TABLE = UnitTable(
     (
@@ -16,7 +16,6 @@ TABLE = UnitTable(
         Unit("block0.head.1", "head", 0, 40, 0, 0),
     )
 )
-CLOSING = VersionRecipe(version=3, server_lr=1.0, average_decay=0.5)
 
 
 def filled(*, averaged: bool = True, owned: tuple[int, ...] = (0, 1, 2, 3)) -> ModelStore:
@@ -32,8 +31,10 @@ def add(store: ModelStore, unit: int, delta: F32Array, *, weight: float, scale: 
     store.add(unit, delta, weight=weight, scale=scale, square_sum=square_sum)
 
 
-def closed(store: ModelStore, closing: VersionRecipe = CLOSING) -> None:
-    list(store.close(closing))
+def closed(
+    store: ModelStore, version: int = 3, server_lr: float = 1.0, average_decay: float = 0.5
+) -> None:
+    list(store.close(version, server_lr, average_decay))
 
 
 def shares(store: ModelStore) -> list[float]:
@@ -82,7 +83,7 @@ def test_the_server_rate_scales_the_step() -> None:
     before = store.raw(1).copy()
     add(store, 1, np.ones(3, np.float32), weight=2.0, scale=1.0)
 
-    closed(store, VersionRecipe(version=1, server_lr=0.25, average_decay=0.0))
+    closed(store, 1, 0.25, 0.0)
 
     np.testing.assert_allclose(store.raw(1), before + 0.25, rtol=1e-6)
 
@@ -97,7 +98,7 @@ def test_the_average_moves_towards_the_raw_weights() -> None:
     store = filled()
     expected = store.average(0) + (store.raw(0) - store.average(0)) * np.float32(1 - 4 / 13)
 
-    closed(store, VersionRecipe(version=3, server_lr=1.0, average_decay=0.5))
+    closed(store, 3, 1.0, 0.5)
 
     np.testing.assert_array_equal(expected, store.average(0))
 
@@ -107,7 +108,7 @@ def test_digests_are_those_of_the_bytes_after_every_version() -> None:
     for version in range(1, 4):
         store.digest(3), store.raw_digest(3)
         add(store, 3, np.ones(40, np.float32), weight=1.0, scale=1.0)
-        closed(store, VersionRecipe(version, 1.0, 0.5))
+        closed(store, version, 1.0, 0.5)
 
     assert [unit_digest(store.raw(u), store.average(u)) for u in range(4)] == [
         store.digest(u) for u in range(4)
@@ -224,7 +225,7 @@ def test_updates_that_agree_have_no_dispersion() -> None:
     for weight in (0.3, 1.7):
         add(store, 2, np.full(40, 0.5, np.float32), weight=weight, scale=1.0)
 
-    closed(store, VersionRecipe(version=1, server_lr=0.25, average_decay=0.0))
+    closed(store, 1, 0.25, 0.0)
 
     assert pytest.approx((store.step_norm / 0.25) ** 2) == store.delta_square
 

@@ -55,13 +55,13 @@ def test_a_dispatch_of_other_units_than_planned_is_found(script: Any) -> None:
 
     found = audited(script, plan, memory=10**6, models=[script.dispatched(other)])
 
-    assert "otherwise than it was planned" in found.findings[0]
+    assert "differs from the issued one" in found.findings[0]
 
 
-def test_a_plan_for_a_worker_that_never_said_hello_is_found(script: Any) -> None:
+def test_a_plan_for_a_worker_that_never_announced_itself_is_found(script: Any) -> None:
     found = audited(script, script.issued("p1", "w7"), memory=10**6)
 
-    assert "never said hello" in found.findings[0]
+    assert "never announced this start" in found.findings[0]
 
 
 def test_the_largest_share_and_parameter_count_are_told(script: Any) -> None:

@@ -76,7 +76,7 @@ def test_budgets_that_were_broken_are_told_instead_of_praised(script: Any) -> No
 
     text = shown(found, 120)
 
-    assert "budgets broken 1 times; first: p1: too much" in text
+    assert "Budgets were broken 1 times; first: p1: too much" in text
     assert "no worker ever held" not in text
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cos2p.history.follow import HistoryReader, open_history, snapshot_of
+from cos2p.history.follow import HistoryReader, open_history
 from cos2p.history.read import RunLog, letters, run_of
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
@@ -168,6 +168,11 @@ def test_the_run_is_the_one_that_was_asked_for_first(logged: Any) -> None:
 
 
 # ------------------------------------------------------------ snapshots
+
+
+def snapshot_of(run: RunHistory, number: int) -> Snapshot:
+    state = pack(HistoryState, run.state)
+    return Snapshot("history", number, run.run_id, run.positions, state)
 
 
 async def half(logged: Any) -> None:

@@ -1,5 +1,6 @@
 """How a run's settings come together, and which folders a new run may take."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from cos2p.model.cost import CostModel
 from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p.settings import BusSettings
+from cos2p_cli import options
 from cos2p_cli.fleet import DEMO_CLASSES, LocalDevice
 from cos2p_cli.local_run import claim, free_folder, with_budget
+from cos2p_cli.pool import NewRunJob, initialise
 from cos2p_cli.start import StartOptions, changes_of, init
 from cos2p_planner.presets import config_of
 
@@ -116,3 +119,20 @@ def test_two_runs_under_one_prefix_are_refused_and_both_named(tmp_path: Path) ->
 def test_a_run_that_may_be_there_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--run-id"):
         init(BusSettings(bus=f"sqlite:{tmp_path}/run"), StartOptions("digits", if_absent=True))
+
+
+@pytest.mark.parametrize(
+    ("task", "objective"), [("digits", "exits"), ("examples.table_model:TASK", "final")]
+)
+def test_the_demo_adds_exits_to_the_models_that_can_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, objective: str
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[3]))
+    place = BusSettings(bus=f"sqlite:{tmp_path}/run")
+    initialise(NewRunJob(place, task, "demo", {}, show_exits=True))
+
+    async def requested() -> RunConfig:
+        async with options.opened(place) as bus:
+            return (await options.history_of(bus, place.prefix)).config
+
+    assert objective == asyncio.run(requested()).local.objective

@@ -99,7 +99,7 @@ def test_a_killed_worker_is_noted_and_stops_nothing(tmp_path: Path) -> None:
 
 def test_a_killed_evaluator_is_started_again(tmp_path: Path) -> None:
     async def body(crew: Crew) -> None:
-        child = crew.fork("evaluator", "service", waits, again=True)
+        child = crew.fork("evaluator", "service", waits)
         first = child.process.pid
         os.kill(first, signal.SIGKILL)
         while child.process.pid == first:

@@ -25,7 +25,8 @@ from cos2p.errors import (
 )
 from cos2p.log.blobs import read_blob, write_blob
 from cos2p.log.bus import NewRecord, Offsets, TopicSpec
-from cos2p.log.buses.sqlite import RunLock, SqliteBus
+from cos2p.log.buses.run_lock import RunLock
+from cos2p.log.buses.sqlite import SqliteBus
 
 SMALL = TopicSpec("small", 1, 1_000_000)
 BLOBS = TopicSpec("blobs", 1, 1_000_000, 3600.0, bulk=True)
@@ -259,7 +260,7 @@ def test_the_lock_of_a_single_file_lies_beside_it(tmp_path: Path) -> None:
 
 def test_a_killed_owner_frees_the_run(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from cos2p.log.buses.sqlite import RunLock\n"
+        "import sys, time; from pathlib import Path; from cos2p.log.buses.run_lock import RunLock\n"
         "lock = RunLock(Path(sys.argv[1])); lock.acquire('demo')\n"
         "print('held', flush=True); time.sleep(60)"
     )
@@ -599,7 +600,6 @@ def test_a_closed_bus_opens_again_when_used(tmp_path: Path) -> None:
         await bus.close()
 
         assert [1] == await bus.append("blobs", 0, [NewRecord(MEGABYTE)])
-        assert ["blobs", "small"] == await bus.topic_names()
 
     run(tmp_path / "run", story)
 

@@ -14,7 +14,6 @@ from cos2p.model.cost import (
     CostModel,
     Extra,
     Workload,
-    memory_for_fraction,
     plain_bytes,
 )
 from cos2p.model.units import Unit, UnitTable
@@ -100,7 +99,6 @@ def test_fraction_and_memory_are_inverse(fraction: float) -> None:
     memory = COSTS.memory_for_fraction(fraction)
 
     assert fraction == pytest.approx(COSTS.fraction_of(memory), abs=1 / COSTS.prunable_bytes)
-    assert memory == memory_for_fraction(TABLE, fraction, slots=2, batch_size=8)
 
 
 def test_fractions_are_clipped_and_nonsense_is_refused() -> None:

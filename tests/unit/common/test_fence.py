@@ -46,14 +46,6 @@ def test_an_epoch_below_the_newest_is_not_opened() -> None:
     assert [True, False, False, True] == admitted([started(3), started(2), decided(2), decided(3)])
 
 
-def test_what_was_fenced_off_is_counted() -> None:
-    fence = EpochFence()
-    for decision in [decided(1), started(2), decided(1), decided(2), started(1)]:
-        fence.admits(decision)
-
-    assert (2, 3) == (fence.epoch, fence.fenced_count)
-
-
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4)), max_size=30))
 def test_a_decision_counts_exactly_if_its_epoch_is_the_newest_opened(
     log: list[tuple[bool, int]],

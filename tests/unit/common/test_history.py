@@ -326,5 +326,5 @@ def test_a_devices_share_is_that_of_the_updates_merged(writer: Writer) -> None:
         writer.admit(writer.plan(f"p{i}", worker, (CORE0, HEAD0)))
     run = writer.folded()
 
-    shares = [device.to_json(run.state)["merged_share"] for device in run.devices.values()]
+    shares = [device.merged_share(run.state.staleness) for device in run.devices.values()]
     assert [pytest.approx(2 / 3), pytest.approx(1 / 3)] == shares

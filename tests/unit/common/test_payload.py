@@ -148,7 +148,6 @@ def test_a_payload_cut_short_says_how_far_it_came(length: int) -> None:
 
     with pytest.raises(BlobError, match=f"ends after {len(found)} of 4 units"):
         reader.finish()
-    assert UNITS[len(found) :] == reader.units_missing
 
 
 @settings(max_examples=30, deadline=None)

@@ -44,7 +44,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[CellResult, Path]:
 def fingerprint(spec: CellSpec) -> str:
     cell = Cell(spec)
     run_virtual(cell.run())
-    return cell.fingerprint()
+    return cell.bus.fingerprint()
 
 
 def test_a_cell_ends_at_its_horizon(done: tuple[CellResult, Path]) -> None:

@@ -8,6 +8,7 @@ from sample_results import cell, device, study
 
 from cos2p_experiments import comparison, measures
 from cos2p_experiments.study import Study
+from cos2p_experiments.suite import SettingPart
 from cos2p_experiments.table import markdown
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -105,7 +106,7 @@ def test_policies_without_a_common_seed_are_not_compared() -> None:
 
 
 def test_horizons_are_the_suite_s_where_it_names_them() -> None:
-    named = study([cell()], horizons={"skewed": (35.0, 65.0, 80.0)})
+    named = study([cell()], settings={"skewed": SettingPart(horizons=(35.0, 65.0, 80.0))})
 
     table = comparison.accuracy_table(named, "skewed")
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sample_results import cell, study
@@ -14,7 +15,7 @@ from cos2p_experiments.study import Missing, Study
 POLICIES = (("co-s2p", "semi-async"), ("rolling", "semi-async"), ("heterofl", "synchronous"))
 
 
-def small(**changes: object) -> Study:
+def small(**changes: Any) -> Study:
     cells = [cell(p, s, closing=c) for p, c in POLICIES for s in (0, 1)]
     return study(cells, **changes)
 
@@ -92,12 +93,7 @@ def test_a_cell_that_was_judged_too_seldom_is_doubtful(tmp_path: Path) -> None:
 
 
 def test_a_suite_without_any_cell_says_what_is_missing(tmp_path: Path) -> None:
-    empty = study(
-        [],
-        settings=("skewed",),
-        policies=("co-s2p",),
-        missing=(Missing("skewed", "co-s2p", 0, "x"),),
-    )
+    empty = study([], missing=(Missing("skewed", "co-s2p", 0, "x"),))
 
     text = text_of(empty, tmp_path)
 

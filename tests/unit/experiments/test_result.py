@@ -1,7 +1,6 @@
 import json
 import tarfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,26 +121,6 @@ def test_another_programs_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"can't read .*result\.json: No such file"):
         read_result(tmp_path)
-
-
-def test_the_newest_version_by_a_time_counts() -> None:
-    assert RESULT.curve[1] == RESULT.at(29.9)
-
-
-def test_no_version_counts_before_the_first() -> None:
-    assert None is RESULT.at(9.9)
-
-
-def test_an_accuracy_is_reached_when_it_first_is() -> None:
-    assert 20.0 == RESULT.time_to(0.5)
-
-
-def test_an_accuracy_may_never_be_reached() -> None:
-    assert None is RESULT.time_to(0.7)
-
-
-def test_tasks_without_classes_reach_no_accuracy() -> None:
-    assert None is replace(RESULT, curve=(point(1, 10.0, None),)).time_to(0.0)
 
 
 def test_the_busy_share_is_over_all_devices() -> None:

@@ -16,10 +16,10 @@ import pytest
 from cos2p_experiments.fleets import Scale
 from cos2p_experiments.result import RESULT_FILE, RUN_FILE
 from cos2p_experiments.runner import (
+    Advanced,
     Event,
     Failed,
     Finished,
-    Started,
     cells_folder,
     failure,
     run_cells,
@@ -86,7 +86,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 def test_every_cell_is_begun_and_ended(told: Told) -> None:
-    assert 3 == len(told.of(Started))
+    assert 3 == len({e.spec.key for e in told.of(Advanced)})
     assert [0, 1] == sorted(e.result.identity.seed for e in told.of(Finished))
 
 
@@ -186,7 +186,7 @@ def test_no_process_outlives_a_runner_that_was_stopped(
             running.kill()
 
     assert code == running.returncode
-    assert ("--resume goes on from there" in said) == (end is signal.SIGINT)
+    assert ("--resume continues there" in said) == (end is signal.SIGINT)
     assert gone_within(30.0, computing)
 
 
@@ -241,4 +241,4 @@ def test_a_folder_that_holds_results_is_not_taken_without_a_word(
     code, found = run_json(arguments)
 
     assert 2 == code
-    assert "holds 1 of the suite's 2 cells already: --resume goes on" in found["error"]
+    assert "holds 1 of the suite's 2 cells already: --resume continues" in found["error"]

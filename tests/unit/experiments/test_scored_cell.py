@@ -10,7 +10,7 @@ from cos2p.log import codec
 from cos2p.log import messages as m
 from cos2p.log.topics import DECISIONS, FLEET
 from cos2p.service.logs import Log
-from cos2p_experiments.cell import PREFIX, Cell
+from cos2p_experiments.cell import Cell
 from cos2p_experiments.fleets import Scale
 from cos2p_experiments.spec import CellSpec
 from cos2p_sim.loop import run_virtual
@@ -62,7 +62,7 @@ def ran(importance: str) -> Outcome:
     cell = Cell(replace(SHORT, run=run), cast(Log, notes))
     run_virtual(cell.run())
     fleet, decisions = (
-        [codec.decode(record) for record in cell.bus.everything(topic.full_name(PREFIX))]
+        [codec.decode(record) for record in cell.bus.everything(topic)]
         for topic in (FLEET, DECISIONS)
     )
     return Outcome(

@@ -78,7 +78,7 @@ def test_done_cells_are_read_and_the_others_say_why_they_are_not_there(folder: P
 def test_what_the_suite_says_of_its_report_is_kept(folder: Path) -> None:
     study = read_study(folder)
 
-    assert ("co-s2p", "heterofl", "not at all") == (study.ours, study.opponent, study.tuning)
+    assert load_suite(folder / "suite.toml") == study.suite
     assert (10.0, 20.0, 90.0) == study.horizons_of("dir03")
     assert SUITE == study.suite_text
 
@@ -104,7 +104,7 @@ def test_the_reduced_suite_is_known_by_its_folder_s_name(folder: Path) -> None:
 
     study = read_study(quick)
 
-    assert ("small-quick", (0,)) == (study.name, study.seeds)
+    assert ("small-quick", (0,)) == (study.suite.name, study.suite.seeds)
 
 
 @pytest.mark.parametrize("times", ["[10, 20]", "[20, 10, 90]", "[10, 10, 90]"])

@@ -13,6 +13,7 @@ from cos2p.model.cost import STEP_FIXED_S, CostModel
 from cos2p.run_config import RunConfig
 from cos2p_experiments.fleets import Member, Scale, fleet_named, members
 from cos2p_experiments.virtual_trainer import VirtualTrainer
+from cos2p_sim.learner import step_seconds
 from cos2p_sim.loop import run_virtual
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import load_task
@@ -51,10 +52,9 @@ def timed(work: Callable[[], Coroutine[Any, Any, TrainResult]]) -> tuple[TrainRe
 
 
 def test_a_plan_takes_the_device_what_the_cost_model_says_but_for_jitter() -> None:
-    result, took_s = timed(lambda: trainer().train(plan(), VALUES, TrainingControl()))
+    _, took_s = timed(lambda: trainer().train(plan(), VALUES, TrainingControl()))
 
     assert pytest.approx(4 * (0.1 + STEP_FIXED_S), rel=0.5) == took_s
-    assert pytest.approx(took_s) == result.train_s
 
 
 def test_a_slower_device_takes_longer_by_as_much_and_learns_the_same() -> None:
@@ -70,10 +70,13 @@ def test_a_slower_device_takes_longer_by_as_much_and_learns_the_same() -> None:
 
 def test_jitter_depends_on_seed_device_and_its_count_of_plans_alone() -> None:
     async def seconds(which: VirtualTrainer, *plans: Plan) -> list[float]:
-        return [
-            (await which.train(p, VALUES, TrainingControl())).train_s / which.step_s(p)
-            for p in plans
-        ]
+        clock, found = asyncio.get_running_loop(), list[float]()
+        speed = await which.measure_flops_per_s()
+        for p in plans:
+            begun_s = clock.time()
+            await which.train(p, VALUES, TrainingControl())
+            found.append((clock.time() - begun_s) / step_seconds(COST, p, speed))
+        return found
 
     whole, small = plan(), plan(COST.smallest)
     both = run_virtual(seconds(trainer(), whole, small))

@@ -10,7 +10,7 @@ from cos2p.run_config import LocalConfig, RoundConfig
 from cos2p_planner.rules.closing import Closing, OpenRound, Order, Standing, closing_of
 from cos2p_planner.rules.pace import Pace
 from cos2p_planner.state.arrivals import Arrivals
-from cos2p_planner.state.speed import Speed
+from cos2p_planner.state.device import Speed
 
 INF = float("inf")
 

@@ -213,7 +213,7 @@ def test_wrong_scores_are_refused_counted_and_change_nothing(
     found = scored.learn(report(scores(sums, counts)), facts(), device("w1", (9, 9)))
 
     assert fault in found
-    assert {"w1": 1} == scored.refused
+    assert {"w1": 1} == scored.state.refused
     np.testing.assert_array_equal(before, scored.value(device("w1", (9, 9))))
 
 

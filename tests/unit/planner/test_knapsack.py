@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
 from cos2p_planner.choosers.knapsack import KnapsackRule
 from cos2p_planner.choosers.question import Ask
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.holdings import Holdings
 
 Tables = Callable[..., UnitTable]

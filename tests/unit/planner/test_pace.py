@@ -4,7 +4,7 @@ import pytest
 
 from cos2p.run_config import LocalConfig, RoundConfig
 from cos2p_planner.rules.pace import DEADLINE_FLOOR_S, Pace, deadline_s, steps_for
-from cos2p_planner.state.speed import Speed
+from cos2p_planner.state.device import Speed
 
 ROUNDS = RoundConfig()
 LOCAL = LocalConfig(steps=10, steps_min=2, align_steps=False)

@@ -8,9 +8,9 @@ import pytest
 from planned_fleet import JETSON16_WEAK, PlannedRun
 
 from cos2p.log import messages as m
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.holdings import Holdings
 from cos2p_planner.state.prices import PENALTY, STEP, FloorPrices
 
@@ -68,7 +68,7 @@ def test_a_device_in_trouble_counts_for_no_floor_until_its_next_plan(vit: Tables
 
     def dearest(worker: str) -> float:
         holdings.issue(worker, whole)
-        return float(holdings.prices(others).max())
+        return float(holdings.prices.of(others).max())
 
     assert 0 == dearest("w1")  # one device can hold everything once
     assert PENALTY == dearest("w2")
@@ -78,7 +78,7 @@ def test_a_device_in_trouble_counts_for_no_floor_until_its_next_plan(vit: Tables
     assert [whole] * 3 == [holdings.held(w)[0] for w in ("w1", "w2", "w3")]
     holdings.release("w3")
     holdings.issue("w4", Choice(costs.smallest))
-    assert 0 == holdings.prices(others).max()
+    assert 0 == holdings.prices.of(others).max()
 
 
 def released(holdings: Holdings, fewer: Choice) -> None:
@@ -103,11 +103,11 @@ def test_a_unit_that_a_device_gives_up_gains_price_with_that_very_choice(
     for worker, choice in {"w1": whole, "w2": whole, "w3": fewer}.items():
         holdings.issue(worker, choice)
     enough = np.full(len(units), 2.0)
-    assert 0 == holdings.prices(enough).max()
+    assert 0 == holdings.prices.of(enough).max()
 
     give_up(holdings, fewer)
 
-    assert {given_up: STEP} == {u: p for u, p in enumerate(holdings.prices(enough)) if p}
+    assert {given_up: STEP} == {u: p for u, p in enumerate(holdings.prices.of(enough)) if p}
 
 
 def refused(outcome: m.Outcome) -> Callable[[Any], Any]:

@@ -12,7 +12,7 @@ from cos2p.log.messages import Outcome
 from cos2p.model.unit_wire import UnitColumns
 from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import MergeConfig, RoundConfig, RunConfig
-from cos2p_sim.checkers import Checker, InvariantError
+from cos2p_sim.checkers import RULES, Checker, InvariantError
 
 TABLE = UnitTable(
     (
@@ -55,21 +55,22 @@ class Tale:
             "checkpoint": BLOB,
         }
 
-    def _take(self, topic: str) -> int:
+    def _take(self, topic: str, message: m.Message) -> None:
+        offset = self._next[topic]
         self._next[topic] += 1
-        return self._next[topic] - 1
+        self.checker.take(topic, offset, message)
 
     def fleet(self, kind: type[m.Message], **body: Any) -> None:
-        self.checker.fleet(self._take("fleet"), kind(run_id="r", **body))
+        self._take("fleet", kind(run_id="r", **body))
 
     def decide(self, kind: type[m.Decision], **body: Any) -> "Tale":
         given = {"run_id": "r", "epoch": 1, "fleet_offset": self._next["fleet"], "at_s": 0.0} | body
-        self.checker.decision(self._take("decisions"), kind.model_validate(given))
+        self._take("decisions", kind.model_validate(given))
         return self
 
     def tell(self, kind: type[m.Message], **body: Any) -> "Tale":
         body = {"decisions_offset": self._next["decisions"]} | body
-        self.checker.model(self._take("models"), kind(run_id="r", **body))
+        self._take("models", kind(run_id="r", **body))
         return self
 
     # ------------------------------------------------------------ parts of a right run
@@ -370,9 +371,7 @@ def test_a_log_that_breaks_a_rule_is_an_error_that_names_it(
 
 
 def test_every_rule_has_a_log_that_breaks_it() -> None:
-    from cos2p_sim.checkers import DECISION_RULES, FLEET_RULES, MODEL_RULES
-
-    assert {rule.__name__ for rule in (*FLEET_RULES, *DECISION_RULES, *MODEL_RULES)} == set(WRONG)
+    assert {rule.__name__ for rules in RULES.values() for rule in rules} == set(WRONG)
 
 
 def test_an_update_older_than_the_limit_must_not_be_admitted() -> None:

@@ -21,7 +21,7 @@ from cos2p_worker.objectives.batch import Batch
 from cos2p_worker.objectives.divergence import divergence, ramp_up, soft
 from cos2p_worker.submodel import all_units, build_submodel, read_units
 from cos2p_worker.task import Dataset, Task
-from cos2p_worker.torch_trainer import Power, local_machine
+from cos2p_worker.torch_trainer import local_machine
 from cos2p_worker.train import Training, draw_batches, make_optimizer
 from cos2p_worker.trainer import TrainingControl
 
@@ -37,7 +37,7 @@ def config_of(**local: object) -> RunConfig:
 
 
 def train(task: Task, config: RunConfig, plan: Plan) -> Deltas:
-    training = Training(task, task.shard(0, 2), config, local_machine(Power()))
+    training = Training(task, task.shard(0, 2), config, local_machine())
     result, _ = training.run(plan, initial_values(task, 0), None, TrainingControl())
     return dict(result.deltas)
 

@@ -90,7 +90,7 @@ def core(shards: int = 1, hello: Hello = HELLO) -> WorkerCore:
 
 def result(**changes: object) -> TrainResult:
     deltas = {u: np.full(int(TABLE.sizes[u]), 0.5, np.float32) for u in (0, 1, 2)}
-    base = TrainResult(deltas, 4, 8, 2.0, 1.0, 900, 3.0, 0.5)
+    base = TrainResult(deltas, 4, 8, 2.0, 1.0, 900, 0.5)
     return replace(base, **changes)  # type: ignore[arg-type]
 
 

@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> Tree:
 def test_a_machine_without_cgroups_gives_its_memory_less_what_the_process_holds(tree: Tree) -> None:
     limit = memory_limit(root=tree({}))
 
-    assert (7 * GIB, "machine", GIB) == (limit.bytes_free, limit.source, limit.used_bytes)
+    assert (7 * GIB, "machine", 8 * GIB) == (limit.bytes_free, limit.source, limit.limit_bytes)
 
 
 def test_a_cgroup_v2_limit_is_found(tree: Tree) -> None:
@@ -94,7 +94,7 @@ def test_a_gpu_s_free_memory_goes_before_the_cgroup(tree: Tree) -> None:
 
     limit = memory_limit(root=root, gpu=lambda: (5 * GIB, 6 * GIB))
 
-    assert (5 * GIB, "cuda", GIB) == (limit.bytes_free, limit.source, limit.used_bytes)
+    assert (5 * GIB, "cuda", 6 * GIB) == (limit.bytes_free, limit.source, limit.limit_bytes)
 
 
 def test_a_probe_that_finds_no_gpu_changes_nothing(tree: Tree) -> None:

@@ -14,7 +14,7 @@ from cos2p.run_config import LocalConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import build_submodel
 from cos2p_worker.task import Task, load_task
-from cos2p_worker.torch_trainer import Power, TorchTrainer, local_plan
+from cos2p_worker.torch_trainer import TorchTrainer, local_machine, local_plan
 from cos2p_worker.trainer import TrainingControl
 
 Image = pytest.importorskip("PIL.Image")
@@ -49,7 +49,7 @@ def test_the_folder_task_deals_out_every_image_once(folder_task: Task) -> None:
 
 
 def test_the_folder_task_trains(folder_task: Task) -> None:
-    trainer = TorchTrainer(folder_task, folder_task.shard(0, 2), folder_task.run, Power())
+    trainer = TorchTrainer(folder_task, folder_task.shard(0, 2), folder_task.run, local_machine())
     plan = local_plan(tuple(range(len(folder_task.units))), 20, LocalConfig(batch_size=8), seed=0)
     values = initial_values(folder_task, 0)
 
@@ -99,7 +99,7 @@ def test_the_table_models_costs_are_what_autograd_keeps(
 
 
 def test_the_table_task_trains(table_task: Task) -> None:
-    trainer = TorchTrainer(table_task, table_task.shard(0, 2), table_task.run, Power())
+    trainer = TorchTrainer(table_task, table_task.shard(0, 2), table_task.run, local_machine())
     plan = local_plan(tuple(range(len(table_task.units))), 20, LocalConfig(batch_size=16), seed=0)
     values = initial_values(table_task, 0)
 

@@ -16,7 +16,7 @@ from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
 from cos2p_worker.evaluation import judge_values
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Task
-from cos2p_worker.torch_trainer import Power, local_machine
+from cos2p_worker.torch_trainer import local_machine
 from cos2p_worker.train import Training
 from cos2p_worker.trainer import TrainingControl, TrainResult
 
@@ -33,7 +33,7 @@ def made(task: Task, objective: str, **local: object) -> Task:
 
 
 def train(task: Task, plan: Plan, seed: int = 0) -> TrainResult:
-    training = Training(task, task.shard(0, 2), task.run, local_machine(Power()))
+    training = Training(task, task.shard(0, 2), task.run, local_machine())
     return training.run(plan, initial_values(task, seed), None, TrainingControl())[0]
 
 

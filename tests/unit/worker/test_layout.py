@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
-from cos2p_worker.layout import Layout, Slice, UnitSpec, layout_of, whole
+from cos2p.model.units import Kind
+from cos2p_worker.layout import Layout, Slice, UnitSpec, whole
 from cos2p_worker.models.architecture import Architecture
 
 Make = Callable[[Architecture, int], dict[int, NDArray[np.float32]]]
@@ -18,13 +19,13 @@ Make = Callable[[Architecture, int], dict[int, NDArray[np.float32]]]
 SHAPES = {"a": (6, 4), "b": (3, 6), "c": (5,)}
 
 
-def spec(name: str, kind: str, block: int, *slices: Slice) -> UnitSpec:
+def spec(name: str, kind: Kind, block: int, *slices: Slice) -> UnitSpec:
     return UnitSpec(name, kind, block, slices, 1, 1)
 
 
 def rows_and_columns() -> Layout:
     """`a` cut by rows and `b` by columns, two and four wide; `c` is core."""
-    return layout_of(
+    return Layout(
         SHAPES,
         [
             UnitSpec("core", "core", -1, whole(SHAPES, "c"), 1, 1),
@@ -93,7 +94,7 @@ def random_layout(seed: int) -> Layout:
             a, b = int(start), int(stop)
             slices = (Slice(into, 0, total + a, total + b), Slice(into, 0, a, b))
             specs.append(spec(f"{block}.{i}", "neurons", block, *slices, Slice(out, 1, a, b)))
-    return layout_of(shapes, specs)
+    return Layout(shapes, specs)
 
 
 def test_the_units_of_a_model_cover_each_value_exactly_once(model: Architecture) -> None:
@@ -170,4 +171,4 @@ def test_a_layout_that_does_not_cover_its_parameters_is_refused(
     core = UnitSpec("core", "core", -1, (Slice("c", 0, 0, 1), *slices), 1, 1)
 
     with pytest.raises(SettingsError, match=text):
-        layout_of(shapes, [core])
+        Layout(shapes, [core])

@@ -140,7 +140,7 @@ def test_leaving_a_unit_out_is_the_same_as_taking_its_part_from_the_sum(
     for out in (int(u) for u in np.flatnonzero(layout.table.prunable)):
         muted = dict(values)
         muted[out] = values[out].copy()
-        last = layout.slices[out][-1]
+        last = layout.specs[out].slices[-1]
         size = layout.shapes[last.parameter]
         count = int(np.prod(size)) // size[last.dim] * (last.stop - last.start)
         muted[out][-count:] = 0.0

@@ -17,11 +17,12 @@ from cos2p.run_config import ExitConfig, LocalConfig, RunConfig
 from cos2p_worker.initial import initial_values
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.objectives.batch import Batch
-from cos2p_worker.objectives.local_loss import FinalHead, Objective
+from cos2p_worker.objectives.exits import FinalHead
+from cos2p_worker.objectives.local_loss import Objective
 from cos2p_worker.objectives.ordered_dropout import OrderedDropout
 from cos2p_worker.submodel import all_units, build_submodel
 from cos2p_worker.task import Task
-from cos2p_worker.torch_trainer import Power, local_machine
+from cos2p_worker.torch_trainer import local_machine
 from cos2p_worker.train import Training
 from cos2p_worker.trainer import TrainingControl, TrainResult
 
@@ -66,7 +67,7 @@ def test_a_step_at_a_width_is_a_step_of_the_narrower_model(
     assert len(widths) == len(steps_by_width(objective)) > 2
     for width, step in steps_by_width(objective).items():
         on = Batch(step, samples, LABELS)
-        narrower = FinalHead(functional.cross_entropy)
+        narrower = FinalHead(functional.cross_entropy, ExitConfig(), 0.0)
 
         expected_loss, expected = gradients(model, widths[width], values, narrower, on)
         loss, found = gradients(model, units, values, objective, on)
@@ -130,7 +131,7 @@ def made(**local: object) -> RunConfig:
 
 
 def train(task: Task, config: RunConfig, plan: Plan) -> TrainResult:
-    training = Training(task, task.shard(0, 2), config, local_machine(Power()))
+    training = Training(task, task.shard(0, 2), config, local_machine())
     return training.run(plan, initial_values(task, 0), None, TrainingControl())[0]
 
 

@@ -13,7 +13,7 @@ from cos2p_worker.initial import initial_values
 from cos2p_worker.peak import LiveBytes
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.tasks import digits
-from cos2p_worker.torch_trainer import Power, local_machine, local_plan
+from cos2p_worker.torch_trainer import local_machine, local_plan
 from cos2p_worker.train import Training
 from cos2p_worker.trainer import TrainingControl
 
@@ -131,7 +131,7 @@ def measured_and_forecast(task: Task, config: RunConfig, fraction: float) -> tup
 
 def peak_of(task: Task, config: RunConfig, units: tuple[int, ...]) -> int:
     data = Dataset(torch.zeros(64, 1, 8, 8), torch.arange(64) % 10)
-    training = Training(task, data, config, local_machine(Power()))
+    training = Training(task, data, config, local_machine())
     plan = local_plan(units, 3, config.local, seed=0)
     result, _ = training.run(plan, initial_values(task, 0, units), None, TrainingControl())
     return result.peak_bytes

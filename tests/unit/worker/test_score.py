@@ -16,7 +16,7 @@ from cos2p_worker.models.architecture import CHANNEL_DIM, Architecture, Tap, Tap
 from cos2p_worker.score import PRODUCT_ELEMENTS, GateScorer
 from cos2p_worker.submodel import all_units, build_submodel
 from cos2p_worker.task import Task
-from cos2p_worker.torch_trainer import Power, local_machine
+from cos2p_worker.torch_trainer import local_machine
 from cos2p_worker.train import Training
 from cos2p_worker.trainer import GateScores, TrainingControl, TrainResult
 
@@ -201,7 +201,7 @@ def train(task: Task, plan: Plan, base: Values, importance: str, **local: object
         plans=PlanConfig.model_validate({"importance": importance}),
         local=LocalConfig.model_validate({"batch_size": 16, "anchor": {"share": 0.0}} | local),
     )
-    training = Training(task, task.shard(0, 1), config, local_machine(Power()))
+    training = Training(task, task.shard(0, 1), config, local_machine())
     return training.run(plan, base, None, TrainingControl())[0]
 
 

@@ -41,7 +41,7 @@ from cos2p.run_config import LivenessConfig, MergeConfig, RunConfig
 from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
 from cos2p_sim.loop import run_virtual
-from cos2p_worker.shell import Kit, WorkerDevice, run_worker
+from cos2p_worker.shell import WorkerDevice, run_worker
 from cos2p_worker.trainer import (
     TrainingControl,
     TrainingFailedError,
@@ -58,7 +58,6 @@ TABLE = UnitTable(
         Unit("block0.a", "neurons", 0, 300, 6, 1),
     )
 )
-HUGE_TABLE = UnitTable((Unit("stem", "core", -1, 1 << 55, 8, 1),))
 OTHER_TABLE = UnitTable((Unit("stem", "core", -1, 5, 8, 1),))
 BASE = {u: np.arange(TABLE.sizes[u], dtype=np.float32) for u in range(len(TABLE))}
 PREFIX = "t"
@@ -69,7 +68,7 @@ class ScriptedTrainer:
 
     sample_count = 10
     label_counts: tuple[int, ...] | None = (4, 6)
-    units_digest = TABLE.digest
+    units = TABLE
 
     def __init__(self, before: Callable[[Plan, TrainingControl], Awaitable[None]]) -> None:
         self._before = before
@@ -94,7 +93,7 @@ class ScriptedTrainer:
             self.stops += 1
             raise TrainingStoppedError("stopped")
         deltas = {u: np.ones(int(TABLE.sizes[u]), np.float32) for u in plan.trained}
-        return TrainResult(deltas, plan.local_steps, 8, 2.0, 1.0, 4096, 0.25)
+        return TrainResult(deltas, plan.local_steps, 8, 2.0, 1.0, 4096)
 
 
 async def at_once(plan: Plan, watch: TrainingControl) -> None:
@@ -145,15 +144,16 @@ class Stage:
 
     async def work(self, device: WorkerDevice | None = None, table: UnitTable = TABLE) -> None:
         """Run the worker to its end."""
+        self.trainer.units = table
 
-        async def kit(opened: RunOpened) -> Kit:
-            return Kit(table, self.trainer)
+        async def trainer(opened: RunOpened) -> ScriptedTrainer:
+            return self.trainer
 
         await run_worker(
             RoleContext(self.bus, LoopClock(), self.log, PREFIX, self.stop),
             worker_id="w0",
             device=device or WorkerDevice(memory_bytes=1 << 20, scratch_dir=self.folder),
-            kit_factory=kit,
+            trainer_of=trainer,
         )
 
     async def hear(self, kind: type[M], count: int = 1) -> list[M]:

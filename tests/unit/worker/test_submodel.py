@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cos2p.errors import SettingsError
-from cos2p_worker.layout import UnitSpec, layout_of, whole
+from cos2p_worker.layout import Layout, UnitSpec, whole
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.submodel import all_units, build_submodel, read_units
 
@@ -22,7 +22,7 @@ def normed(norm: nn.Module, dtype: torch.dtype = torch.float32) -> Architecture:
     shapes = {"0.weight": (2, 2), "1.weight": (2,), "1.bias": (2,)}
     core = UnitSpec("core", "core", -1, whole(shapes, *shapes), 1, 1)
     return Architecture(
-        layout_of(shapes, [core]),
+        Layout(shapes, [core]),
         lambda units: nn.Sequential(nn.Linear(2, 2, bias=False), norm).to(dtype),
     )
 

@@ -6,17 +6,30 @@ import pytest
 import torch
 
 from cos2p.errors import SettingsError
-from cos2p_worker.task import Dataset, Task, load_task
-from cos2p_worker.tasks import digits, fashion_mnist
+from cos2p_worker.task import Dataset, Task, load_task, short_names
+from cos2p_worker.tasks import digits
 
 
 def test_a_task_is_loaded_by_module_and_attribute() -> None:
     assert digits.TASK is load_task("cos2p_worker.tasks.digits:TASK")
 
 
-def test_shipped_tasks_have_short_names() -> None:
+def test_the_workers_own_task_has_a_short_name() -> None:
     assert digits.TASK is load_task("digits")
-    assert fashion_mnist.TASK is load_task("fashion-mnist")
+
+
+def test_an_installed_package_gives_its_tasks_short_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "mine-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[cos2p.tasks]\nmine = cos2p_worker.tasks.digits:TASK\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    short_names.cache_clear()
+
+    assert digits.TASK is load_task("mine")
+    short_names.cache_clear()
 
 
 def test_a_module_in_the_current_folder_is_found(
@@ -96,8 +109,3 @@ def test_a_dataset_is_thinned_to_samples_from_all_over_it() -> None:
 def test_a_concentration_that_is_none_is_refused(task: Task, alpha: float) -> None:
     with pytest.raises(SettingsError, match="is above 0"):
         task.at(None, seed=0, alpha=alpha)
-
-
-def test_an_unknown_part_is_refused_by_name(task: Task) -> None:
-    with pytest.raises(SettingsError, match="'train' is none of test, validation"):
-        task.at(None, seed=0, part="train")  # type: ignore[arg-type]

@@ -11,14 +11,15 @@ from cos2p.log.messages import Plan
 from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import all_units
 from cos2p_worker.task import Task
-from cos2p_worker.torch_trainer import Power, TorchTrainer
+from cos2p_worker.torch_trainer import TorchTrainer, local_machine
+from cos2p_worker.train import Machine
 from cos2p_worker.trainer import Trainer, TrainingControl, TrainingStoppedError, TrainResult
 
 PlanOf = Callable[..., Plan]
 
 
-def trainer_of(task: Task, power: Power | None = None) -> TorchTrainer:
-    return TorchTrainer(task, task.shard(0, 2), task.run, power or Power())
+def trainer_of(task: Task, machine: Machine | None = None) -> TorchTrainer:
+    return TorchTrainer(task, task.shard(0, 2), task.run, machine or local_machine())
 
 
 async def train(
@@ -36,7 +37,7 @@ def test_it_says_what_the_planner_wants_to_know(task: Task) -> None:
     trainer = trainer_of(task)
 
     assert 64 == trainer.sample_count == sum(trainer.label_counts or ())
-    assert task.units.digest == trainer.units_digest
+    assert task.units.digest == trainer.units.digest
 
 
 def test_the_loop_turns_while_it_trains(task: Task, plan_of: PlanOf) -> None:
@@ -84,7 +85,7 @@ def test_a_plan_can_be_abandoned_and_another_trained(task: Task, plan_of: PlanOf
 def test_a_slowed_device_measures_itself_slower(task: Task) -> None:
     async def scenario() -> tuple[float, float]:
         plain = await trainer_of(task).measure_flops_per_s()
-        return plain, await trainer_of(task, Power(slowdown=50.0)).measure_flops_per_s()
+        return plain, await trainer_of(task, local_machine(slowdown=50.0)).measure_flops_per_s()
 
     plain, slowed = asyncio.run(scenario())
 
@@ -92,6 +93,6 @@ def test_a_slowed_device_measures_itself_slower(task: Task) -> None:
 
 
 def test_measuring_is_not_stopped_by_a_small_budget(task: Task) -> None:
-    speed = asyncio.run(trainer_of(task, Power(memory_bytes=1)).measure_flops_per_s())
+    speed = asyncio.run(trainer_of(task, local_machine(memory_bytes=1)).measure_flops_per_s())
 
     assert speed > 0

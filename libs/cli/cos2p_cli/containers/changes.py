@@ -5,13 +5,14 @@ user did not name keep their number. A worker that stays keeps its part of the d
 have the same part.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cos2p.errors import SettingsError
 from cos2p_cli.containers import specs
-from cos2p_cli.containers.classes import Asked, Limits, limits_of
+from cos2p_cli.containers.classes import ClassRequest, Limits, limits_of
 from cos2p_cli.containers.engine import Found
 from cos2p_cli.containers.specs import ContainerSpec, Site
 
@@ -32,10 +33,7 @@ def compare(
 ) -> list[Change]:
     """Return the changes that turn the existing containers into the wanted ones.
 
-    Args:
-        wanted: the descriptions of all wanted containers.
-        found: all existing containers.
-        images: the ids of the images, by name. A container of an older image is replaced.
+    `images` holds the ids of the images, by name. A container of an older image is replaced.
     """
     there = {f.name: f for f in found}
     names = {spec.name for spec in wanted}
@@ -53,7 +51,7 @@ def _change(spec: ContainerSpec, found: Found | None, images: Mapping[str, str])
 
 
 def fleet(
-    site: Site, asked: Sequence[Asked], found: Sequence[Found], cpus_max: float
+    site: Site, asked: Sequence[ClassRequest], found: Sequence[Found], cpus_max: float
 ) -> list[ContainerSpec]:
     """Return the wanted workers: the classes asked for, and all other classes unchanged.
 
@@ -61,9 +59,7 @@ def fleet(
         SettingsError: a class is unknown, or there are more workers than parts of the data.
     """
     workers = [f for f in found if f.role == "worker"]
-    counts = {f.labels[specs.CLASS]: 0 for f in workers}
-    for f in workers:
-        counts[f.labels[specs.CLASS]] += 1
+    counts = dict(Counter(f.labels[specs.CLASS] for f in workers))
     known = {
         f.labels[specs.CLASS]: Limits(f.memory_bytes, float(f.labels[specs.CPUS])) for f in workers
     }
@@ -72,8 +68,8 @@ def fleet(
     places = [(kind, ordinal) for kind, count in counts.items() for ordinal in range(count)]
     if len(places) > site.parts:
         raise SettingsError(
-            f"{len(places)} workers need as many parts of the training data, and it is cut into "
-            f"{site.parts}: ask for fewer, or start again with --parts {len(places)} "
+            f"{len(places)} workers need as many parts of the training data, which is cut into "
+            f"{site.parts}: choose fewer workers, or start again with --parts {len(places)} "
             "(after `cos2p down --volumes`)"
         )
     parts = _parts(site, places, workers)

@@ -5,7 +5,7 @@ is not built in needs limits in the text, or existing workers that have them.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cos2p.errors import SettingsError
@@ -15,10 +15,13 @@ GIB = 1 << 30
 COUNT_MAX = 64
 MEMORY_MIN = 64 << 20
 """The least memory of a class. Python and numpy need more, so the unit was forgotten."""
-CPUS_MIN = 0.05
+CPUS_MIN, CPUS_MAX = 0.05, 1024
 """The least processors of a class. Docker allows 0.01, but a start then takes minutes."""
 FORM = "write CLASS=COUNT or CLASS=COUNT:MEMORY:CPUS, for instance orin=2,tiny=1:800m:0.5"
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+_CLASS = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9-]{0,30})=(?P<count>\d+)"
+    r"(:(?P<memory>[^:]+):(?P<cpus>\d+\.?\d*|\.\d+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ DEFAULT_FLEET = "orin=2,nano=2"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ClassRequest:
     """The number of devices asked for of a class, and their limits if given."""
 
     device_class: str
@@ -52,7 +55,7 @@ class Asked:
     limits: Limits | None = None
 
 
-def parse_fleet(text: str) -> tuple[Asked, ...]:
+def parse_fleet(text: str) -> tuple[ClassRequest, ...]:
     """Parse the classes in a text such as `orin=2,tiny=1:600m:0.5`.
 
     Raises:
@@ -68,12 +71,10 @@ def parse_fleet(text: str) -> tuple[Asked, ...]:
     return asked
 
 
-def limits_of(asked: Asked, known: Mapping[str, Limits]) -> Limits:
+def limits_of(asked: ClassRequest, known: Mapping[str, Limits]) -> Limits:
     """Return a class's limits: those given, else those of its workers, else the built-in ones.
 
-    Args:
-        asked: the class.
-        known: the limits of the classes that have workers.
+    `known` holds the limits of the classes that have workers.
 
     Raises:
         SettingsError: the class is unknown.
@@ -81,43 +82,32 @@ def limits_of(asked: Asked, known: Mapping[str, Limits]) -> Limits:
     limits = asked.limits or known.get(asked.device_class) or BUILT_IN.get(asked.device_class)
     if limits is None:
         raise SettingsError(
-            f"--workers: the class {asked.device_class!r} is not known; built in are "
-            f"{', '.join(BUILT_IN)}, any other brings its limits: "
+            f"--workers: the class {asked.device_class!r} is unknown; built in are "
+            f"{', '.join(BUILT_IN)}, any other needs limits: "
             f"{asked.device_class}={asked.count}:1g:1"
         )
     return limits
 
 
-def _parse(part: str) -> Asked:
-    name, equals, rest = part.partition("=")
-    if not equals or not _NAME.fullmatch(name):
+def _parse(part: str) -> ClassRequest:
+    match = _CLASS.fullmatch(part)
+    if match is None:
         raise SettingsError(f"--workers: {part!r} is not a class with its count: {FORM}")
-    count, *limits = rest.split(":")
-    if not count.isdigit() or int(count) > COUNT_MAX:
-        raise SettingsError(f"--workers: {name}={count}: a count lies between 0 and {COUNT_MAX}")
-    if len(limits) not in (0, 2):
-        raise SettingsError(f"--workers: {part!r} gives one limit of two: {FORM}")
-    return Asked(name, int(count), _limits(name, limits) if limits else None)
-
-
-def _limits(name: str, words: Sequence[str]) -> Limits:
-    memory_bytes = figures.parse_size(_as_docker_writes(words[0]))
+    name, count = match["name"], int(match["count"])
+    if count > COUNT_MAX:
+        raise SettingsError(f"--workers: {name}={count}: a count is at most {COUNT_MAX}")
+    if match["memory"] is None:
+        return ClassRequest(name, count)
+    # In Docker's units 600m is 600 MiB and 2g is 2 GiB.
+    memory_bytes = figures.parse_size(re.sub(r"(?<=\d)[kmgKMG]$", r"\g<0>ib", match["memory"]))
     if memory_bytes < MEMORY_MIN:
         raise SettingsError(
-            f"--workers: {name}: {words[0]} of memory is below {MEMORY_MIN >> 20} MiB; "
+            f"--workers: {name}: {match['memory']} of memory is below {MEMORY_MIN >> 20} MiB; "
             "write for instance 800m or 2g"
         )
-    try:
-        cpus = float(words[1])
-    except ValueError:
-        cpus = 0.0
-    if not CPUS_MIN <= cpus <= 1024:
+    cpus = float(match["cpus"])
+    if not CPUS_MIN <= cpus <= CPUS_MAX:
         raise SettingsError(
-            f"--workers: {name}: {words[1]!r} is not a number of processors: write 0.5 or 2"
+            f"--workers: {name}: {cpus:g} processors are too few or too many: write 0.5 or 2"
         )
-    return Limits(memory_bytes, cpus)
-
-
-def _as_docker_writes(text: str) -> str:
-    """Rewrite a size in Docker's units, where 600m is 600 MiB and 2g is 2 GiB."""
-    return f"{text}ib" if re.fullmatch(r"[\d.]+[kmgKMG]", text) else text
+    return ClassRequest(name, count, Limits(memory_bytes, cpus))

@@ -4,78 +4,64 @@ Invariant: a command imports the modules that it needs when it runs.
 """
 
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cos2p.errors import SettingsError
-from cos2p_cli.options import JsonOption, print_json
+from cos2p_cli.options import (
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    NoProgressOption,
+    print_json,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from cos2p_cli.containers.up import UpOptions, UpResult
+    from cos2p.log.bus import Bus
+    from cos2p_cli.containers.engine import DockerEngine
+    from cos2p_cli.containers.steps import StepPrinter
 
 NameOption = Annotated[
     str,
-    typer.Option(
-        metavar="NAME", help="Of the ring: containers, network and volume are named by it."
-    ),
+    typer.Option(metavar="NAME", help="The ring's name, used for containers, network and volume."),
 ]
 WorkersOption = Annotated[
     str | None,
     typer.Option(
         metavar="CLASS=COUNT,...",
-        help="How many devices of which class: x86, orin, nano, or CLASS=COUNT:MEMORY:CPUS. "
-        "Other classes stay as they are (default: orin=2,nano=2, or what is there).",
+        help="Devices per class: x86, orin, nano, or CLASS=COUNT:MEMORY:CPUS. "
+        "Other classes stay unchanged (default: orin=2,nano=2, or the existing workers).",
     ),
 ]
 TaskOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TASK", help="digits, fashion-mnist, or one in the image (default: digits)."
-    ),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A run file (TOML).")
+    str | None, typer.Option(metavar="TASK", help="A task in the image (default: digits).")
 ]
 RunIdOption = Annotated[
-    str | None,
-    typer.Option(
-        "--run-id", metavar="NAME", help="The run, and the prefix of its topics (default: NAME)."
-    ),
+    str | None, typer.Option(metavar="NAME", help="Run and topic prefix (default: --name).")
 ]
 PartsOption = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        max=1024,
-        metavar="N",
-        help="Parts of the training data, one for each worker (default: 8 or more).",
+        min=1, max=1024, metavar="N", help="Parts of the training data (default: 8 or more)."
     ),
 ]
 PortOption = Annotated[
     int | None,
-    typer.Option(
-        min=1, max=65535, metavar="PORT", help="Kafka's on 127.0.0.1 (default: a free one)."
-    ),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", envvar="COS2P_DATA_DIR", metavar="DIR", help="Folder of the task's data files."
-    ),
+    typer.Option(min=1, max=65535, metavar="PORT", help="Kafka's on 127.0.0.1 (default: any)."),
 ]
 TagOption = Annotated[
-    str | None,
-    typer.Option(metavar="TAG", help="Of co-s2p-core and co-s2p-worker (default: this version)."),
+    str | None, typer.Option(metavar="TAG", help="Tag of both images (default: this version).")
 ]
 ImageOption = Annotated[
-    str | None,
-    typer.Option(metavar="IMAGE:TAG", help="Your own instead, with a task of yours in it."),
+    str | None, typer.Option(metavar="IMAGE:TAG", help="Worker image with your task.")
 ]
-KafkaOption = Annotated[str | None, typer.Option(metavar="IMAGE:TAG", help="The broker's.")]
+KafkaOption = Annotated[str | None, typer.Option(metavar="IMAGE:TAG", help="Kafka's image.")]
 TimeoutOption = Annotated[
-    float, typer.Option(min=1, metavar="SECONDS", help="Deadline of all waiting together.")
+    float, typer.Option(min=1, metavar="SECONDS", help="Deadline of all waits together.")
 ]
 FollowOption = Annotated[
     bool, typer.Option("--follow/--detach", help="Show the run until it has finished.")
@@ -99,11 +85,14 @@ def up(
     timeout: TimeoutOption = 300.0,
     follow: FollowOption = False,
     as_json: JsonOption = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No live screen.")] = False,
+    no_progress: NoProgressOption = False,
 ) -> None:
-    """The whole ring in containers on this machine, devices by memory and CPU limits."""
+    """Start or scale a whole ring in containers on this machine.
+
+    Each device is a container with limits of memory and CPU.
+    """
     from cos2p_cli.containers.specs import KAFKA_IMAGE
-    from cos2p_cli.containers.up import UpOptions
+    from cos2p_cli.containers.up import Up, UpOptions
 
     chosen = UpOptions(
         _name(name),
@@ -119,9 +108,13 @@ def up(
         kafka_image or KAFKA_IMAGE,
         timeout,
     )
-    result = _bring_up(chosen, as_json=as_json, progress=not no_progress)
+    import asyncio
+
+    from cos2p.clock import SystemClock
+
+    with _docker(as_json=as_json, progress=not no_progress) as (engine, steps):
+        result = asyncio.run(Up(chosen, engine, SystemClock(), _open_log, steps).run())
     if follow:
-        from cos2p_cli.options import settings_of
         from cos2p_cli.status import show
 
         show(settings_of(result.site.bus, result.site.run_id), follow=True, as_json=as_json)
@@ -134,7 +127,7 @@ def up(
 def down(
     name: NameOption = "co-s2p",
     volumes: Annotated[
-        bool, typer.Option("--volumes", help="Remove the log of its runs, too: it is gone then.")
+        bool, typer.Option("--volumes", help="Also delete the log of the ring's runs.")
     ] = False,
     timeout: Annotated[
         int | None,
@@ -142,38 +135,29 @@ def down(
             min=0,
             max=600,
             metavar="SECONDS",
-            help="How long each may take to leave before it is killed (default: what it needs).",
+            help="Kill a container that does not stop in this time (default: by its role).",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End the ring that `cos2p up` began; its log stays, and `up` goes on from there."""
+    """Stop and remove a ring in containers.
+
+    The log of its runs stays, and `cos2p up` continues from there.
+    """
     import asyncio
 
-    from rich.console import Console
+    from cos2p_cli.containers.down import take_down
 
-    from cos2p_cli.containers.down import DownOptions, take_down
-    from cos2p_cli.containers.engine import DockerEngine
-    from cos2p_cli.containers.tell import Tell
-
-    engine = DockerEngine()
-    try:
-        with Tell(Console(), as_json=as_json) as tell:
-            result = asyncio.run(
-                take_down(DownOptions(_name(name), volumes, timeout), engine, tell)
-            )
-    finally:
-        engine.close()
+    with _docker(as_json=as_json) as (engine, steps):
+        result = asyncio.run(
+            take_down(_name(name), engine, steps, volumes=volumes, patience_s=timeout)
+        )
     if as_json:
-        print_json(result.plain())
+        print_json(result)
 
 
 def _name(text: str) -> str:
-    """Return a name if Docker, DNS and the topics all accept it.
-
-    Raises:
-        SettingsError: the text is not such a name.
-    """
+    """Return a name if Docker, DNS and the topics all accept it; else raise SettingsError."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", text):
         raise SettingsError(
             f"{text!r} is not a valid name: small letters, digits and hyphens, at most 31 of them"
@@ -181,34 +165,31 @@ def _name(text: str) -> str:
     return text
 
 
-def _bring_up(chosen: "UpOptions", *, as_json: bool, progress: bool) -> "UpResult":
-    import asyncio
-
+@contextmanager
+def _docker(
+    *, as_json: bool, progress: bool = True
+) -> "Iterator[tuple[DockerEngine, StepPrinter]]":
+    """Connect to the engine, and show the steps until the end."""
     from rich.console import Console
 
-    from cos2p.clock import SystemClock
-    from cos2p.log.bus import Bus
-    from cos2p.service.open_bus import open_bus
-    from cos2p.settings import BusSettings, load_settings
     from cos2p_cli.containers.engine import DockerEngine
-    from cos2p_cli.containers.tell import Tell
-    from cos2p_cli.containers.up import Up
-
-    clock = SystemClock()
-
-    def open_log(address: str, prefix: str) -> Bus:
-        settings = load_settings(
-            BusSettings,
-            bus=address,
-            prefix=prefix,
-            kafka_security="PLAINTEXT",
-            kafka_timeout_s=KAFKA_PATIENCE_S,
-        )
-        return open_bus(settings, clock)
+    from cos2p_cli.containers.steps import StepPrinter
 
     engine = DockerEngine()
-    try:
-        with Tell(Console(), as_json=as_json, progress=progress) as tell:
-            return asyncio.run(Up(chosen, engine, clock, open_log, tell).run())
-    finally:
-        engine.close()
+    with closing(engine), StepPrinter(Console(), as_json=as_json, progress=progress) as steps:
+        yield engine, steps
+
+
+def _open_log(address: str, prefix: str) -> "Bus":
+    from cos2p.clock import SystemClock
+    from cos2p.service.open_bus import open_bus
+    from cos2p.settings import BusSettings, load_settings
+
+    settings = load_settings(
+        BusSettings,
+        bus=address,
+        prefix=prefix,
+        kafka_security="PLAINTEXT",
+        kafka_timeout_s=KAFKA_PATIENCE_S,
+    )
+    return open_bus(settings, SystemClock())

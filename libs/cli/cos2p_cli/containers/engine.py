@@ -1,4 +1,4 @@
-"""The container engine as a ring needs it, and Docker's implementation.
+"""The container engine as a ring needs it: Docker.
 
 This is the only module that imports Docker's SDK. Invariants: an error of Docker becomes one line
 that names what to do. Only things with the ring's label are touched. A call ends within its
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from cos2p.errors import Cos2pError, ExitCode, SettingsError
 from cos2p_cli.containers.specs import MEMORY, NAME, ROLE, SPEC, ContainerSpec
@@ -31,9 +31,6 @@ class Found:
     """An existing container.
 
     Attributes:
-        name: the container's name.
-        labels: all labels of the container.
-        image_id: the id of the container's image.
         status: Docker's status: created, running, paused, restarting, exited or dead.
         exit_code: the exit code of its last end.
         out_of_memory: whether its memory limit caused that end.
@@ -66,64 +63,11 @@ class Found:
         return int(self.labels.get(MEMORY, 0))
 
 
-class Engine(Protocol):
-    """The calls that `up` and `down` need. Each call may raise `EngineError`."""
-
-    def processors(self) -> int:
-        """Return the number of processors of the machine that the containers run on."""
-        ...
-
-    def free_port(self, wanted: int | None) -> int:
-        """Return a free port on 127.0.0.1: the wanted one, or any if None is wanted.
-
-        Raises:
-            SettingsError: the wanted port is in use.
-        """
-        ...
-
-    def image_id(self, image: str) -> str | None:
-        """Return the id of an image on this machine; None if it is not here."""
-        ...
-
-    def containers(self, site: str) -> list[Found]:
-        """Return all containers of a ring, running or not."""
-        ...
-
-    def labels_of(self, kind: Kind, name: str) -> Mapping[str, str] | None:
-        """Return the labels of the thing with this name; None if there is none."""
-        ...
-
-    def make(self, kind: Literal["network", "volume"], name: str, labels: dict[str, str]) -> None:
-        """Create a network or volume."""
-        ...
-
-    def create(self, spec: ContainerSpec, network: str) -> None:
-        """Create a container. It does not run yet."""
-        ...
-
-    def start(self, name: str) -> None:
-        """Start a container."""
-        ...
-
-    def stop(self, name: str, patience_s: int | None) -> None:
-        """Ask a container to stop (SIGTERM) and kill it after `patience_s`; None is its own."""
-        ...
-
-    def remove(self, kind: Kind, name: str) -> None:
-        """Remove a thing. A container's own unnamed volumes are removed with it."""
-        ...
-
-    def log_of(self, name: str) -> str:
-        """Return the newest log lines of a container."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection to the engine."""
-        ...
-
-
 class DockerEngine:
-    """A Docker engine, found as by Docker's own command: through DOCKER_HOST or its socket."""
+    """A Docker engine, found as by Docker's own command: through DOCKER_HOST or its socket.
+
+    Each call may raise `EngineError`.
+    """
 
     def __init__(self) -> None:
         """Connect.
@@ -149,12 +93,16 @@ class DockerEngine:
             ) from error
 
     def processors(self) -> int:
-        """See `Engine`."""
+        """Return the number of processors of the machine that the containers run on."""
         with _plain():
             return int(self._client.info()["NCPU"])
 
     def free_port(self, wanted: int | None) -> int:
-        """See `Engine`."""
+        """Return a free port on 127.0.0.1: the wanted one, or any if None is wanted.
+
+        Raises:
+            SettingsError: the wanted port is in use.
+        """
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -164,13 +112,13 @@ class DockerEngine:
             return int(probe.getsockname()[1])
 
     def image_id(self, image: str) -> str | None:
-        """See `Engine`."""
+        """Return the id of an image on this machine; None if it is not here."""
         with _plain():
             found = self._client.images.list(name=image)
             return str(found[0].id) if found else None
 
     def containers(self, site: str) -> list[Found]:
-        """See `Engine`."""
+        """Return all containers of a ring, running or not."""
         with _plain():
             # A container may vanish between the list and its inspection: it is then left out.
             listed = self._client.containers.list(
@@ -179,7 +127,7 @@ class DockerEngine:
             return sorted((_found(c.attrs) for c in listed), key=lambda f: f.name)
 
     def labels_of(self, kind: Kind, name: str) -> Mapping[str, str] | None:
-        """See `Engine`."""
+        """Return the labels of the thing with this name; None if there is none."""
         from docker.errors import NotFound
 
         with _plain():
@@ -191,12 +139,12 @@ class DockerEngine:
         return labels or {}
 
     def make(self, kind: Literal["network", "volume"], name: str, labels: dict[str, str]) -> None:
-        """See `Engine`."""
+        """Create a network or volume."""
         with _plain():
             self._all(kind).create(name, labels=labels)
 
     def create(self, spec: ContainerSpec, network: str) -> None:
-        """See `Engine`."""
+        """Create a container. It does not run yet."""
         with _plain():
             api = self._client.api
             api.create_container(
@@ -209,13 +157,13 @@ class DockerEngine:
                 user=spec.user,
                 ports=list(spec.ports),
                 stop_timeout=spec.stop_s,
-                host_config=self._limits(spec, network),
+                host_config=self._host_config(spec, network),
                 networking_config=api.create_networking_config(
                     {network: api.create_endpoint_config()}
                 ),
             )
 
-    def _limits(self, spec: ContainerSpec, network: str) -> Any:
+    def _host_config(self, spec: ContainerSpec, network: str) -> Any:
         from docker.types import LogConfig, Mount
 
         mounts = [
@@ -248,19 +196,19 @@ class DockerEngine:
         )
 
     def start(self, name: str) -> None:
-        """See `Engine`."""
+        """Start a container."""
         with _plain():
             self._client.containers.get(name).start()
 
     def stop(self, name: str, patience_s: int | None) -> None:
-        """See `Engine`."""
+        """Ask a container to stop (SIGTERM) and kill it after `patience_s`; None is its own."""
         with _plain():
             container = self._client.containers.get(name)
             own_s = container.attrs["Config"].get("StopTimeout") or 10
             container.stop(timeout=own_s if patience_s is None else patience_s)
 
     def remove(self, kind: Kind, name: str) -> None:
-        """See `Engine`."""
+        """Remove a thing. A container's own unnamed volumes are removed with it."""
         from docker.errors import NotFound
 
         with _plain():
@@ -274,13 +222,27 @@ class DockerEngine:
                 return
 
     def log_of(self, name: str) -> str:
-        """See `Engine`."""
+        """Return the newest log lines of a container."""
         with _plain():
             written: bytes = self._client.containers.get(name).logs(tail=40)
             return written.decode(errors="replace")
 
+    def owns(self, kind: Kind, name: str, site: str) -> bool:
+        """Return whether a ring has the thing with this name; False if there is none.
+
+        Raises:
+            SettingsError: it does not belong to this ring.
+        """
+        labels = self.labels_of(kind, name)
+        if labels is not None and labels.get(NAME) != site:
+            raise SettingsError(
+                f"the {kind} {name} exists already and does not belong to this ring: "
+                "choose another --name, or remove it"
+            )
+        return labels is not None
+
     def close(self) -> None:
-        """See `Engine`."""
+        """Close the connection to the engine."""
         self._client.close()
 
     def _all(self, kind: Kind) -> Any:
@@ -297,15 +259,9 @@ def _found(attrs: Mapping[str, Any]) -> Found:
         exit_code=state["ExitCode"],
         out_of_memory=state["OOMKilled"],
         restarts=attrs["RestartCount"],
-        started_s=_seconds(state["StartedAt"]),
+        # The start of a container that never ran is in the year 1.
+        started_s=max(0.0, datetime.fromisoformat(state["StartedAt"]).timestamp()),
     )
-
-
-def _seconds(stamp: str) -> float:
-    """Return the seconds of a time that Docker wrote, with nanoseconds; 0 for its year 1."""
-    whole, _, rest = stamp.removesuffix("Z").partition(".")
-    moment = datetime.fromisoformat(f"{whole}+00:00")
-    return 0.0 if moment.year < 1970 else moment.timestamp() + float(f"0.{rest or 0}")
 
 
 @contextmanager
@@ -327,7 +283,7 @@ def _plain() -> Iterator[None]:
 
 def _port_taken(port: int | None) -> str:
     which = "Kafka's port" if port is None else f"port {port}"
-    return f"{which} on 127.0.0.1 is in use: say another with --port, or leave it out"
+    return f"{which} on 127.0.0.1 is in use: choose another with --port, or leave it out"
 
 
 def _cause(error: BaseException) -> str:

@@ -1,36 +1,24 @@
-"""Whether a ring is ready: which containers are silent, which keep failing, and why. Pure.
+"""Whether a ring is ready: which containers are awaited, which keep failing, and why. Pure.
 
 Invariant: messages from before a container's last start do not count.
 """
 
 from collections.abc import Mapping, Sequence
 
-from cos2p.errors import (
-    BudgetError,
-    BusError,
-    Cos2pError,
-    ExitCode,
-    RunFailedError,
-    SettingsError,
-    StorageError,
-)
+from cos2p.errors import BudgetError, Cos2pError, ExitCode
 from cos2p.history.run import RunHistory
 from cos2p.model.cost import plain_bytes
 from cos2p_cli.containers.engine import Found
 from cos2p_cli.containers.specs import CLASS
+from cos2p_cli.supervisor import ChildError, error_line
 
-DEATHS_MAX = 3
+FAILURES_MAX = 3
 """This many restarts count as a permanent failure."""
 CLOCKS_S = 1.0
 """How much the engine's clock and the records' clock may differ."""
-_ERRORS: Mapping[int, type[Cos2pError]] = {
-    ExitCode.USAGE: SettingsError,
-    ExitCode.BUS: BusError,
-    ExitCode.STORAGE: StorageError,
-}
 
 
-def awaited(run: RunHistory, found: Sequence[Found]) -> list[str]:
+def not_ready(run: RunHistory, found: Sequence[Found]) -> list[str]:
     """Return the names of the containers that are not ready yet."""
     return [f.name for f in found if f.role != "init" and not _is_ready(run, f)]
 
@@ -52,38 +40,42 @@ def _is_ready(run: RunHistory, found: Found) -> bool:
             return True
 
 
-def dying(found: Sequence[Found], restarts_before: Mapping[str, int]) -> Found | None:
+def failing(found: Sequence[Found], restarts_before: Mapping[str, int]) -> Found | None:
     """Return a container that has failed for good, or again and again; None without one."""
     for f in found:
-        again = f.restarts - restarts_before.get(f.name, 0) >= DEATHS_MAX
+        again = f.restarts - restarts_before.get(f.name, 0) >= FAILURES_MAX
         over = f.status in ("exited", "dead") and f.exit_code != 0
         if f.role != "init" and (again or over):
             return f
     return None
 
 
-def why_dead(found: Found, log: str) -> Cos2pError:
+def error_of(found: Found, log: str) -> Cos2pError:
     """Return the error for a failed container: its own last message, or what killed it."""
     kind = found.labels.get(CLASS)
     if found.out_of_memory:
         asked = f": give the class {kind} more, {kind}=N:MEMORY:CPUS in --workers" if kind else ""
         limit = f" of {plain_bytes(found.memory_bytes)}" if found.memory_bytes else ""
         return BudgetError(f"{found.name} was killed by its memory limit{limit}{asked}")
-    made = _ERRORS.get(found.exit_code, RunFailedError)
-    return made(
-        f"{found.name} ended with exit code {found.exit_code}: {last_words(log)} "
-        f"(all of it: docker logs {found.name})"
+    last = last_line(log)
+    if found.role == "init":
+        return ChildError(last.removeprefix("cos2p: "), _exit_code(found))
+    return ChildError(
+        f"{found.name} ended with exit code {found.exit_code}: {last} "
+        f"(whole log: docker logs {found.name})",
+        _exit_code(found),
     )
 
 
-def last_words(log: str) -> str:
+def _exit_code(found: Found) -> int:
+    """Return the code of an expected error, else that of a failed run."""
+    expected = (ExitCode.USAGE, ExitCode.BUS, ExitCode.STORAGE)
+    return found.exit_code if found.exit_code in expected else ExitCode.RUN_FAILED
+
+
+def last_line(log: str) -> str:
     """Return the line in which a process reports why it ended, else its last line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return next(
-        # The services' log lines are JSON; the final error is a plain line.
-        (line for line in reversed(lines) if not line.startswith("{")),
-        lines[-1] if lines else "it said nothing",
-    )
+    return error_line(log) or log.strip().rpartition("\n")[2] or "its log is empty"
 
 
 def few(names: Sequence[str]) -> str:

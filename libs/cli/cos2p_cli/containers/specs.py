@@ -8,7 +8,7 @@ Equal descriptions have equal digests. By its digest `up` sees that a container 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,19 +54,13 @@ class ContainerSpec:
 
     Attributes:
         name: the container's name, also its host name on the network.
-        role: the container's role in the ring.
         site: the name of its ring.
-        image: the image's name and tag.
         command: the command; None takes the image's own.
-        environment: the environment variables.
         memory_bytes: the memory limit; there is no swap in addition.
         cpus: the number of processors; None for no limit.
         user: the uid and gid.
-        read_only: whether the root file system is read-only.
-        mounts: the volumes and folders.
         tmpfs: the folders in memory, with their options.
         ports: the host ports on the loopback address, by port of the container.
-        restarts_max: how often the container is restarted after a failure.
         stop_s: how long a stop waits before it kills.
         facts: the labels in addition to those that every container has.
     """
@@ -90,7 +84,7 @@ class ContainerSpec:
 
     @property
     def digest(self) -> str:
-        """The digest of the description. Equal descriptions have equal digests."""
+        """The digest of the description."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -110,7 +104,6 @@ class Site:
         port: Kafka's port on 127.0.0.1.
         core_image: the image of planner and aggregator.
         worker_image: the image of the roles that need PyTorch.
-        kafka_image: the image of the broker.
         parts: the number of parts into which the training data is cut.
         data_dir: the folder of the task's data files on this machine.
     """
@@ -123,11 +116,6 @@ class Site:
     kafka_image: str
     parts: int
     data_dir: Path | None = None
-
-    @property
-    def network(self) -> str:
-        """The name of the private network."""
-        return self.name
 
     @property
     def volume(self) -> str:
@@ -195,105 +183,53 @@ def init(site: Site, task: str, run_file: str) -> ContainerSpec:
         'printf %s "$RUN_FILE" >/tmp/run.toml && '
         'exec cos2p init --if-absent --task "$0" --run-id "$1" --config /tmp/run.toml'
     )
-    return ContainerSpec(
-        name=f"{site.name}-init",
-        role="init",
-        site=site.name,
-        image=site.worker_image,
-        command=("sh", "-c", script, task, site.run_id),
-        environment={**_environment(site), **_data(site), "RUN_FILE": run_file},
-        memory_bytes=2048 * MIB,
-        mounts=_mounts(site),
-        tmpfs=_tmpfs(),
-        restarts_max=0,
-    )
+    command = ("sh", "-c", script, task, site.run_id)
+    spec = _with_task(site, "init", command, {"RUN_FILE": run_file})
+    return replace(spec, restarts_max=0)
 
 
 def planner(site: Site) -> ContainerSpec:
     """Describe the planner."""
-    return ContainerSpec(
-        name=f"{site.name}-planner",
-        role="planner",
-        site=site.name,
-        image=site.core_image,
-        command=("cos2p-planner",),
-        environment=_environment(site, deadline_s=10),
-        memory_bytes=512 * MIB,
-        tmpfs=_tmpfs(),
-        stop_s=10 + GRACE_S,
-        facts={RUN: site.run_id},
-    )
+    spec = _service(site, "planner", ("cos2p-planner",), deadline_s=10)
+    return replace(spec, memory_bytes=512 * MIB, facts={RUN: site.run_id})
 
 
 def aggregator(site: Site, shard: int) -> ContainerSpec:
     """Describe the aggregator of one shard of the model."""
-    return ContainerSpec(
-        name=f"{site.name}-aggregator-{shard}",
-        role="aggregator",
-        site=site.name,
-        image=site.core_image,
-        command=("cos2p-aggregator",),
-        environment={**_environment(site, deadline_s=20), "COS2P_SHARD": str(shard)},
-        memory_bytes=2048 * MIB,
-        tmpfs=_tmpfs(),
-        stop_s=20 + GRACE_S,
-    )
+    environment = {"COS2P_SHARD": str(shard)}
+    spec = _service(site, "aggregator", ("cos2p-aggregator",), environment, deadline_s=20)
+    return replace(spec, name=f"{spec.name}-{shard}")
 
 
 def evaluator(site: Site) -> ContainerSpec:
     """Describe the evaluator, which measures versions."""
-    return ContainerSpec(
-        name=f"{site.name}-evaluator",
-        role="evaluator",
-        site=site.name,
-        image=site.worker_image,
-        command=("cos2p-worker", "--evaluate"),
-        environment={
-            **_environment(site, deadline_s=10),
-            **_data(site),
-            "COS2P_WORKER_ID": "evaluator",
-        },
-        memory_bytes=2048 * MIB,
-        mounts=_mounts(site),
-        tmpfs=_tmpfs(),
-        stop_s=10 + GRACE_S,
-    )
+    environment = {"COS2P_WORKER_ID": "evaluator"}
+    command = ("cos2p-worker", "--evaluate")
+    return _with_task(site, "evaluator", command, environment, deadline_s=10)
 
 
 def worker(
     site: Site, device_class: str, ordinal: int, limits: Limits, part: int, cpus_max: float
 ) -> ContainerSpec:
-    """Describe the worker of one device.
+    """Describe the worker of device `ordinal` of its class, with its part of the training data.
 
-    Args:
-        site: the ring.
-        device_class: the device's class.
-        ordinal: the device's number within its class.
-        limits: the device's limits.
-        part: the number of its part of the training data.
-        cpus_max: the number of processors of the machine. Docker refuses more.
+    `cpus_max` is the number of processors of the machine. Docker refuses more.
     """
     name = worker_name(site.name, device_class, ordinal)
-    return ContainerSpec(
+    environment = {
+        "COS2P_WORKER_ID": name,
+        "COS2P_DEVICE_CLASS": device_class,
+        "COS2P_SHARD_INDEX": str(part),
+        "COS2P_SHARD_COUNT": str(site.parts),
+        "COS2P_SCRATCH_DIR": f"{SCRATCH}/co-s2p",
+    }
+    spec = _with_task(site, "worker", ("cos2p-worker",), environment, deadline_s=20)
+    return replace(
+        spec,
         name=name,
-        role="worker",
-        site=site.name,
-        image=site.worker_image,
-        command=("cos2p-worker",),
-        environment={
-            **_environment(site, deadline_s=20),
-            **_data(site),
-            "COS2P_WORKER_ID": name,
-            "COS2P_DEVICE_CLASS": device_class,
-            "COS2P_SHARD_INDEX": str(part),
-            "COS2P_SHARD_COUNT": str(site.parts),
-            "COS2P_SCRATCH_DIR": f"{SCRATCH}/co-s2p",
-        },
         memory_bytes=limits.memory_bytes,
         cpus=min(limits.cpus, cpus_max),
-        mounts=(*_mounts(site), Mount("", SCRATCH)),
-        tmpfs=_tmpfs(),
-        stop_s=20 + GRACE_S,
+        mounts=(*spec.mounts, Mount("", SCRATCH)),
         facts={
             CLASS: device_class,
             PART: str(part),
@@ -308,23 +244,47 @@ def worker_name(site: str, device_class: str, ordinal: int) -> str:
     return f"{site}-worker-{device_class}-{ordinal}"
 
 
-def _environment(site: Site, deadline_s: int | None = None) -> dict[str, str]:
+def _service(
+    site: Site,
+    role: Role,
+    command: tuple[str, ...],
+    environment: Mapping[str, str] | None = None,
+    deadline_s: int | None = None,
+) -> ContainerSpec:
+    """Describe a container that runs a command of ours from the core image."""
     own = {} if deadline_s is None else {"COS2P_SHUTDOWN_DEADLINE_S": str(deadline_s)}
-    return {
-        "COS2P_BUS": f"kafka://{site.name}-kafka:{INSIDE}",
-        "COS2P_PREFIX": site.run_id,
-        "COS2P_LOG_FORMAT": "json",
-        **own,
-    }
+    return ContainerSpec(
+        name=f"{site.name}-{role}",
+        role=role,
+        site=site.name,
+        image=site.core_image,
+        command=command,
+        environment={
+            "COS2P_BUS": f"kafka://{site.name}-kafka:{INSIDE}",
+            "COS2P_PREFIX": site.run_id,
+            "COS2P_LOG_FORMAT": "json",
+            **own,
+            **(environment or {}),
+        },
+        memory_bytes=2048 * MIB,
+        tmpfs={"/tmp": "size=64m,mode=1777,nosuid,nodev"},
+        stop_s=(deadline_s or GRACE_S) + GRACE_S,
+    )
 
 
-def _data(site: Site) -> dict[str, str]:
-    return {} if site.data_dir is None else {"COS2P_DATA_DIR": "/data"}
-
-
-def _mounts(site: Site) -> tuple[Mount, ...]:
-    return () if site.data_dir is None else (Mount(str(site.data_dir), "/data", read_only=True),)
-
-
-def _tmpfs() -> dict[str, str]:
-    return {"/tmp": "size=64m,mode=1777,nosuid,nodev"}
+def _with_task(
+    site: Site,
+    role: Role,
+    command: tuple[str, ...],
+    environment: Mapping[str, str],
+    deadline_s: int | None = None,
+) -> ContainerSpec:
+    """Describe a container that loads the task: PyTorch's image, and the data if there is any."""
+    spec = replace(_service(site, role, command, environment, deadline_s), image=site.worker_image)
+    if site.data_dir is None:
+        return spec
+    return replace(
+        spec,
+        environment={**spec.environment, "COS2P_DATA_DIR": "/data"},
+        mounts=(Mount(str(site.data_dir), "/data", read_only=True),),
+    )

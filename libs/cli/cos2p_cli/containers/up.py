@@ -5,18 +5,17 @@ has a deadline. At the deadline the error names the awaited container. After a f
 containers stay for inspection.
 """
 
-import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from asyncio import gather, to_thread
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 from cos2p.clock import Clock
 from cos2p.errors import (
     BusUnreachableError,
-    Cos2pError,
     RunExistsError,
     RunFailedError,
     SettingsError,
@@ -29,39 +28,26 @@ from cos2p.run_config import load_run_config
 from cos2p_cli import figures
 from cos2p_cli.containers import specs
 from cos2p_cli.containers.changes import Change, compare, fleet
-from cos2p_cli.containers.classes import DEFAULT_FLEET, Asked, parse_fleet
-from cos2p_cli.containers.engine import Engine, Found, Kind
-from cos2p_cli.containers.readiness import awaited, dying, few, last_words, why_dead
+from cos2p_cli.containers.classes import DEFAULT_FLEET, ClassRequest, parse_fleet
+from cos2p_cli.containers.engine import DockerEngine, Found
+from cos2p_cli.containers.readiness import error_of, failing, few, last_line, not_ready
 from cos2p_cli.containers.specs import ContainerSpec, Site
-from cos2p_cli.containers.tell import Tell
+from cos2p_cli.containers.steps import StepPrinter
 
 LOOK_S = 1.0
 DEFAULT_TASK = "digits"
 PARTS_MIN = 8
 """The least number of parts, so that a ring can grow without cutting the data again."""
 BUILD = "docker build -f deploy/images/Dockerfile --target {target} -t {image} ."
-T = TypeVar("T")
 OpenLog = Callable[[str, str], Bus]
 """Opens the bus at an address, for a prefix."""
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The options of `cos2p up`. None is the existing value, else the default.
+    """The options of `cos2p up`, as its help explains them.
 
-    Attributes:
-        name: the ring's name.
-        workers: classes and counts, see `parse_fleet`.
-        task: the task's module:attribute or short name.
-        config: a run file (TOML).
-        run_id: the run's name and the prefix of its topics.
-        parts: the number of parts into which the training data is cut.
-        port: Kafka's port on 127.0.0.1.
-        data_dir: the task's data folder.
-        image_tag: the tag of the two images.
-        worker_image: another image, with its tag, for the roles that need PyTorch.
-        kafka_image: the broker's image.
-        timeout_s: the deadline of all waits together.
+    None is the existing value, else the default.
     """
 
     name: str = "co-s2p"
@@ -122,7 +108,7 @@ class UpResult:
             ]
         workers = sum(c.spec is not None and c.spec.role == "worker" for c in self.changes)
         return [
-            f"run {run.run_id} is under way with {figures.count(workers, 'worker')}. Next:",
+            f"run {run.run_id} is running with {figures.count(workers, 'worker')}. Next:",
             f"  cos2p status {where} --follow",
             f"  cos2p up{name} --workers CLASS=COUNT     # scale",
             f"  cos2p down{name}                         # its log stays",
@@ -133,13 +119,17 @@ class Up:
     """One call of `cos2p up`. Use `run`."""
 
     def __init__(
-        self, chosen: UpOptions, engine: Engine, clock: Clock, open_log: OpenLog, tell: Tell
+        self,
+        chosen: UpOptions,
+        engine: DockerEngine,
+        clock: Clock,
+        open_log: OpenLog,
+        steps: StepPrinter,
     ) -> None:
         self._chosen, self._engine, self._clock = chosen, engine, clock
-        self._open_log, self._tell = open_log, tell
+        self._open_log, self._steps = open_log, steps
         self._give_up_s = clock.now() + chosen.timeout_s
         self._done: list[Change] = []
-        self._restarts: dict[str, int] | None = None
 
     async def run(self) -> UpResult:
         """Bring up the ring and return its state.
@@ -153,11 +143,10 @@ class Up:
         if not asked and not any(f.role == "worker" for f in found):
             asked = parse_fleet(DEFAULT_FLEET)
         site = await self._site(found, asked)
-        cpus = await self._off(self._engine.processors)
+        cpus = await to_thread(self._engine.processors)
         workers = fleet(site, asked, found, cpus)
         images = await self._images(site)
-        await self._refuse_foreign(site, found, workers)
-        await self._lay(site)
+        await self._lay(site, workers)
         await self._apply([specs.kafka(site)], [f for f in found if f.role == "kafka"], images)
         bus = self._open_log(site.bus, site.run_id)
         try:
@@ -171,23 +160,21 @@ class Up:
             wanted = [specs.planner(site), *aggregators, specs.evaluator(site), *workers]
             others = [f for f in await self._found() if f.role not in ("kafka", "init")]
             await self._apply(wanted, others, images)
-            await self._ready(site, reader)
+            await self._ready(reader)
             return UpResult(site, reader.history, tuple(self._done))
         finally:
             await bus.close()
 
     # ------------------------------------------------------------ the wanted state
 
-    async def _site(self, found: Sequence[Found], asked: Sequence[Asked]) -> Site:
+    async def _site(self, found: Sequence[Found], asked: Sequence[ClassRequest]) -> Site:
         chosen = self._chosen
-        labels: dict[str, str] = {}
-        for f in found:
-            labels |= f.labels
+        labels = dict(pair for f in found for pair in f.labels.items())
         had_port = labels.get(specs.PORT)
         if had_port and chosen.port in (None, int(had_port)):
             port = int(had_port)
         else:
-            port = await self._off(self._engine.free_port, chosen.port)
+            port = await to_thread(self._engine.free_port, chosen.port)
         data_dir = chosen.data_dir.resolve() if chosen.data_dir else None
         if data_dir is not None and not data_dir.is_dir():
             raise SettingsError(f"--data {data_dir} is not a folder")
@@ -206,14 +193,14 @@ class Up:
     async def _parts(self, workers: int) -> int:
         """Return the number of data parts. It is set once, in a label of the log's volume."""
         volume = specs.volume_of(self._chosen.name)
-        labels = await self._off(self._engine.labels_of, "volume", volume) or {}
-        had, said = labels.get(specs.PARTS), self._chosen.parts
+        labels = await to_thread(self._engine.labels_of, "volume", volume) or {}
+        had, asked = labels.get(specs.PARTS), self._chosen.parts
         if had is None:
-            return said or max(PARTS_MIN, workers)
-        if said not in (None, int(had)):
+            return asked or max(PARTS_MIN, workers)
+        if asked not in (None, int(had)):
             raise SettingsError(
                 f"the data of {self._chosen.name} is cut into {had} parts, and that can't change: "
-                "take another --name, or `cos2p down --volumes` first"
+                "choose another --name, or run `cos2p down --volumes` first"
             )
         return int(had)
 
@@ -221,40 +208,33 @@ class Up:
         ids = {}
         builds = {site.core_image: "core", site.worker_image: "worker", site.kafka_image: ""}
         for image, target in builds.items():
-            found = await self._off(self._engine.image_id, image)
+            found = await to_thread(self._engine.image_id, image)
             if found is None:
                 how = BUILD.format(target=target, image=image) if target else f"docker pull {image}"
-                raise SettingsError(f"there is no image {image} on this machine: {how}")
+                raise SettingsError(f"image {image} is missing on this machine: {how}")
             ids[image] = found
         return ids
 
-    async def _refuse_foreign(
-        self, site: Site, found: Sequence[Found], workers: Sequence[ContainerSpec]
-    ) -> None:
-        ours = {f.name for f in found}
-        roles = (specs.kafka(site), specs.planner(site), specs.evaluator(site))
-        firsts = (*roles, specs.init(site, "", ""), specs.aggregator(site, 0), *workers)
-        things: list[tuple[Kind, str]] = [("network", site.network), ("volume", site.volume)]
-        things += [("container", spec.name) for spec in firsts if spec.name not in ours]
-        for kind, name in things:
-            labels = await self._off(self._engine.labels_of, kind, name)
-            if labels is not None and labels.get(specs.NAME) != site.name:
-                raise SettingsError(
-                    f"there is a {kind} {name} already that is not of this ring: "
-                    "take another --name, or remove it"
-                )
-
     # ------------------------------------------------------------ the actions
 
-    async def _lay(self, site: Site) -> None:
-        labels = {specs.NAME: site.name}
-        if await self._off(self._engine.labels_of, "network", site.network) is None:
-            await self._off(self._engine.make, "network", site.network, labels)
-            self._tell.did(f"created   network {site.network}")
-        if await self._off(self._engine.labels_of, "volume", site.volume) is None:
-            labels = {**labels, specs.PARTS: str(site.parts)}
-            await self._off(self._engine.make, "volume", site.volume, labels)
-            self._tell.did(f"created   volume {site.volume}")
+    async def _lay(self, site: Site, workers: Sequence[ContainerSpec]) -> None:
+        """Create network and volume, unless a name of the ring's things has another owner."""
+        roles = (specs.kafka(site), specs.planner(site), specs.evaluator(site))
+        for spec in (*roles, specs.init(site, "", ""), specs.aggregator(site, 0), *workers):
+            await to_thread(self._engine.owns, "container", spec.name, site.name)
+        things: dict[Literal["network", "volume"], tuple[str, dict[str, str]]] = {
+            "network": (site.name, {}),
+            "volume": (site.volume, {specs.PARTS: str(site.parts)}),
+        }
+        missing = [
+            kind
+            for kind, (name, _) in things.items()
+            if not await to_thread(self._engine.owns, kind, name, site.name)
+        ]
+        for kind in missing:
+            name, facts = things[kind]
+            await to_thread(self._engine.make, kind, name, {specs.NAME: site.name, **facts})
+            self._steps.done(f"created   {kind} {name}")
 
     async def _apply(
         self,
@@ -265,30 +245,32 @@ class Up:
         changes = compare(wanted, found, images)
         removed = [c.name for c in changes if c.verb in ("removed", "replaced")]
         if removed:
-            self._tell.waits(f"stopping {few(removed)}")
-        await asyncio.gather(*(self._retire(name) for name in removed))
+            self._steps.waiting(f"stopping {few(removed)}")
+        await gather(*(self._retire(name) for name in removed))
         for change in changes:
             if change.spec is not None and change.verb in ("created", "replaced"):
-                await self._off(self._engine.create, change.spec, self._chosen.name)
+                await to_thread(self._engine.create, change.spec, self._chosen.name)
             if change.verb not in ("removed", "kept"):
-                await self._off(self._engine.start, change.name)
-            self._tell.did(f"{change.verb:<9} {change.name}")
+                await to_thread(self._engine.start, change.name)
+            self._steps.done(f"{change.verb:<9} {change.name}")
         self._done += changes
 
     async def _retire(self, name: str) -> None:
-        await self._off(self._engine.stop, name, None)
-        await self._off(self._engine.remove, "container", name)
+        await to_thread(self._engine.stop, name, None)
+        await to_thread(self._engine.remove, "container", name)
 
     async def _kafka_answers(self, site: Site, reader: HistoryReader) -> None:
         """Wait for the broker. The reader then knows the run, if there is one."""
-        while True:
-            self._tell.waits(f"waiting for Kafka at {site.bus}")
+
+        async def awaited() -> list[str]:
             try:
                 with contextlib.suppress(TopicMissingError):
                     await reader.poll()
-                return
-            except BusUnreachableError as error:
-                await self._look(site, [f"{site.name}-kafka"], error)
+            except BusUnreachableError:
+                return [f"{site.name}-kafka"]
+            return []
+
+        await self._wait(f"waiting for Kafka at {site.bus}", awaited)
 
     async def _begin(self, site: Site, reader: HistoryReader, run_file: str) -> None:
         """Request the run, unless this prefix holds it already."""
@@ -296,96 +278,81 @@ class Up:
         if run.run_id:
             if run.run_id != site.run_id:
                 raise RunExistsError(
-                    f"the prefix {site.run_id!r} belongs to run {run.run_id}: take another --run-id"
+                    f"the prefix {site.run_id!r} belongs to run {run.run_id}: "
+                    "choose another --run-id"
                 )
             if self._chosen.task not in (None, run.task):
                 raise RunExistsError(
                     f"run {run.run_id} trains {run.task}, not {self._chosen.task}: "
-                    "take another --run-id for a new run"
+                    "choose another --run-id for a new run"
                 )
             if run_file:
-                self._tell.did(f"run {run.run_id} is there: its settings stay as they are")
+                self._steps.done(f"run {run.run_id} exists already: its settings stay unchanged")
             return
         spec = specs.init(site, self._chosen.task or DEFAULT_TASK, run_file)
-        await self._off(self._engine.remove, "container", spec.name)
-        await self._off(self._engine.create, spec, site.network)
-        await self._off(self._engine.start, spec.name)
-        self._tell.waits("loading PyTorch and writing version 0")
+        await to_thread(self._engine.remove, "container", spec.name)
+        await to_thread(self._engine.create, spec, site.name)
+        await to_thread(self._engine.start, spec.name)
         try:
-            await self._ended_well(spec.name)
+            await self._init_ends(spec.name)
         finally:
-            await self._off(self._engine.remove, "container", spec.name)
+            await to_thread(self._engine.remove, "container", spec.name)
         await reader.poll()
-        self._tell.did(f"asked     for run {site.run_id} ({reader.history.task})")
+        self._steps.done(f"requested run {site.run_id} ({reader.history.task})")
 
-    async def _ended_well(self, name: str) -> None:
-        while True:
-            mine = next((f for f in await self._found() if f.name == name), None)
-            if mine is None:
-                raise RunFailedError(f"{name} was removed while it worked")
-            if mine.status in ("exited", "dead"):
-                if mine.exit_code:
-                    log = await self._off(self._engine.log_of, name)
-                    raise why_dead(mine, log) if mine.out_of_memory else _of_init(mine, log)
-                return
-            await self._patience([name])
+    async def _init_ends(self, name: str) -> None:
+        async def awaited() -> list[str]:
+            init = next((f for f in await self._found() if f.name == name), None)
+            if init is None:
+                raise RunFailedError(f"{name} was removed before it ended")
+            if init.status not in ("exited", "dead"):
+                return [name]
+            if init.exit_code:
+                raise error_of(init, await to_thread(self._engine.log_of, name))
+            return []
 
-    async def _ready(self, site: Site, reader: HistoryReader) -> None:
+        await self._wait("loading PyTorch and writing version 0", awaited)
+
+    async def _ready(self, reader: HistoryReader) -> None:
         """Wait until all containers are ready, or the run has ended."""
-        while True:
+
+        async def awaited() -> list[str]:
             await reader.poll()
             if reader.history.phase == "finished":
-                return
+                return []
             found = [f for f in await self._found() if f.role not in ("kafka", "init")]
-            missing = awaited(reader.history, found)
-            if not missing:
-                return
-            self._tell.waits(f"waiting for {few(missing)}")
-            await self._look(site, missing, None)
+            return not_ready(reader.history, found)
 
-    async def _look(self, site: Site, missing: Sequence[str], cause: Cos2pError | None) -> None:
-        """Wait a little. Raise if a container keeps failing or the time is up."""
-        found = await self._found()
-        if self._restarts is None:
-            self._restarts = {f.name: f.restarts for f in found}
-        dead = dying(found, self._restarts)
-        if dead is not None:
-            raise why_dead(dead, await self._off(self._engine.log_of, dead.name)) from cause
-        await self._patience(missing)
+        await self._wait("", awaited)
 
-    async def _patience(self, missing: Sequence[str]) -> None:
-        if self._clock.now() < self._give_up_s:
+    async def _wait(self, text: str, awaited: Callable[[], Awaitable[list[str]]]) -> None:
+        """Wait until no container is awaited, and show `text` or the names meanwhile.
+
+        Raises:
+            Cos2pError: a container keeps failing, or the time is up.
+        """
+        restarts = {f.name: f.restarts for f in await self._found()}
+        while names := await awaited():
+            self._steps.waiting(text or f"waiting for {few(names)}")
+            failed = failing(await self._found(), restarts)
+            if failed is not None:
+                raise error_of(failed, await to_thread(self._engine.log_of, failed.name))
+            if self._clock.now() >= self._give_up_s:
+                last = last_line(await to_thread(self._engine.log_of, names[0]))
+                raise RunFailedError(
+                    f"not ready after {figures.duration(self._chosen.timeout_s)}: {few(names)}; "
+                    f"last log line of {names[0]}: {last} "
+                    "(containers stay; --timeout waits longer)"
+                )
             await self._clock.sleep(LOOK_S)
-            return
-        log = await self._off(self._engine.log_of, missing[0])
-        raise RunFailedError(
-            f"not ready after {figures.duration(self._chosen.timeout_s)}: {few(missing)}; the last "
-            f"word of {missing[0]}: {last_words(log)} (what is there stays; --timeout waits longer)"
-        )
-
-    # ------------------------------------------------------------ the engine
 
     async def _found(self) -> list[Found]:
-        return await self._off(self._engine.containers, self._chosen.name)
-
-    async def _off(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Make a call of the engine in a thread, off the event loop."""
-        return await asyncio.to_thread(call, *arguments)
+        return await to_thread(self._engine.containers, self._chosen.name)
 
 
 def _run_file(config: Path | None) -> str:
-    """Return the text of a run file after checking it.
-
-    Raises:
-        SettingsError: the file can't be read, or holds an unknown setting.
-    """
+    """Return the text of a run file after checking it."""
     if config is None:
         return ""
     load_run_config(config)
     return config.read_text()
-
-
-def _of_init(found: Found, log: str) -> Cos2pError:
-    """Return init's own error, without the details of its container."""
-    error = why_dead(found, log)
-    return type(error)(last_words(log).removeprefix("cos2p: "))

@@ -8,9 +8,8 @@ Accuracies have the names that `Evaluated` gives them, everywhere.
 
 from bisect import bisect_left
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
 
-from cos2p.history.figure import Figure, json_of
+from cos2p.history.figure import REQUIRED, figure
 from cos2p.log import messages as m
 
 POINTS_MAX = 512
@@ -20,31 +19,26 @@ POINTS_MAX = 512
 class Judgement:
     """The evaluator's result for one version; docs/telemetry.md describes each figure."""
 
-    version: Annotated[int, Figure("the version judged", "", "Evaluated")]
-    judged_s: Annotated[float, Figure("when its verdict came", "s", "Evaluated")] = 0.0
-    sample_count: Annotated[int, Figure("samples judged on", "count", "Evaluated")] = 0
-    loss: Annotated[float, Figure("mean loss of the published model", "", "Evaluated")] = 0.0
-    accuracy: Annotated[
-        float | None, Figure("of the published model (moving average)", "share", "Evaluated")
-    ] = None
-    raw_accuracy: Annotated[float | None, Figure("of the raw version", "share", "Evaluated")] = None
-    plain_accuracy: Annotated[
-        float | None,
-        Figure("of the published model, units as they are", "share", "Evaluated"),
-    ] = None
-    scaled_accuracy: Annotated[
-        float | None,
-        Figure("of the published model, units scaled by survival", "share", "Evaluated"),
-    ] = None
-    mean_accuracy: Annotated[
-        float | None,
-        Figure(
-            "of the mean of all exits' probabilities, the final head's too", "share", "Evaluated"
-        ),
-    ] = None
-    exit_accuracies: Annotated[
-        tuple[float, ...], Figure("of each inner exit, shallow first", "share", "Evaluated")
-    ] = ()
+    version: int = figure(REQUIRED, "the version judged", "", "Evaluated")
+    judged_s: float = figure(0.0, "when its verdict came", "s", "Evaluated")
+    sample_count: int = figure(0, "samples judged on", "count", "Evaluated")
+    loss: float = figure(0.0, "mean loss of the published model", "", "Evaluated")
+    accuracy: float | None = figure(
+        None, "of the published model (moving average)", "share", "Evaluated"
+    )
+    raw_accuracy: float | None = figure(None, "of the raw version", "share", "Evaluated")
+    plain_accuracy: float | None = figure(
+        None, "of the published model, units as they are", "share", "Evaluated"
+    )
+    scaled_accuracy: float | None = figure(
+        None, "of the published model, units scaled by survival", "share", "Evaluated"
+    )
+    mean_accuracy: float | None = figure(
+        None, "of the mean of all exits' probabilities, the final head's too", "share", "Evaluated"
+    )
+    exit_accuracies: tuple[float, ...] = figure(
+        (), "of each inner exit, shallow first", "share", "Evaluated"
+    )
 
     @classmethod
     def of(cls, message: m.Evaluated, at_s: float) -> "Judgement":
@@ -57,10 +51,6 @@ class Judgement:
         """Whether the verdict has an accuracy, as it does if the task has classes."""
         return self.accuracy is not None or self.raw_accuracy is not None
 
-    def to_json(self) -> dict[str, Any]:
-        """The verdict's only JSON form."""
-        return json_of(self)
-
 
 @dataclass
 class Curve:
@@ -69,7 +59,7 @@ class Curve:
     When the curve is full, every second verdict is dropped and the stride doubles.
 
     Attributes:
-        points: the verdicts kept, oldest version first.
+        points: oldest version first.
         stride: one of this many verdicts is kept.
         offered: number of versions whose verdicts were taken so far.
     """
@@ -79,12 +69,7 @@ class Curve:
     offered: int = 0
 
     def take(self, verdict: Judgement, *, thinned: bool) -> None:
-        """Take the next verdict; it replaces an older one on the same version.
-
-        Args:
-            verdict: the verdict.
-            thinned: whether the curve's length is bounded.
-        """
+        """Take the next verdict; it replaces an older one on the same version."""
         place = bisect_left(self.points, verdict.version, key=lambda p: p.version)
         if place < len(self.points):
             if self.points[place].version == verdict.version:

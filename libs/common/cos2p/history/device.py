@@ -10,14 +10,10 @@ A device that only a decision names has a row, too.
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
 
-from cos2p.history.figure import Figure, derived, json_of
+from cos2p.history.figure import KEY, REQUIRED, Figure, derived, figure
 from cos2p.log import messages as m
 from cos2p.log.messages import Outcome
-
-if TYPE_CHECKING:
-    from cos2p.history.state import HistoryState
 
 Labels = tuple[int, ...] | None
 MERGED = "UpdateAdmitted"
@@ -33,9 +29,7 @@ def natural(worker_id: str) -> tuple[str | int, ...]:
 class Announced:
     """The samples per label that a device announced.
 
-    Attributes:
-        offset: offset of the device's Hello in `fleet`.
-        counts: samples per label; None if the device withholds them.
+    `offset` is that of its Hello in `fleet`; `counts` is None if the device withholds them.
     """
 
     offset: int
@@ -55,94 +49,84 @@ class DeviceRow:
         left: whether it sent Goodbye and has not come back.
     """
 
-    worker_id: Annotated[str, Figure("its name", head="device")]
-    device_class: Annotated[str, Figure("its class", "", "Hello", "class")] = "?"
-    incarnation: Annotated[int, Figure("rises with every start", "", "Hello")] = 0
-    starts: Annotated[int, Figure("starts that were seen", "count", "Hello")] = 0
-    came_s: Annotated[float | None, Figure("when it was first heard", "s", "fleet")] = None
-    memory_bytes: Annotated[
-        int, Figure("what training may use", "bytes", "Hello", "budget", metric=True)
-    ] = 0
-    flops_per_s: Annotated[float, Figure("measured training speed", "1/s", "Hello")] = 0.0
-    bytes_per_s: Annotated[float, Figure("bandwidth to the bus", "bytes/s", "Hello")] = 0.0
-    sample_count: Annotated[int, Figure("samples that it has", "count", "Hello")] = 0
-    plan_count: Annotated[int, Figure("plans issued to it", "count", "PlanIssued")] = 0
-    plan_id: Annotated[str | None, Figure("its open plan", "", "PlanIssued")] = None
-    excluded: Annotated[
-        str | None, Figure("why it gets no plans", "", "DeviceExcluded, DeviceAdmitted")
-    ] = None
-    units_held_max: Annotated[int, Figure("most units of a plan", "count", "PlanIssued")] = 0
-    peak_predicted_bytes: Annotated[
-        int, Figure("largest forecast of its plans", "bytes", "PlanIssued", "planned")
-    ] = 0
-    peak_measured_bytes: Annotated[
-        int, Figure("largest measured peak of its training", "bytes", "Report", "measured")
-    ] = 0
-    outcomes: Annotated[
-        Counter[Outcome], Figure("ends of its plans, and surplus reports", "count", ENDS)
-    ] = field(default_factory=Counter)
-    steps: Annotated[int, Figure("local steps done", "steps", "Report", "steps")] = 0
-    fetch_s: Annotated[float, Figure("fetching weights", "s", "Report")] = 0.0
-    train_s: Annotated[float, Figure("training", "s", "Report")] = 0.0
-    upload_s: Annotated[float, Figure("sending deltas", "s", "Report")] = 0.0
-    throttle_s: Annotated[
-        float, Figure("part of train_s slept to play a slower device", "s", "Report")
-    ] = 0.0
-    idle_s: Annotated[
-        float, Figure("between plans, until the weights were there", "s", "Report")
-    ] = 0.0
-    waiting_s: Annotated[
-        float,
-        Figure("of it: from a plan's issue to its last Dispatched", "s", "PlanIssued, Dispatched"),
-    ] = 0.0
-    bytes_down: Annotated[int, Figure("weights fetched", "bytes", "Report", "down")] = 0
-    bytes_found: Annotated[
-        int, Figure("weights that the device had from earlier plans", "bytes", "Report", "found")
-    ] = 0
-    bytes_up: Annotated[int, Figure("deltas sent", "bytes", "Report", "up")] = 0
-    loss_last: Annotated[
-        float | None, Figure("of its newest report that has one", "", "Report", "last loss")
-    ] = None
-    staleness_last: Annotated[
-        int | None, Figure("of its newest update merged", "versions", MERGED)
-    ] = None
-    merged_s: Annotated[
-        float | None, Figure("when its newest update was admitted", "s", MERGED)
-    ] = None
+    worker_id: str = figure(REQUIRED, "its name", head="device")
+    device_class: str = figure("?", "its class", "", "Hello", "class")
+    incarnation: int = figure(0, "rises with every start", "", "Hello")
+    starts: int = figure(0, "starts that were seen", "count", "Hello")
+    came_s: float | None = figure(None, "when it was first heard", "s", "fleet")
+    memory_bytes: int = figure(0, "what training may use", "bytes", "Hello", "budget", metric=True)
+    flops_per_s: float = figure(0.0, "measured training speed", "1/s", "Hello")
+    bytes_per_s: float = figure(0.0, "bandwidth to the bus", "bytes/s", "Hello")
+    sample_count: int = figure(0, "samples that it has", "count", "Hello")
+    plan_count: int = figure(0, "plans issued to it", "count", "PlanIssued")
+    plan_id: str | None = figure(None, "its open plan", "", "PlanIssued")
+    excluded: str | None = figure(
+        None, "why it gets no plans", "", "DeviceExcluded, DeviceAdmitted"
+    )
+    units_held_max: int = figure(0, "most units of a plan", "count", "PlanIssued")
+    peak_predicted_bytes: int = figure(
+        0, "largest forecast of its plans", "bytes", "PlanIssued", "planned"
+    )
+    peak_measured_bytes: int = figure(
+        0, "largest measured peak of its training", "bytes", "Report", "measured"
+    )
+    outcomes: Counter[Outcome] = field(
+        default_factory=Counter,
+        metadata={KEY: Figure("ends of its plans, and surplus reports", "count", ENDS)},
+    )
+    steps: int = figure(0, "local steps done", "steps", "Report", "steps")
+    fetch_s: float = figure(0.0, "fetching weights", "s", "Report")
+    train_s: float = figure(0.0, "training", "s", "Report")
+    upload_s: float = figure(0.0, "sending deltas", "s", "Report")
+    throttle_s: float = figure(0.0, "part of train_s slept to play a slower device", "s", "Report")
+    idle_s: float = figure(0.0, "between plans, until the weights were there", "s", "Report")
+    waiting_s: float = figure(
+        0.0, "of it: from a plan's issue to its last Dispatched", "s", "PlanIssued, Dispatched"
+    )
+    bytes_down: int = figure(0, "weights fetched", "bytes", "Report", "down")
+    bytes_found: int = figure(
+        0, "weights that the device had from earlier plans", "bytes", "Report", "found"
+    )
+    bytes_up: int = figure(0, "deltas sent", "bytes", "Report", "up")
+    loss_last: float | None = figure(
+        None, "of its newest report that has one", "", "Report", "last loss"
+    )
+    staleness_last: int | None = figure(None, "of its newest update merged", "versions", MERGED)
+    merged_s: float | None = figure(None, "when its newest update was admitted", "s", MERGED)
     labels: list[Announced] = field(default_factory=list)
     heard_s: float | None = None
     settled_s: float = 0.0
     left: bool = False
 
     @property
-    @derived(Figure("samples per label; null where it keeps them to itself", "count", "Hello"))
+    @derived("samples per label; null where it keeps them to itself", "count", "Hello")
     def label_counts(self) -> Labels:
         """The samples per label that it announced last."""
         return self.labels[-1].counts if self.labels else None
 
     @property
-    @derived(Figure("fetching, training and sending", "s", "Report"))
+    @derived("fetching, training and sending", "s", "Report")
     def busy_s(self) -> float:
         """Seconds in which it worked."""
         return self.fetch_s + self.train_s + self.upload_s
 
     @property
-    @derived(Figure("of the time reported, the part in which it worked", "share", "Report", "busy"))
+    @derived("of the time reported, the part in which it worked", "share", "Report", "busy")
     def busy_share(self) -> float:
         """Share of the reported time in which it worked, in [0, 1]."""
         total = self.busy_s + self.idle_s
         return self.busy_s / total if total else 0.0
 
     @property
-    @derived(Figure("its updates merged", "count", MERGED, "merged"))
+    @derived("its updates merged", "count", MERGED, "merged")
     def merged_count(self) -> int:
         """Number of its updates that were merged."""
         return self.outcomes[Outcome.ACCEPTED]
 
-    @derived(Figure("its part of all updates merged", "share", MERGED, "share", metric=True))
-    def merged_share(self, run: "HistoryState") -> float:
-        """Its merged updates as a share of all merged updates, in [0, 1]."""
-        return self.merged_count / max(1, run.staleness.total())
+    @derived("its part of all updates merged", "share", MERGED, "share", metric=True)
+    def merged_share(self, staleness: Counter[int]) -> float:
+        """Its part of all merged updates, in [0, 1]; `staleness` counts the run's updates."""
+        return self.merged_count / max(1, staleness.total())
 
     @property
     def over_budget(self) -> bool:
@@ -153,10 +137,6 @@ class DeviceRow:
         """The labels that it had announced before this record of `fleet`."""
         known = (a.counts for a in reversed(self.labels) if a.offset < fleet_offset)
         return next(known, None)
-
-    def to_json(self, run: "HistoryState") -> dict[str, Any]:
-        """The row's only JSON form."""
-        return json_of(self, run)
 
     # ------------------------------------------------------------ its records in `fleet`
 

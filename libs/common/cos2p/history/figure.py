@@ -12,9 +12,11 @@ A field without a declaration is not shown.
 import dataclasses
 from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any, Literal, TypeVar, cast, get_type_hints
+from typing import Any, Literal, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+KEY = "figure"
 
 Unit = Literal["", "bytes", "s", "share", "count", "versions", "steps", "1/s", "bytes/s"]
 
@@ -25,7 +27,7 @@ class Figure:
 
     Attributes:
         about: what the figure is, as a phrase.
-        unit: its unit; "share" lies in [0, 1].
+        unit: "share" lies in [0, 1].
         source: the messages that it is made from.
         head: title of its column in tables of devices; empty if it has none.
         metric: whether it is shown as a gauge of each device, `cos2p_device_NAME`.
@@ -38,11 +40,31 @@ class Figure:
     metric: bool = False
 
 
-def derived(figure: Figure) -> Callable[[F], F]:
-    """Declare a figure that a method computes; the method may take the whole run's state."""
+REQUIRED: Any = dataclasses.MISSING
+"""In place of a default: each row is made with a value."""
+
+
+def figure(
+    default: T,
+    about: str,
+    unit: Unit = "",
+    source: str = "",
+    head: str = "",
+    *,
+    metric: bool = False,
+) -> T:
+    """Make the field of a row that holds a figure; see `Figure`."""
+    declared = {KEY: Figure(about, unit, source, head, metric)}
+    return dataclasses.field(default=default, metadata=declared)
+
+
+def derived(
+    about: str, unit: Unit = "", source: str = "", head: str = "", *, metric: bool = False
+) -> Callable[[F], F]:
+    """Declare a figure that a method computes, perhaps from one value of the whole run."""
 
     def mark(method: F) -> F:
-        method.figure = figure  # type: ignore[attr-defined]
+        method.figure = Figure(about, unit, source, head, metric)  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -55,36 +77,28 @@ def figures_of(kind: type) -> dict[str, Figure]:
 
 @cache
 def _figures(kind: Any) -> dict[str, Figure]:
-    hints = get_type_hints(kind, include_extras=True)
-    found = {
-        field.name: note
+    found: dict[str, Figure] = {
+        field.name: field.metadata[KEY]
         for field in dataclasses.fields(kind)
-        for note in getattr(hints[field.name], "__metadata__", ())
-        if isinstance(note, Figure)
+        if KEY in field.metadata
     }
     for base in reversed(kind.__mro__):
         for name, member in vars(base).items():
-            figure = getattr(getattr(member, "fget", member), "figure", None)
-            if isinstance(figure, Figure):
-                found[name] = figure
+            computed = getattr(getattr(member, "fget", member), "figure", None)
+            if isinstance(computed, Figure):
+                found[name] = computed
     return found
 
 
-def value_of(row: Any, name: str, run: Any = None) -> Any:
-    """A figure's value.
-
-    Args:
-        row: the row that has the figure.
-        name: the figure's name.
-        run: state of the whole run, for figures that need it.
-    """
+def value_of(row: Any, name: str, of_run: Any = None) -> Any:
+    """A figure's value; a device's needs the run's updates by staleness as `of_run`."""
     value = getattr(row, name)
-    return value(run) if callable(value) else value
+    return value(of_run) if callable(value) else value
 
 
-def json_of(row: Any, run: Any = None) -> dict[str, Any]:
-    """All figures of a row as JSON-able values, by name."""
-    return {name: _plain(value_of(row, name, run)) for name in figures_of(type(row))}
+def json_of(row: Any, of_run: Any = None) -> dict[str, Any]:
+    """All figures of a row as JSON-able values, by name; see `value_of`."""
+    return {name: _plain(value_of(row, name, of_run)) for name in figures_of(type(row))}
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ A snapshot only saves time.
 Without one that fits, the log is folded from its start.
 The reason why a snapshot was skipped is noted once.
 A history that keeps all rows reads the log from its start, because no snapshot holds them.
+The bus's errors pass (TopicMissingError, BusUnreachableError).
 """
 
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from cos2p.log.backwards import newest_first
 from cos2p.log.bus import Bus
 from cos2p.log.mailbox import Letter
 from cos2p.log.messages import VersionPublished
-from cos2p.log.snapshots import Snapshot, newest_snapshot
-from cos2p.log.state_codec import StateError, pack, unpack
+from cos2p.log.snapshots import newest_snapshot
+from cos2p.log.state_codec import StateError, unpack
 from cos2p.log.topics import HEARTBEATS, MODELS
 
 
@@ -37,17 +38,6 @@ Taken = Callable[[Letter, RunHistory], None]
 """Called with each letter once the history has taken it."""
 
 
-def snapshot_of(history: RunHistory, number: int) -> Snapshot:
-    """Make the history's snapshot.
-
-    Args:
-        history: the history.
-        number: the snapshot's number: above that of `newest_snapshot`, then rising by one.
-    """
-    state = pack(HistoryState, history.state)
-    return Snapshot("history", number, history.run_id, history.positions, state)
-
-
 async def first_row_kept(bus: Bus, prefix: str, run_id: str) -> int:
     """The oldest version whose row a bounded history of the whole log keeps."""
     kinds = (VersionPublished,)
@@ -61,14 +51,8 @@ async def first_row_kept(bus: Bus, prefix: str, run_id: str) -> int:
 class HistoryReader:
     """Follows one run: call `poll`, then read `history`.
 
-    Args:
-        bus: bus that holds the run's log.
-        prefix: prefix of the topics' names.
-        history: history to fill; it is read from the log's start. None starts from a snapshot.
-        taken: called with each letter that counts.
-
-    Attributes:
-        notes: the reasons why snapshots were skipped.
+    A given history is filled from the log's start; without one, reading starts from a snapshot.
+    `taken` is called with each letter that counts. `notes` holds why snapshots were skipped.
     """
 
     def __init__(
@@ -95,14 +79,11 @@ class HistoryReader:
         """Take the messages since the last poll and return their number.
 
         If there is nothing new, it waits up to `wait_s` for a record of `fleet`.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
         """
         count = await self._catch_up()
         if wait_s > 0 and not count:
             log = self._log or RunLog.of(self._bus, self._prefix, "")
-            await log.wait(wait_s)
+            await log.fleet.wait(wait_s)
             count = await self._catch_up()
         return count
 
@@ -157,14 +138,8 @@ class HistoryReader:
 async def open_history(bus: Bus, prefix: str, *, rows_max: int | None = ROWS_MAX) -> HistoryReader:
     """Make a reader and read the run's log up to its current end.
 
-    Args:
-        bus: bus that holds the log.
-        prefix: prefix of the topics' names.
-        rows_max: rows of versions that are kept. The default can start from a snapshot; another
-            number, or None for all, folds the whole log.
-
-    Raises:
-        TopicMissingError, BusUnreachableError: as the bus does.
+    `rows_max` is the number of versions whose rows are kept. The default can start from a snapshot;
+    another number, or None for all, folds the whole log.
     """
     history = None if rows_max == ROWS_MAX else RunHistory(rows_max=rows_max)
     reader = HistoryReader(bus, prefix, history=history)

@@ -35,18 +35,14 @@ class Beat:
 
 
 class RunNow:
-    """The questions that can be asked of a run.
-
-    Attributes:
-        state: state folded from the run's records.
-        table: the model's units; None before the run is known.
-        beats: the newest heartbeat of each device.
-    """
+    """The questions that can be asked of a run."""
 
     def __init__(self, state: HistoryState) -> None:
         self.state = state
         self.table: UnitTable | None = None
+        """The model's units; None before the run is known."""
         self.beats: dict[str, Beat] = {}
+        """The newest heartbeat of each device."""
 
     @property
     def run_id(self) -> str:

@@ -7,9 +7,8 @@ No shard dispatches the plan after that.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
 
-from cos2p.history.figure import Figure, derived, json_of
+from cos2p.history.figure import REQUIRED, derived, figure
 from cos2p.log import messages as m
 
 FROM = "PlanIssued"
@@ -20,7 +19,6 @@ class PlanRow:
     """One plan; docs/telemetry.md describes each figure.
 
     Attributes:
-        plan: the plan.
         offset: offset of its PlanIssued in `decisions`.
         shards: aggregator shards that have dispatched it.
         ended: whether it has an outcome.
@@ -28,40 +26,36 @@ class PlanRow:
 
     plan: m.Plan
     offset: int
-    issued_s: Annotated[float, Figure("when it was issued", "s", FROM)]
+    issued_s: float = figure(REQUIRED, "when it was issued", "s", FROM)
     shards: set[int] = field(default_factory=set)
     ended: bool = False
 
     @property
-    @derived(Figure("its name", "", FROM))
+    @derived("its name", "", FROM)
     def plan_id(self) -> str:
         """The plan's id."""
         return self.plan.plan_id
 
     @property
-    @derived(Figure("whose it is", "", FROM))
+    @derived("whose it is", "", FROM)
     def worker_id(self) -> str:
         """The id of the worker that the plan is for."""
         return self.plan.worker_id
 
     @property
-    @derived(Figure("what it trains from", "", FROM))
+    @derived("what it trains from", "", FROM)
     def base_version(self) -> int:
         """The version that the plan trains from."""
         return self.plan.base_version
 
     @property
-    @derived(Figure("units that it holds, trained or frozen", "count", FROM))
+    @derived("units that it holds, trained or frozen", "count", FROM)
     def units_held(self) -> int:
         """Number of units that the plan holds, trained or frozen."""
         return len(self.plan.trained) + len(self.plan.frozen)
 
     @property
-    @derived(Figure("forecast of the device's peak", "bytes", FROM))
+    @derived("forecast of the device's peak", "bytes", FROM)
     def peak_bytes(self) -> int:
         """Forecast of the device's peak memory."""
         return self.plan.peak_bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """The row's only JSON form."""
-        return json_of(self)

@@ -8,7 +8,7 @@ A record of the aggregator comes as soon as the decisions that it obeys are give
 The rest of `fleet` comes last.
 
 Invariants:
-Nothing is written to the bus.
+Nothing is written to the bus, and its errors pass (TopicMissingError, BusUnreachableError).
 Records that can't be read, or that belong to another run, are counted and skipped.
 Memory holds one batch of each topic.
 If retention has removed the head of a topic, reading starts at its first record.
@@ -43,8 +43,7 @@ class Tally:
 class Tape:
     """A mailbox that is read letter by letter, up to an end that can be moved.
 
-    Args:
-        mailbox: the mailbox to read; nothing else may poll it meanwhile.
+    Nothing else may poll the mailbox meanwhile.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -82,11 +81,7 @@ class Tape:
         return self._letters[0].offset if self._letters else self.mailbox.offset
 
     async def extend(self) -> int:
-        """Move the tape's end to the topic's current end, and return it.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
-        """
+        """Move the tape's end to the topic's current end, and return it."""
         self._end = await self.mailbox.end()
         return self._end
 
@@ -99,8 +94,7 @@ class Tape:
         while not self._letters and self.mailbox.offset < self._end:
             if not await self._fill(wait_s=1.0):
                 break
-        head = self._letters[0] if self._letters else None
-        return head if head is not None and head.offset < self._end else None
+        return self._letters[0] if self._letters and self._letters[0].offset < self._end else None
 
     def take(self) -> Letter:
         """Take the letter that `head` has returned off the tape."""
@@ -138,19 +132,7 @@ async def letters(
     offset: int = 0,
     kinds: Collection[type[Message]] = (),
 ) -> AsyncIterator[Letter]:
-    """Read a topic's messages of one run up to the topic's current end.
-
-    Args:
-        bus: bus that holds the topic.
-        prefix: prefix of the topic's name.
-        topic: the topic.
-        run_id: run whose messages are read, or `ANY_RUN`; None takes that of the first message.
-        offset: offset to begin at.
-        kinds: kinds of messages to read; empty for all.
-
-    Raises:
-        TopicMissingError, BusUnreachableError: as the bus does.
-    """
+    """Read a topic's messages of one run up to the topic's current end; see `Mailbox`."""
     tape = Tape.of(bus, prefix, topic, run_id, offset=offset, kinds=kinds)
     await tape.extend()
     while await tape.head() is not None:
@@ -158,11 +140,7 @@ async def letters(
 
 
 async def run_of(bus: Bus, prefix: str) -> str:
-    """The run at this prefix: named by its decisions, else by the first request, else empty.
-
-    Raises:
-        TopicMissingError, BusUnreachableError: as the bus does.
-    """
+    """The run at this prefix: named by its decisions, else by the first request, else empty."""
     async for decided in letters(bus, prefix, DECISIONS):
         return decided.message.run_id
     async for said in letters(bus, prefix, FLEET, ANY_RUN):
@@ -174,11 +152,7 @@ async def run_of(bus: Bus, prefix: str) -> str:
 class RunLog:
     """One run's `fleet`, `decisions` and `models` in canonical order; can be extended.
 
-    Args:
-        fleet: tape of the topic that devices and operators write.
-        decisions: tape of the planner's topic.
-        models: tape of the aggregator's topic.
-        epoch: epoch in force where `decisions` begins; 0 at the log's start.
+    `epoch` is the epoch in force where `decisions` begins; 0 at the log's start.
     """
 
     def __init__(self, fleet: Tape, decisions: Tape, models: Tape, epoch: int = 0) -> None:
@@ -196,12 +170,7 @@ class RunLog:
     ) -> "RunLog":
         """Make the log of a run for a reader.
 
-        Args:
-            bus: bus that holds the run.
-            prefix: prefix of the topics' names.
-            run_id: the run; None takes that of the first message.
-            offsets: offset to begin at, by the topic's name; 0 where none is given.
-            epoch: epoch in force where `decisions` begins.
+        It begins at the given offsets, by the topic's name, and at 0 where none is given.
         """
         starts = offsets or {}
         fleet, decisions, models = (
@@ -226,21 +195,13 @@ class RunLog:
         )
 
     async def extend(self) -> None:
-        """Move the ends of the tapes to the topics' current ends.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
-        """
+        """Move the ends of the tapes to the topics' current ends."""
         # From effect to cause: what a record refers to lies within the ends that are read later.
         for tape in (self.models, self.decisions, self.fleet):
             await tape.extend()
 
     async def letters(self) -> AsyncIterator[Letter]:
-        """Give the letters since the last call, up to the topics' current ends.
-
-        Raises:
-            TopicMissingError, BusUnreachableError: as the bus does.
-        """
+        """Extend the log, and give the letters since the last call."""
         await self.extend()
         async for letter in self.decided():
             yield letter
@@ -270,10 +231,6 @@ class RunLog:
             if end is not None and letter.offset >= end:
                 return
             yield self.fleet.take()
-
-    async def wait(self, wait_s: float) -> None:
-        """Wait up to this long for a record of `fleet`."""
-        await self.fleet.wait(wait_s)
 
     async def _made(self, end: int | None) -> AsyncIterator[Letter]:
         """Give the records of `models` that obey decisions below an offset; None for all."""

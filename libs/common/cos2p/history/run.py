@@ -23,18 +23,15 @@ from cos2p.history.device import DeviceRow, natural
 from cos2p.history.now import Beat, RunNow
 from cos2p.history.plan import PlanRow
 from cos2p.history.state import Activity, HistoryState, Span
-from cos2p.history.version import Merged, Surroundings, VersionRow
+from cos2p.history.version import Merged, VersionRow
 from cos2p.log import messages as m
+from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import Letter
 from cos2p.log.messages import Message, Outcome
 from cos2p.log.snapshots import Position, tail_of
 
 ROWS_MAX = 64
 """Number of versions whose rows a bounded history keeps."""
-
-
-def _nothing(row: VersionRow) -> None:
-    """Ignore a row that is dropped."""
 
 
 class RunHistory(RunNow):
@@ -54,7 +51,7 @@ class RunHistory(RunNow):
         self,
         *,
         rows_max: int | None = ROWS_MAX,
-        retired: Callable[[VersionRow], None] = _nothing,
+        retired: Callable[[VersionRow], None] = lambda row: None,
     ) -> None:
         super().__init__(HistoryState())
         self._rows_max, self._retired = rows_max, retired
@@ -71,13 +68,7 @@ class RunHistory(RunNow):
         *,
         rows_max: int | None = ROWS_MAX,
     ) -> "RunHistory":
-        """Restore a history from its `state` and `positions`.
-
-        Args:
-            state: the history's state.
-            positions: how far each topic is folded, by its name without prefix.
-            rows_max: number of newest versions whose rows are kept; None for all.
-        """
+        """Restore a history from its `state` and `positions`."""
         history = cls(rows_max=rows_max)
         history.state = state
         history._offsets = {name: p.offset for name, p in positions.items()}
@@ -109,12 +100,8 @@ class RunHistory(RunNow):
     ) -> bool:
         """Take the next record of a topic.
 
-        Args:
-            topic: `fleet`, `decisions` or `models`.
-            offset: the record's offset; a record that was taken already is skipped.
-            at_s: the record's timestamp, seconds since the epoch.
-            message: the message that the record holds.
-            value: the record's bytes, by which a position recognises it.
+        A record that was taken already is skipped. A position recognises a record by its bytes,
+        `value`. The timestamp `at_s` is in seconds since the epoch.
 
         Returns:
             Whether the record counts; False also for a decision that the fence refuses.
@@ -152,13 +139,10 @@ class RunHistory(RunNow):
             self.beats[message.worker_id] = Beat(message, at_s)
 
     def _admits(self, decision: m.Decision) -> bool:
-        """Apply the epoch fence (`cos2p.log.fence`) to an epoch that is part of the state."""
-        if isinstance(decision, m.EpochStarted):
-            if decision.epoch <= self.state.epoch:
-                return False
-            self.state.epoch = decision.epoch
-            return True
-        return decision.epoch == self.state.epoch > 0
+        fence = EpochFence(self.state.epoch)
+        admitted = fence.admits(decision)
+        self.state.epoch = fence.epoch
+        return admitted
 
     def _weigh(self, topic: str, message: Message, size: int) -> None:
         """Count the bytes of a record, and of the blob that it is the first to name."""
@@ -209,8 +193,6 @@ class RunHistory(RunNow):
                 self._device(message.worker_id).leave(at_s)
             case m.Evaluated():
                 self._judged(Judgement.of(message, at_s))
-            case _:
-                pass
 
     def _judged(self, verdict: Judgement) -> None:
         state, version = self.state, verdict.version
@@ -249,8 +231,6 @@ class RunHistory(RunNow):
                 self._device(decision.worker_id).excluded = None
             case m.RunEnded():
                 state.end = decision
-            case _:
-                pass
 
     def _end(self, plan_id: str, worker_id: str, outcome: Outcome) -> m.Plan | None:
         """Note how a plan ended; return the plan if it was open, else None."""
@@ -272,32 +252,25 @@ class RunHistory(RunNow):
             self.state.open.append(Merged.of(admitted, plan, len(self.table)))
 
     def _close(self, closed: m.RoundClosed) -> None:
-        state, due = self.state, closed.fleet_offset
+        state = self.state
         updates, state.open = state.open, []
         state.reasons[closed.reason] += 1
         state.closed = closed.version
         if self.table is None:
             return
         state.window = [*state.window, updates][-state.config.rounds.coverage_window :]
-        devices = state.devices
         if closed.version >= self.rows_from:
             self._add_row(closed, updates)
         state.early.pop(closed.version, None)
-        for device in devices.values():
-            device.forget_labels_before(due)
+        for device in state.devices.values():
+            device.forget_labels_before(closed.fleet_offset)
 
     def _add_row(self, closed: m.RoundClosed, updates: list[Merged]) -> None:
         """Begin the row of a version and drop rows over the limit."""
         state, due = self.state, closed.fleet_offset
         assert self.table is not None
-        devices = state.devices
-        around = Surroundings(
-            self.table,
-            state.window,
-            [d.labels_at(due) for d in devices.values()],
-            lambda worker_id: devices[worker_id].labels_at(due),
-        )
-        row = of_version.row_of(closed, around)
+        labels = {name: device.labels_at(due) for name, device in state.devices.items()}
+        row = of_version.row_of(closed, self.table.prunable, state.window, labels)
         if row.version in state.early:
             row = replace(row, verdict=state.early[row.version])
         state.rows[row.version], state.unpublished[row.version] = row, updates
@@ -316,8 +289,6 @@ class RunHistory(RunNow):
                 self._published(message)
             case m.RunFinished():
                 self.state.finished = True
-            case _:
-                pass
 
     def _dispatched(self, message: m.Dispatched, at_s: float) -> None:
         row = self.state.plans.get(message.plan.plan_id)

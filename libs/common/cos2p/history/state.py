@@ -41,16 +41,12 @@ class HistoryState:
     Attributes:
         run_id: the run's name; empty before the first record.
         task: module:attribute of the task that the workers load.
-        config: the run's settings.
-        units: the model's units; None before the run is known.
         epoch: epoch of the newest planner.
         requested: whether an operator has asked for the run.
-        started_s: when the run started; None before that.
-        end: how the run ended; None before that.
         finished: whether the aggregator has written RunFinished.
         last_s: the newest time of any record.
-        planner_s: when the planner decided last; None before that.
-        aggregator_s: when the aggregator wrote last; None before that.
+        planner_s: when the planner decided last.
+        aggregator_s: when the aggregator wrote last.
         closed: the newest version that was closed.
         published: the newest version that some shard has published.
         whole: the newest version that all shards have published.
@@ -60,15 +56,14 @@ class HistoryState:
         left_out_count: units of updates that failed the aggregator's checks, over the whole run.
         byte_counts: bytes of small records and of the blobs that they name, by the topic's name
             (the full name for blobs).
-        devices: rows of devices by worker id, in natural order.
-        plans: rows of plans, in the order of their issue.
-        rows: rows of versions, oldest first.
-        curve: the evaluator's verdicts.
+        devices: by worker id, in natural order.
+        plans: by plan id, in the order of their issue.
+        rows: by version, oldest first.
         early: verdicts on versions that the decisions read so far have not closed.
         open: updates admitted since the newest version.
         window: updates of the newest versions, oldest first.
         unpublished: updates of versions that not all shards have published.
-        parts: the VersionPublished of shards for versions that are not whole.
+        parts: by version and shard, for versions that are not whole.
         squares: squared norms of units in the versions that an update may be based on.
         spans: intervals of each device's time; only if all rows are kept.
     """

@@ -37,11 +37,7 @@ _Owned = NDArray[np.intp]
 
 
 class Survival:
-    """Collects the versions' shares and computes their mean.
-
-    Args:
-        table: the model's units.
-    """
+    """Collects the versions' shares and computes their mean."""
 
     def __init__(self, table: UnitTable) -> None:
         self._table = table

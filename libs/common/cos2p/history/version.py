@@ -7,17 +7,17 @@ A row is an immutable value, and its functions are pure.
 A figure that is not known yet, or that the log does not give, is None.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.history.curve import Judgement
 from cos2p.history.device import Labels
-from cos2p.history.figure import Figure, figures_of, json_of
+from cos2p.history.figure import REQUIRED, figure, figures_of, json_of
 from cos2p.log import messages as m
 from cos2p.log.state_codec import Bytes, Counts16
 from cos2p.model import bound
@@ -40,105 +40,88 @@ class VersionRow:
         counts: number of its updates per unit, shape (units,).
     """
 
-    version: Annotated[int, Figure("its number", "", CLOSED)]
-    closed_s: Annotated[float, Figure("when the planner closed it", "s", CLOSED)]
-    reason: Annotated[str, Figure("why it closed: count, deadline, all or group", "", CLOSED)]
-    waited_s: Annotated[float, Figure("since the version before", "s", CLOSED)]
-    update_count: Annotated[int, Figure("K, its updates", "count", CLOSED)]
-    coverage_planned: Annotated[
-        int,
-        Figure("N* planned: least number of devices that hold any prunable unit", "count", CLOSED),
-    ] = 0
-    coverage_min: Annotated[
-        int,
-        Figure("N* merged: least updates of any prunable unit in the window", "count", CLOSED),
-    ] = 0
-    coverage_bound: Annotated[
-        float,
-        Figure(
-            "fluid bound: the window's updates times their mean share of the prunable cost",
-            "count",
-            CLOSED,
-        ),
-    ] = 0.0
-    devices_bound: Annotated[
-        int,
-        Figure(
-            "floor(sum r_i) over the devices that can train, r_i the fraction of the prunable cost "
-            "that memory (less `plans.memory_margin`) affords",
-            "count",
-            CLOSED,
-        ),
-    ] = 0
-    coverage_low: Annotated[
-        int,
-        Figure("5 % quantile over prunable units of the updates in the window", "count", USED),
-    ] = 0
-    coverage_gini: Annotated[
-        float, Figure("Gini coefficient of the same: 0 even, towards 1 uneven", "", USED)
-    ] = 0.0
-    steps_min: Annotated[int, Figure("E: least local steps done", "steps", MERGED)] = 0
-    steps_mean: Annotated[float, Figure("E: mean", "steps", MERGED)] = 0.0
-    steps_max: Annotated[int, Figure("E: most", "steps", MERGED)] = 0
-    learning_rate: Annotated[float, Figure("mean over the updates' plans", "", USED)] = 0.0
-    staleness: Annotated[
-        tuple[int, ...], Figure("how many updates had tau = 0, 1, 2, ...", "count", MERGED)
-    ] = ()
-    staleness_mean: Annotated[float, Figure("over the updates", "versions", MERGED)] = 0.0
-    staleness_max: Annotated[int, Figure("over the updates", "versions", MERGED)] = 0
-    label_distance_mean: Annotated[
-        float | None,
-        Figure(
-            "over prunable units: total variation, 1/2 sum_c of the difference, between the unit's "
-            "label mix (updates in the window that trained it, each device's label shares weighted "
-            "by a_i) and that of all devices; units that no such update trained are left out",
-            "share",
-            LABELS,
-        ),
-    ] = None
-    label_distance_max: Annotated[float | None, Figure("the largest", "share", LABELS)] = None
-    labels_withheld: Annotated[
-        int,
-        Figure(
-            "devices of the window's updates that keep their labels to themselves: left out of "
-            "both figures above",
-            "count",
-            "Hello",
-        ),
-    ] = 0
-    left_out_count: Annotated[
-        int | None, Figure("units of its updates that failed the aggregator's checks", "", MADE)
-    ] = None
-    step_norm: Annotated[
-        float | None, Figure("L2 norm of the change from the version before", "", MADE)
-    ] = None
-    model_norm: Annotated[float | None, Figure("L2 norm of the raw weights", "", MADE)] = None
-    delta_square: Annotated[
-        float | None,
-        Figure("sum over merged units of sum_i a_i s_i^2 |delta_iu|^2 / sum_i a_i", "", MADE),
-    ] = None
-    dispersion: Annotated[
-        float | None,
-        Figure("`delta_square` - |D|^2: the updates' variance about their mean", "", MADE),
-    ] = None
-    gradient_proxy: Annotated[
-        float | None,
-        Figure(
-            "|D|^2 / (lr E)^2, lr E the mean of lr_i s_i E_i weighted by a_i",
-            "",
-            f"{MADE}, {USED}",
-        ),
-    ] = None
-    pruning_noise_mean: Annotated[
-        float | None,
-        Figure(
-            "over the updates: sum over the units neither trained nor frozen of |w_u|^2 / |w|^2, "
-            "in the update's base version",
-            "share",
-            f"{MADE}.unit_norms, PlanIssued",
-        ),
-    ] = None
-    pruning_noise_max: Annotated[float | None, Figure("the largest", "share", MADE)] = None
+    version: int = figure(REQUIRED, "its number", "", CLOSED)
+    closed_s: float = figure(REQUIRED, "when the planner closed it", "s", CLOSED)
+    reason: str = figure(REQUIRED, "why it closed: count, deadline, all or group", "", CLOSED)
+    waited_s: float = figure(REQUIRED, "since the version before", "s", CLOSED)
+    update_count: int = figure(REQUIRED, "K, its updates", "count", CLOSED)
+    coverage_planned: int = figure(
+        0, "N* planned: least number of devices that hold any prunable unit", "count", CLOSED
+    )
+    coverage_min: int = figure(
+        0, "N* merged: least updates of any prunable unit in the window", "count", CLOSED
+    )
+    coverage_bound: float = figure(
+        0.0,
+        "fluid bound: the window's updates times their mean share of the prunable cost",
+        "count",
+        CLOSED,
+    )
+    devices_bound: int = figure(
+        0,
+        "floor(sum r_i) over the devices that can train, r_i the fraction of the prunable cost "
+        "that memory (less `plans.memory_margin`) affords",
+        "count",
+        CLOSED,
+    )
+    coverage_low: int = figure(
+        0, "5 % quantile over prunable units of the updates in the window", "count", USED
+    )
+    coverage_gini: float = figure(
+        0.0, "Gini coefficient of the same: 0 even, towards 1 uneven", "", USED
+    )
+    steps_min: int = figure(0, "E: least local steps done", "steps", MERGED)
+    steps_mean: float = figure(0.0, "E: mean", "steps", MERGED)
+    steps_max: int = figure(0, "E: most", "steps", MERGED)
+    learning_rate: float = figure(0.0, "mean over the updates' plans", "", USED)
+    staleness: tuple[int, ...] = figure(
+        (), "how many updates had tau = 0, 1, 2, ...", "count", MERGED
+    )
+    staleness_mean: float = figure(0.0, "over the updates", "versions", MERGED)
+    staleness_max: int = figure(0, "over the updates", "versions", MERGED)
+    label_distance_mean: float | None = figure(
+        None,
+        "over prunable units: total variation, 1/2 sum_c of the difference, between the unit's "
+        "label mix (updates in the window that trained it, each device's label shares weighted "
+        "by a_i) and that of all devices; units that no such update trained are left out",
+        "share",
+        LABELS,
+    )
+    label_distance_max: float | None = figure(None, "the largest", "share", LABELS)
+    labels_withheld: int = figure(
+        0,
+        "devices of the window's updates that keep their labels to themselves: left out of "
+        "both figures above",
+        "count",
+        "Hello",
+    )
+    left_out_count: int | None = figure(
+        None, "units of its updates that failed the aggregator's checks", "", MADE
+    )
+    step_norm: float | None = figure(
+        None, "L2 norm of the change from the version before", "", MADE
+    )
+    model_norm: float | None = figure(None, "L2 norm of the raw weights", "", MADE)
+    delta_square: float | None = figure(
+        None, "sum over merged units of sum_i a_i s_i^2 |delta_iu|^2 / sum_i a_i", "", MADE
+    )
+    dispersion: float | None = figure(
+        None, "`delta_square` - |D|^2: the updates' variance about their mean", "", MADE
+    )
+    gradient_proxy: float | None = figure(
+        None,
+        "|D|^2 / (lr E)^2, lr E the mean of lr_i s_i E_i weighted by a_i",
+        "",
+        f"{MADE}, {USED}",
+    )
+    pruning_noise_mean: float | None = figure(
+        None,
+        "over the updates: sum over the units neither trained nor frozen of |w_u|^2 / |w|^2, "
+        "in the update's base version",
+        "share",
+        f"{MADE}.unit_norms, PlanIssued",
+    )
+    pruning_noise_max: float | None = figure(None, "the largest", "share", MADE)
     verdict: Judgement | None = None
     counts: Counts16 = field(
         default_factory=lambda: np.zeros(0, np.int16), compare=False, repr=False
@@ -147,7 +130,7 @@ class VersionRow:
     def to_json(self) -> dict[str, Any]:
         """The row's only JSON form: its figures and its verdict's, null if not known."""
         empty = dict.fromkeys(figures_of(Judgement))
-        return {**empty, **(self.verdict.to_json() if self.verdict else {}), **json_of(self)}
+        return {**empty, **(json_of(self.verdict) if self.verdict else {}), **json_of(self)}
 
 
 def row_fields(plain: dict[str, Any]) -> dict[str, Any]:
@@ -164,12 +147,9 @@ class Merged:
     """An admitted update, as far as rows need it.
 
     Attributes:
-        worker_id: the worker that sent it.
-        base_version: the version that it was trained from.
         trained: its trained units as packed bits.
         present: its trained and frozen units as packed bits.
         steps: number of local steps done.
-        learning_rate: the plan's learning rate.
         path: learning rate times the local steps that the merged delta stands for. With
             normalisation by steps, a delta of 5 steps may count as one of 10.
         weight: its weight in the merge.
@@ -208,33 +188,27 @@ class Merged:
         )
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """The context that a row is made from, with its version's updates.
+def row_of(
+    closed: m.RoundClosed,
+    prunable: bound.Mask,
+    versions: Sequence[Sequence[Merged]],
+    labels: Mapping[str, Labels],
+) -> VersionRow:
+    """Make the row of a version when it is closed, without the aggregator's figures.
 
-    Attributes:
-        table: the model's units.
-        window: updates of each version in the window, oldest first, this version's last.
-        everyone: labels of each device that was known by then.
-        labels_of: returns the labels of a device by its name.
+    Args:
+        closed: the planner's decision.
+        prunable: mask of the prunable units, shape (units,).
+        versions: updates of each version in the window, oldest first, this version's last.
+        labels: labels of each device that was known by then, by its name.
     """
-
-    table: UnitTable
-    window: Sequence[Sequence[Merged]]
-    everyone: Sequence[Labels]
-    labels_of: Callable[[str], Labels]
-
-
-def row_of(closed: m.RoundClosed, around: Surroundings) -> VersionRow:
-    """Make the row of a version when it is closed, without the aggregator's figures."""
-    updates, prunable = around.window[-1], around.table.prunable
-    window = [u for version in around.window for u in version]
+    updates = versions[-1]
+    window = [u for version in versions for u in version]
     covered = counts_of(window, len(prunable))[prunable]
-    labels = [around.labels_of(u.worker_id) for u in window]
-    distances = label_distances(window, labels, prunable, around.everyone)
+    known = {worker_id: of for worker_id, of in labels.items() if of and sum(of)}
+    distances = label_distances(window, known, prunable)
     steps = [u.steps for u in updates] or [0]
     late = np.array([u.staleness for u in updates], np.int64)
-    withheld = {u.worker_id for u, of in zip(window, labels, strict=True) if not _known(of)}
     return VersionRow(
         version=closed.version,
         closed_s=closed.at_s,
@@ -256,7 +230,7 @@ def row_of(closed: m.RoundClosed, around: Surroundings) -> VersionRow:
         staleness_max=int(late.max(initial=0)),
         label_distance_mean=_mean(distances),
         label_distance_max=float(distances.max()) if len(distances) else None,
-        labels_withheld=len(withheld),
+        labels_withheld=len({u.worker_id for u in window} - known.keys()),
         counts=counts_of(updates, len(prunable)).astype(np.int16),
     )
 
@@ -272,8 +246,8 @@ def completed(
 
     Args:
         row: the row as made when the version was closed.
-        parts: the VersionPublished of each shard.
-        noises: pruning noise of the version's updates, where it is known.
+        parts: one of each shard.
+        noises: see `noises_of`.
         mean_square: |D|^2 over all shards.
         path: lr * E, see `path_of`.
     """
@@ -329,32 +303,22 @@ def counts_of(updates: Sequence[Merged], units: int) -> bound.Counts:
 
 
 def label_distances(
-    updates: Sequence[Merged],
-    labels: Sequence[Labels],
-    prunable: bound.Mask,
-    everyone: Sequence[Labels],
+    updates: Sequence[Merged], known: Mapping[str, Sequence[int]], prunable: bound.Mask
 ) -> bound.Floats:
     """Label distance of each prunable unit that an update with known labels has trained.
 
-    See `bound.label_distances`.
-
-    Args:
-        updates: the window's updates.
-        labels: labels of each update's device.
-        prunable: mask of the units that count, shape (units,).
-        everyone: labels of all devices.
+    See `bound.label_distances`. `known` holds the devices' samples per label, where there are any.
     """
-    telling = [(u, of) for u, of in zip(updates, labels, strict=True) if _known(of)]
-    known = [of for of in everyone if _known(of)]
-    if not telling or not known:
+    telling = [u for u in updates if u.worker_id in known]
+    if not telling:
         return np.zeros(0)
-    classes = max(len(of or ()) for of in [*known, *(of for _, of in telling)])
+    classes = max(len(of) for of in known.values())
     units = len(prunable)
     distances = bound.label_distances(
-        np.array([u.trained_bits[:units] for u, _ in telling])[:, prunable],
-        np.array([u.weight for u, _ in telling]),
-        _matrix([of for _, of in telling], classes),
-        _matrix(known, classes).sum(axis=0),
+        np.array([u.trained_bits[:units] for u in telling])[:, prunable],
+        np.array([u.weight for u in telling]),
+        _matrix([known[u.worker_id] for u in telling], classes),
+        _matrix(list(known.values()), classes).sum(axis=0),
     )
     return distances[~np.isnan(distances)]
 
@@ -365,13 +329,9 @@ def _packed(units: Sequence[int], count: int) -> Bytes:
     return np.packbits(mask)
 
 
-def _known(labels: Labels) -> bool:
-    return labels is not None and sum(labels) > 0
-
-
-def _matrix(labels: Sequence[Labels], classes: int) -> bound.Floats:
+def _matrix(labels: Sequence[Sequence[int]], classes: int) -> bound.Floats:
     """The labels as a matrix, one row for each, padded with zeros to `classes`."""
-    return np.array([(*(of or ()), *(0,) * (classes - len(of or ()))) for of in labels], np.float64)
+    return np.array([(*of, *(0,) * (classes - len(of))) for of in labels], np.float64)
 
 
 def _mean(values: Sequence[float] | NDArray[np.int64] | bound.Floats) -> float | None:

@@ -34,14 +34,9 @@ Told = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Copied:
-    """The result of copying one topic partition.
+    """The result of copying one topic partition: what the file holds of it.
 
-    Attributes:
-        topic: full name of the topic.
-        partition: number of the partition.
-        first_offset: offset at which the partition begins in the file.
-        record_count: number of records that the file holds.
-        byte_count: bytes of the values of these records.
+    `topic` is the full name. `byte_count` counts values only.
     """
 
     topic: str
@@ -60,14 +55,7 @@ async def extent_of(bus: Bus, prefix: str) -> dict[str, dict[int, Offsets]]:
 async def copy(
     bus: Bus, prefix: str, extent: Extent, out: Path, told: Told = lambda _: None
 ) -> list[Copied]:
-    """Copy the records in the extent into a new file.
-
-    Args:
-        bus: bus that holds the run.
-        prefix: prefix of the topics' names.
-        extent: the ends between which records are copied.
-        out: path of the new file.
-        told: receives the number of records copied since its last call.
+    """Copy the records in the extent into the new file `out`.
 
     Raises:
         StorageError: the disk is full, or the file can't be written.

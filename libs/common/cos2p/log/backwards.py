@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Collection
 
 from cos2p.errors import MessageError
 from cos2p.log import codec
-from cos2p.log.bus import Bus, Record
+from cos2p.log.bus import Bus, records_between
 from cos2p.log.mailbox import Letter
 from cos2p.log.messages import Message
 from cos2p.log.topics import Topic
@@ -34,18 +34,10 @@ async def newest_first(
     run_id: str,
     before: int | None = None,
 ) -> AsyncGenerator[Letter, None]:
-    """Give the messages of some kinds, newest first.
+    """Give a run's messages of some kinds in partition 0, newest first.
 
-    Args:
-        bus: bus that holds the topic.
-        prefix: prefix of the topic's name.
-        topic: the topic; its partition 0 is read.
-        kinds: kinds of messages to give.
-        run_id: run whose messages are given.
-        before: offset to read back from; None for the log's current end.
-
-    Raises:
-        Cos2pError: whatever the bus raises.
+    `before` is the offset to read back from; None stands for the log's current end. The bus's
+    errors pass.
     """
     name = topic.full_name(prefix)
     names = {kind.__name__.encode() for kind in kinds}
@@ -53,7 +45,7 @@ async def newest_first(
     end, size = ends.next if before is None else min(before, ends.next), WINDOW_MIN
     while end > ends.first:
         begin = max(ends.first, end - size)
-        records = await _window(bus, name, begin, end)
+        records = [r async for r in records_between(bus, name, begin, end, bytes_max=WINDOW_BYTES)]
         for record in reversed(records):
             if bytes(record.headers.get(codec.NAME_HEADER, b"")) not in names:
                 continue
@@ -70,18 +62,6 @@ async def newest_first(
 async def end_of(bus: Bus, prefix: str, topic: Topic) -> int:
     """The offset that the next record of a topic will have."""
     return (await bus.end_offsets(topic.full_name(prefix)))[0].next
-
-
-async def _window(bus: Bus, name: str, begin: int, end: int) -> list[Record]:
-    found: list[Record] = []
-    offset = begin
-    while offset < end:
-        records = await bus.read(name, 0, offset, bytes_max=WINDOW_BYTES, wait_s=1.0)
-        if not records:
-            break
-        found += [record for record in records if record.offset < end]
-        offset = records[-1].offset + 1
-    return found
 
 
 def _next_size(size: int, byte_count: int) -> int:

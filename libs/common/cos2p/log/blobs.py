@@ -137,11 +137,8 @@ async def read_blob(
 ) -> AsyncGenerator[memoryview, None]:
     """Stream a blob's chunks in order.
 
-    Args:
-        bus: bus that holds the blob.
-        ref: the blob's reference.
-        verify: whether to check the whole digest at the end (off if units are checked one by one).
-        wait_s: how long to wait for a chunk that is acknowledged but not readable yet.
+    With `verify`, the whole digest is checked at the end (off if units are checked one by one).
+    `wait_s` is how long to wait for a chunk that is acknowledged but not readable yet.
 
     Raises:
         ChunkMissingError: a gap, an expired offset, or fewer bytes than promised.

@@ -15,7 +15,7 @@ So a reader that starts at `first` gets at least the newest record of each key, 
 Retention removes that record, too, once it is old enough.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,12 +50,10 @@ class TopicSpec:
 
     Attributes:
         name: full name of the topic, with the prefix.
-        partitions: number of partitions; an existing topic with another number is an error.
         record_bytes_max: limit of a value's bytes; a larger one is refused before any write.
         retention_s: how long records stay, in seconds; None for ever.
         bulk: whether the topic holds blob chunks, whose values may be stored separately.
-        compacted: whether only the newest record of each key must stay (retention removes that
-            one, too). Offsets then have gaps; each bus decides when older records are removed.
+        compacted: see above; each bus decides when older records are removed.
     """
 
     name: str
@@ -68,12 +66,7 @@ class TopicSpec:
 
 @dataclass(frozen=True)
 class Offsets:
-    """The ends of a partition.
-
-    Attributes:
-        first: offset of the oldest record kept.
-        next: offset that the next appended record gets.
-    """
+    """The ends of a partition: the oldest offset kept, and that of the next record appended."""
 
     first: int
     next: int
@@ -134,3 +127,17 @@ class Bus(Protocol):
     async def close(self) -> None:
         """Close connections and files; acknowledged records are already safe."""
         ...
+
+
+async def records_between(
+    bus: Bus, topic: str, offset: int, end: int, *, bytes_max: int = 4 << 20
+) -> AsyncIterator[Record]:
+    """Give the records of partition 0 from `offset` to `end`, or to where the log ends."""
+    while offset < end:
+        found = await bus.read(topic, 0, offset, bytes_max=bytes_max, wait_s=1.0)
+        if not found:
+            return
+        for record in found:
+            offset = record.offset + 1
+            if record.offset < end:
+                yield record

@@ -35,9 +35,8 @@ UPCASTS: dict[tuple[str, int], Upcast] = {}
 def encode(message: Message) -> NewRecord:
     """Make the record of a message, with the message's key."""
     name = type(message).__name__
-    body = message.model_dump(mode="python")
     return NewRecord(
-        value=msgpack.packb(_plain(body), use_bin_type=True),
+        value=msgpack.packb(message.model_dump(mode="python"), use_bin_type=True),
         key=message.key.encode(),
         headers={NAME_HEADER: name.encode(), VERSION_HEADER: str(message.VERSION).encode()},
     )
@@ -49,11 +48,6 @@ def decode(
     upcasts: Mapping[tuple[str, int], Upcast] = UPCASTS,
 ) -> Message:
     """Decode the message in a record.
-
-    Args:
-        record: the record.
-        registry: known messages by name; the catalogue's by default.
-        upcasts: functions that lift old versions, by message name and version.
 
     Raises:
         UnknownMessageError: there is no such message, or its version is newer than this program's.
@@ -117,14 +111,3 @@ def _body(value: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise MessageError("the body is not a map")
     return body
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value to msgpack's own types: tuples to lists, enums to their values."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, str):
-        return str(value)
-    return value

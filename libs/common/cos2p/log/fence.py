@@ -11,21 +11,16 @@ from cos2p.log.messages import Decision, EpochStarted
 class EpochFence:
     """Separates valid decisions from those of a planner that was replaced.
 
-    Args:
-        epoch: epoch in force where the reading begins; 0 at the log's start.
+    `epoch` is the epoch in force where the reading begins; 0 at the log's start.
     """
 
     def __init__(self, epoch: int = 0) -> None:
         self.epoch = epoch
-        self.fenced_count = 0
 
     def admits(self, decision: Decision) -> bool:
         """Take the next decision of the log and return whether it counts."""
         if isinstance(decision, EpochStarted):
-            if decision.epoch > self.epoch:
-                self.epoch = decision.epoch
-                return True
-        elif decision.epoch == self.epoch and self.epoch > 0:
-            return True
-        self.fenced_count += 1
-        return False
+            opened = decision.epoch > self.epoch
+            self.epoch = max(self.epoch, decision.epoch)
+            return opened
+        return decision.epoch == self.epoch > 0

@@ -49,10 +49,7 @@ class Letter:
 class Refusal:
     """A record that is skipped because it can't be read or was not accepted.
 
-    Attributes:
-        offset: the record's offset.
-        reason: why it was refused.
-        number: its number among the writer's refused records, from 1.
+    `number` is its number among the writer's refused records, from 1.
     """
 
     offset: int
@@ -70,7 +67,7 @@ class Mailbox:
     Args:
         bus: bus that holds the topic.
         prefix: prefix of the topic's name.
-        topic: the topic.
+        topic: the topic in the catalogue.
         reader: name of the reader in dead letters.
         run_id: run whose messages are given, or `ANY_RUN`; None takes that of the first message.
         offset: offset to begin at.
@@ -149,10 +146,6 @@ class Mailbox:
             if self.offset == before:
                 break
 
-    async def drain(self) -> list[Letter]:
-        """Return all letters up to the log's current end; use it for a short log only."""
-        return [letter async for letter in self.stream()]
-
     async def _refuse(self, record: Record, reason: str) -> None:
         self.unreadable_count += 1
         counts, writer = self._refused_counts, bytes(record.key)
@@ -178,13 +171,7 @@ class Mailbox:
 
 
 class Outbox:
-    """Appends messages to a topic.
-
-    Args:
-        bus: bus that holds the topic.
-        prefix: prefix of the topic's name.
-        topic: the topic.
-    """
+    """Appends messages to a topic."""
 
     def __init__(self, bus: Bus, prefix: str, topic: Topic) -> None:
         self._bus, self._topic = bus, topic

@@ -19,13 +19,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class Right:
-    """The rights of one role on one topic.
-
-    Attributes:
-        role: the role.
-        topic: full name of the topic.
-        operations: the allowed operations, as Kafka names them, in a fixed order.
-    """
+    """The rights of one role on one topic (its full name); operations have a fixed order."""
 
     role: Role
     topic: str
@@ -33,12 +27,7 @@ class Right:
 
 
 def rights(prefix: str, roles: Iterable[Role] = ROLES) -> list[Right]:
-    """All rights of these roles, by role, then in the catalogue's order.
-
-    Args:
-        prefix: prefix of the topics' names.
-        roles: the roles.
-    """
+    """All rights of these roles, by role, then in the catalogue's order."""
     found = []
     for role in roles:
         for topic in CATALOGUE:

@@ -30,12 +30,8 @@ VERSION_0 = "v0"
 class NewRun:
     """The data that a run starts from.
 
-    Attributes:
-        run_id: the run's name.
-        task: module:attribute of the task that workers load.
-        config: the run's settings.
-        table: the model's units.
-        values: version 0, one flat float32 array per unit in table order.
+    `task` is the module:attribute that workers load. `values` is version 0: one flat float32 array
+    per unit, in table order.
     """
 
     run_id: str
@@ -47,11 +43,6 @@ class NewRun:
 
 async def request_run(bus: Bus, prefix: str, run: NewRun) -> RunRequested:
     """Create the topics, write version 0, and write the request for the run.
-
-    Args:
-        bus: bus for the run's log.
-        prefix: prefix of the topics' names.
-        run: the data that the run starts from.
 
     Raises:
         RunExistsError: this prefix already holds a run.
@@ -82,13 +73,8 @@ async def request_run(bus: Bus, prefix: str, run: NewRun) -> RunRequested:
 def require_run(expected: str | None, found: str, prefix: str) -> None:
     """Refuse a run that is not the expected one, as when two sites use one prefix.
 
-    Args:
-        expected: id of the expected run; None accepts any.
-        found: id of the run at the prefix.
-        prefix: the prefix.
-
     Raises:
-        RunExistsError: `found` is not `expected`.
+        RunExistsError: `found` is not `expected`, and `expected` is not None.
     """
     if expected not in (None, found):
         raise RunExistsError(

@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from cos2p.errors import MessageError, OffsetExpiredError, TopicMissingError
 from cos2p.log import codec
-from cos2p.log.bus import Bus
+from cos2p.log.bus import Bus, records_between
 from cos2p.log.mailbox import Outbox
 from cos2p.log.messages import PROTOCOL, SnapshotPart
 from cos2p.log.topics import SNAPSHOTS
@@ -40,12 +40,7 @@ Skipped = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Position:
-    """How far a topic was folded.
-
-    Attributes:
-        offset: offset of the next record to fold.
-        tail: digest of the last record folded; empty if there was none.
-    """
+    """How far a topic was folded: the next offset, and the last record's digest, if any."""
 
     offset: int
     tail: bytes = b""
@@ -56,10 +51,8 @@ class Snapshot:
     """A fold's state after all records below some offsets.
 
     Attributes:
-        of: the fold.
-        number: number of the snapshot, which rises with each snapshot of one fold.
-        run_id: the run's name.
-        positions: how far each topic is folded, by its name without prefix.
+        number: rises with each snapshot of one fold.
+        positions: by the topic's name without prefix.
         state: the state's bytes (`cos2p.log.state_codec`).
     """
 
@@ -100,11 +93,7 @@ def parts_of(snapshot: Snapshot) -> list[SnapshotPart]:
 
 
 async def write_snapshot(bus: Bus, prefix: str, snapshot: Snapshot) -> None:
-    """Append a snapshot; a crash during the write leaves the previous one whole.
-
-    Raises:
-        Cos2pError: whatever the bus raises.
-    """
+    """Append a snapshot; a crash or an error of the bus leaves the previous one whole."""
     outbox = Outbox(bus, prefix, SNAPSHOTS)
     for part in parts_of(snapshot):
         await outbox.send(part)
@@ -153,44 +142,40 @@ async def _parts(bus: Bus, prefix: str) -> AsyncIterator[SnapshotPart]:
         ends = (await bus.end_offsets(name))[0]
     except TopicMissingError:
         return
-    offset = ends.first
-    while offset < ends.next:
-        records = await bus.read(name, 0, offset, wait_s=1.0)
-        if not records:
-            return
-        for record in records:
-            offset = record.offset + 1
-            try:
-                message = codec.decode(record)
-            except MessageError:
-                continue
-            if isinstance(message, SnapshotPart):
-                yield message
+    async for record in records_between(bus, name, ends.first, ends.next):
+        try:
+            message = codec.decode(record)
+        except MessageError:
+            continue
+        if isinstance(message, SnapshotPart):
+            yield message
 
 
 def whole_snapshot(parts: Mapping[int, SnapshotPart], skipped: Skipped) -> Snapshot | None:
     """Join the parts of a snapshot; None if it does not count."""
-    head = next(iter(parts.values()))
+    try:
+        return _joined(next(iter(parts.values())), parts)
+    except MessageError as error:
+        skipped(next(iter(parts.values())).number, str(error))
+        return None
+
+
+def _joined(head: SnapshotPart, parts: Mapping[int, SnapshotPart]) -> Snapshot:
     if head.protocol != PROTOCOL:
-        skipped(head.number, f"it is of protocol {head.protocol}, this program's is {PROTOCOL}")
-        return None
+        raise MessageError(f"it is of protocol {head.protocol}, this program's is {PROTOCOL}")
     if set(parts) != set(range(head.part_count)):
-        skipped(head.number, f"only {len(parts)} of its {head.part_count} parts are there")
-        return None
+        raise MessageError(f"only {len(parts)} of its {head.part_count} parts are there")
     whole = b"".join(parts[i].body for i in range(head.part_count))
     if blake3(whole).digest() != head.digest:
-        skipped(head.number, "its bytes don't have its digest")
-        return None
+        raise MessageError("its bytes don't have its digest")
     try:
         plain = msgpack.unpackb(whole, max_ext_len=0)
         if plain["format"] != FORMAT:
-            skipped(head.number, f"it has the format {plain['format']}, this program's is {FORMAT}")
-            return None
+            raise MessageError(f"it has the format {plain['format']}, this program's is {FORMAT}")
         positions = {str(n): Position(int(o), bytes(t)) for n, (o, t) in plain["positions"].items()}
         return Snapshot(head.of, head.number, head.run_id, positions, bytes(plain["state"]))
     except (LookupError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
-        skipped(head.number, f"it can't be read: {error!r}")
-        return None
+        raise MessageError(f"it can't be read: {error!r}") from error
 
 
 async def _misfit(bus: Bus, prefix: str, positions: Mapping[str, Position]) -> str:

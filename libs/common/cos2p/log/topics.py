@@ -159,12 +159,7 @@ CATALOGUE: tuple[Topic, ...] = (
 
 
 def specs(prefix: str, partitions: int) -> list[TopicSpec]:
-    """Specifications of all topics of a run.
-
-    Args:
-        prefix: prefix of the topics' names.
-        partitions: number of partitions of each blob topic.
-    """
+    """Specifications of all topics of a run; `partitions` is the number of each blob topic."""
     return [
         TopicSpec(
             t.full_name(prefix),

@@ -27,8 +27,7 @@ Mask = NDArray[np.bool_]
 def low_coverage(counts: Counts) -> int:
     """The 5 % quantile of merged updates per unit: all but 5 % of the units have at least this.
 
-    Args:
-        counts: merged updates of each prunable unit, shape (prunable units,).
+    The counts have shape (prunable units,).
     """
     if not counts.size:
         return 0
@@ -38,10 +37,8 @@ def low_coverage(counts: Counts) -> int:
 def gini(counts: Counts) -> float:
     """Gini coefficient of merged updates per unit: sum_ij |x_i - x_j| / (2 n^2 mean(x)), by ranks.
 
-    It is 0 if all units have the same number (or none), and towards 1 if few units have all.
-
-    Args:
-        counts: merged updates of each unit, shape (units,).
+    It is 0 if all units have the same number (or none), and towards 1 if few units have all. The
+    counts have shape (units,).
     """
     total = float(counts.sum())
     if total <= 0:
@@ -89,12 +86,9 @@ def pruning_noise(present: Mask, squares: Floats) -> float | None:
 def dispersion(delta_square: float, mean_square: float) -> float:
     """The updates' variance about their mean: mean |delta|^2 - |mean delta|^2, unit by unit.
 
-    The result is never below 0. Both are sums of many float32 squares, so rounding can exceed their
+    The first is the updates' weighted mean of squared norms, summed over the units merged. The
+    result is never below 0. Both are sums of many float32 squares, so rounding can exceed their
     difference.
-
-    Args:
-        delta_square: weighted mean of the updates' squared norms, summed over the units merged.
-        mean_square: squared norm of the weighted mean.
     """
     return max(0.0, delta_square - mean_square)
 
@@ -102,8 +96,6 @@ def dispersion(delta_square: float, mean_square: float) -> float:
 def gradient_proxy(mean_square: float, path: float) -> float | None:
     """|D|^2 / (lr E)^2: the squared gradient norm if local steps were plain gradient steps.
 
-    Args:
-        mean_square: squared norm of the mean delta D.
-        path: lr * E, mean over the updates; if it is 0, the result is None.
+    D is the mean delta, `path` the updates' mean of lr * E. The result is None if that is 0.
     """
     return mean_square / path**2 if path > 0 else None

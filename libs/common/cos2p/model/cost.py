@@ -20,7 +20,6 @@ Only running out of memory can do that.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from cos2p.errors import BudgetError, SettingsError
 from cos2p.model.nested import nested_widths
-from cos2p.model.units import STEM, UnitTable
+from cos2p.model.units import STEM, Indices, Ring, UnitTable
 from cos2p.run_config import LocalConfig, RunConfig
 
 FLOAT_BYTES = 4
@@ -99,15 +98,9 @@ class CostModel:
         return FLOAT_BYTES * self.table.sizes
 
     @cached_property
-    def stem_core(self) -> NDArray[np.bool_]:
-        """True for the core units that every submodel has (the stem), shape (units,)."""
-        stem: NDArray[np.bool_] = self.table.blocks == STEM
-        return stem
-
-    @cached_property
     def stem_bytes(self) -> int:
         """Peak bytes of the stem's core units, which every submodel has."""
-        return int(self.trained_bytes[self.stem_core].sum())
+        return int(self.trained_bytes[self.table.cores[STEM]].sum())
 
     @cached_property
     def prunable_bytes(self) -> int:
@@ -120,12 +113,7 @@ class CostModel:
         return int(self.trained_bytes.sum())
 
     def peak_bytes(self, trained: Iterable[int], frozen: Iterable[int] = ()) -> int:
-        """Forecast of a submodel's peak in bytes.
-
-        Args:
-            trained: indices of the trained units, with the cores that they need.
-            frozen: indices of the frozen units, likewise.
-        """
+        """Forecast of a submodel's peak in bytes; the units include the cores that they need."""
         peak = self.trained_bytes[list(trained)].sum() + self.frozen_bytes[list(frozen)].sum()
         return int(peak)
 
@@ -134,10 +122,6 @@ class CostModel:
 
         Frozen units run forward only. So does a pass of the anchor's teacher. It runs before the
         first step, but its cost is spread over all steps.
-
-        Args:
-            trained: indices of the trained units.
-            frozen: indices of the frozen units.
         """
         units, still = tuple(trained), self._forward_flops(frozen)
         forward = self._forward_flops(units)
@@ -172,7 +156,7 @@ class CostModel:
         if not self.prunable_bytes:
             return 0.0
         chosen = list(trained)
-        cost = self.trained_bytes[chosen][~self.stem_core[chosen]].sum()
+        cost = self.trained_bytes[chosen][self.table.blocks[chosen] != STEM].sum()
         return float(cost) / self.prunable_bytes
 
     def fraction_of(self, memory_bytes: float) -> float:
@@ -194,8 +178,12 @@ class CostModel:
     @cached_property
     def smallest(self) -> tuple[int, ...]:
         """The cheapest submodel: the stem and one block with one unit of each of its kinds."""
-        block = min(self._thinnest().values(), key=self.peak_bytes, default=[])
-        return tuple(sorted([*np.flatnonzero(self.stem_core).tolist(), *block]))
+
+        def cheapest(ring: Ring) -> Indices:
+            return ring.lowest(self.trained_bytes, 0.0)
+
+        thin = [self.table.cut([block], cheapest) for block in range(self.table.block_count)]
+        return min(thin, key=self.peak_bytes, default=self.table.cut([], cheapest))
 
     @cached_property
     def smallest_bytes(self) -> int:
@@ -203,11 +191,7 @@ class CostModel:
         return self.peak_bytes(self.smallest)
 
     def require(self, memory_bytes: int, who: str) -> None:
-        """Refuse a budget that is too small for every submodel.
-
-        Args:
-            memory_bytes: the budget.
-            who: owner of the budget, named in the error.
+        """Refuse a budget that is too small for every submodel; the error names the owner, `who`.
 
         Raises:
             BudgetError: the budget is too small; the text gives a sufficient number of bytes.
@@ -216,12 +200,9 @@ class CostModel:
             raise BudgetError(self.budget_text(memory_bytes, who))
 
     def budget_text(self, memory_bytes: int, who: str, least_bytes: int | None = None) -> str:
-        """Explain that a budget is too small, and which budget would be sufficient.
+        """Explain that the budget of `who` is too small, and which would be sufficient.
 
-        Args:
-            memory_bytes: the budget.
-            who: owner of the budget, named first.
-            least_bytes: least bytes that the run's policy needs; None for the smallest submodel's.
+        `least_bytes` is what the run's policy needs; None for the smallest submodel's.
         """
         due = self.smallest_bytes if least_bytes is None else least_bytes
         whose = "" if due == self.smallest_bytes else " that the run's policy plans"
@@ -229,28 +210,6 @@ class CostModel:
             f"{who}: a budget of {plain_bytes(memory_bytes)} is below the smallest submodel"
             f"{whose}; {plain_bytes(due)} ({due} bytes) would do"
         )
-
-    def _thinnest(self) -> dict[int, list[int]]:
-        """For each block, its core and the cheapest unit of each prunable kind."""
-        cheapest: dict[tuple[int, str], int] = {}
-        found: dict[int, list[int]] = defaultdict(list)
-        for index, unit in enumerate(self.table.units):
-            if unit.block == STEM:
-                continue
-            if unit.kind == "core":
-                found[unit.block].append(index)
-                continue
-            best = cheapest.setdefault((unit.block, unit.kind), index)
-            if self.trained_bytes[index] < self.trained_bytes[best]:
-                cheapest[unit.block, unit.kind] = index
-        for (block, _), index in cheapest.items():
-            found[block].append(index)
-        return dict(found)
-
-
-def memory_for_fraction(table: UnitTable, fraction: float, *, slots: int, batch_size: int) -> int:
-    """Memory of a device that may hold `fraction` of the prunable cost; see `CostModel`."""
-    return CostModel(table, slots, batch_size).memory_for_fraction(fraction)
 
 
 def plain_bytes(count: float) -> str:
@@ -338,13 +297,7 @@ class Calibration:
         return replace(self, ceiling_bytes=ceiling)
 
     def budget_bytes(self, memory_bytes: int, margin: float, smallest_bytes: int) -> int:
-        """Largest predicted peak to plan for a device with this memory.
-
-        Args:
-            memory_bytes: the device's memory budget.
-            margin: share of the memory that plans leave free.
-            smallest_bytes: peak bytes of the smallest submodel.
-        """
+        """Largest predicted peak to plan for a device with this memory, less a margin (a share)."""
         usable = int(memory_bytes * (1 - margin))
         # Measurements never push the budget below the smallest submodel; the ceiling may.
         budget = max(int(usable / self.memory_factor), min(usable, smallest_bytes))

@@ -69,13 +69,7 @@ def encode_header(header: Header) -> bytes:
 
 
 def header_of(owner: str, units: Sequence[int], values: Sequence[NDArray[np.float32]]) -> Header:
-    """Make the header of a payload with one state.
-
-    Args:
-        owner: what the payload belongs to.
-        units: indices of its units, ascending.
-        values: one array per unit.
-    """
+    """Make the header of a payload with one state: one array for each of the ascending units."""
     digests = tuple(unit_digest(v) for v in values)
     return Header(owner, tuple(units), 1, digests)
 
@@ -174,11 +168,6 @@ class PayloadReader:
             raise BlobError(
                 f"the payload of {self._owner} ends after {self._place} of {len(self._units)} units"
             )
-
-    @property
-    def units_missing(self) -> tuple[int, ...]:
-        """The units that are not complete yet."""
-        return self._units[self._place :]
 
     def _checked(self, index: int, unit: int) -> UnitValues:
         assert self.header is not None

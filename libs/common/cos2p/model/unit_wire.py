@@ -64,7 +64,9 @@ class UnitColumns(Body):
     @classmethod
     def of(cls, table: UnitTable) -> "UnitColumns":
         """Make the columns of a table."""
-        return cls.model_validate(table.columns())
+        return cls.model_validate(
+            {n: [getattr(u, n) for u in table.units] for n in cls.model_fields}
+        )
 
 
 SCORE_BYTES_MAX = 600_000

@@ -1,6 +1,7 @@
 """Units: the smallest groups of parameters that are kept or dropped together.
 
-This module owns the table of a model's units and index arithmetic on it.
+This module owns the table of a model's units, and index arithmetic on it: its stem, its blocks,
+and in each block a ring of units for each kind.
 It uses no tensors and no model.
 
 Invariants:
@@ -11,7 +12,7 @@ Block -1 is core and is in every submodel.
 A block's core unit (its norms) is in a submodel exactly if another unit of that block is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -22,12 +23,15 @@ from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
 
+Indices = NDArray[np.int64]
 Kind = Literal["core", "head", "neurons", "channels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GATED: frozenset[Kind] = frozenset({"head", "neurons", "channels"})
 """Kinds whose units have their own activation inside a block, and so a gate to score."""
 STEM = -1
 """Block number of the parts that can't be dropped: embedding, final norm, classifier."""
+ROUNDING = 1e-9
+"""Tolerance for floating point: a share this close to a whole number of units is that number."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,26 @@ class Unit:
     size: int
     flops: int
     activations: int
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The prunable units of one kind in one block, in table order."""
+
+    block: int
+    kind: Kind
+    units: Indices
+
+    def count(self, rate: float) -> int:
+        """Return ceil(rate * units), at least one."""
+        return max(1, int(np.ceil(rate * len(self.units) - ROUNDING)))
+
+    def lowest(self, rank: NDArray[np.float64] | Indices, rate: float) -> Indices:
+        """Return this share of the units: those of the lowest rank; `rank` has shape (all units,).
+
+        Among equal ranks, table order decides.
+        """
+        return self.units[np.argsort(rank[self.units], kind="stable")[: self.count(rate)]]
 
 
 @dataclass(frozen=True)
@@ -126,9 +150,6 @@ class UnitTable:
     def close(self, chosen: Iterable[int]) -> tuple[int, ...]:
         """Make the submodel of these units: they, the stem and the cores of their blocks.
 
-        Args:
-            chosen: indices of the chosen units.
-
         Raises:
             SettingsError: an index is outside the table.
         """
@@ -136,19 +157,38 @@ class UnitTable:
         if any(not 0 <= i < len(self) for i in wanted):
             raise SettingsError(f"unit index outside 0..{len(self) - 1}")
         touched = {self.units[i].block for i in wanted} | {STEM}
-        cores = {i for i, u in enumerate(self.units) if u.kind == "core" and u.block in touched}
-        return tuple(sorted(wanted | cores))
+        return tuple(sorted(wanted.union(*(self.cores[block].tolist() for block in touched))))
 
-    def columns(self) -> dict[str, Sequence[str] | Sequence[int]]:
-        """The table as columns, the form that it has in messages."""
-        return {
-            "name": [u.name for u in self.units],
-            "kind": [u.kind for u in self.units],
-            "block": [u.block for u in self.units],
-            "size": [u.size for u in self.units],
-            "flops": [u.flops for u in self.units],
-            "activations": [u.activations for u in self.units],
-        }
+    @cached_property
+    def cores(self) -> dict[int, Indices]:
+        """Core units of the stem and of each block."""
+        numbers = range(STEM, self.block_count)
+        return {b: np.flatnonzero((self.blocks == b) & ~self.prunable) for b in numbers}
+
+    @cached_property
+    def rings(self) -> dict[int, tuple[Ring, ...]]:
+        """Rings of each block."""
+        return {block: tuple(self._rings_of(block)) for block in range(self.block_count)}
+
+    def _rings_of(self, block: int) -> Iterator[Ring]:
+        members = np.flatnonzero((self.blocks == block) & self.prunable).tolist()
+        for kind in dict.fromkeys(self.units[i].kind for i in members):
+            yield Ring(block, kind, np.array([i for i in members if self.units[i].kind == kind]))
+
+    @cached_property
+    def rates(self) -> tuple[float, ...]:
+        """The shares at which ceil(rate * units) of some ring changes, ascending; the last is 1."""
+        lengths = {len(r.units) for rings in self.rings.values() for r in rings}
+        return tuple(sorted({j / n for n in lengths for j in range(1, n + 1)} | {1.0}))
+
+    def part(self, block: int, kept: Callable[[Ring], Indices]) -> Indices:
+        """Return the core of a block and `kept(ring)` of each of its rings, in this order."""
+        return np.concatenate([self.cores[block], *(kept(ring) for ring in self.rings[block])])
+
+    def cut(self, blocks: Iterable[int], kept: Callable[[Ring], Indices]) -> tuple[int, ...]:
+        """Return the submodel of the stem and these blocks that keeps `kept(ring)` of each ring."""
+        parts = [self.cores[STEM], *(self.part(block, kept) for block in blocks)]
+        return tuple(np.sort(np.concatenate(parts)).tolist())
 
     def shard_of_block(self, shard_count: int) -> dict[int, int]:
         """Map each block to the aggregator shard that owns it.

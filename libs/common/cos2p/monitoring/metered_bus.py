@@ -21,14 +21,7 @@ Direction = Literal["in", "out"]
 class MeteredBus(PassingBus):
     """A bus that counts its traffic; see `cos2p.log.bus.Bus`.
 
-    Args:
-        inner: the bus that carries out the calls.
-        watch: receives the cause `bus` until the first answer, and while calls fail.
-
-    Attributes:
-        byte_count: bytes of values and keys, by topic's full name and direction (out: appended).
-        record_count: number of records, by topic's full name and direction.
-        error_count: number of failed calls, by the error's name.
+    `watch` receives the cause `bus` until the first answer, and while calls fail.
     """
 
     def __init__(self, inner: Bus, watch: Watch) -> None:
@@ -36,8 +29,10 @@ class MeteredBus(PassingBus):
         self._watch = watch
         watch.blocked("bus", "it has not answered yet")
         self.byte_count: Counter[tuple[str, Direction]] = Counter()
+        """Bytes of values and keys, by topic's full name and direction (out: appended)."""
         self.record_count: Counter[tuple[str, Direction]] = Counter()
         self.error_count: Counter[str] = Counter()
+        """Number of failed calls, by the error's name."""
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """See `Bus.create_topics`."""

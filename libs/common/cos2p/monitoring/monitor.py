@@ -19,14 +19,7 @@ from cos2p.monitoring.watch import Watch
 
 
 class Monitor(Watch):
-    """Receives a role's reports and gives its metrics.
-
-    Args:
-        role: the role's name.
-        version: the program's version.
-        prefix: prefix of the topics' names.
-        clock: the bus's clock.
-    """
+    """Receives a role's reports and gives its metrics."""
 
     def __init__(self, role: str, version: str, prefix: str, clock: Clock) -> None:
         self._role, self._version, self._prefix, self._clock = role, version, prefix, clock

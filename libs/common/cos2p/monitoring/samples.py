@@ -25,13 +25,9 @@ STALENESS_BOUNDS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 @dataclass(frozen=True)
 class Sample:
-    """A metric's value with its labels.
+    """A metric's value (the sum for a histogram) with its labels, in the metric's order.
 
-    Attributes:
-        metric: the metric.
-        value: its value; the sum for a histogram.
-        labels: values of the metric's labels, in order.
-        buckets: a histogram's pairs (upper bound, count up to it); the last bound is infinite.
+    `buckets` are a histogram's pairs (upper bound, count up to it); the last bound is infinite.
     """
 
     metric: Metric
@@ -41,12 +37,7 @@ class Sample:
 
 
 def run_samples(run: RunHistory, now: float) -> Iterator[Sample]:
-    """Give the samples of a run and its devices from the run's history.
-
-    Args:
-        run: the history.
-        now: current time on the clock of the bus's records, in seconds.
-    """
+    """Give the samples of a run and its devices at a time on the clock of the bus's records."""
     if run.table is None:
         return
     yield from _stall(run, now)
@@ -128,4 +119,4 @@ def _device(run: RunHistory, device: DeviceRow, now: float) -> Iterator[Sample]:
         if peak:
             yield Sample(of.DEVICE_PEAK, peak, (*who, kind))
     for name, metric in of.DEVICE_FIGURES.items():
-        yield Sample(metric, value_of(device, name, run.state), who)
+        yield Sample(metric, value_of(device, name, run.state.staleness), who)

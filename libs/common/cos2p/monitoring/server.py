@@ -25,12 +25,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 @contextlib.asynccontextmanager
 async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
-    """Serve a service's state and give the server's address.
-
-    Args:
-        monitor: the state to serve.
-        host: host to listen on.
-        port: port to listen on; 0 takes a free one.
+    """Serve a service's state and give the server's address; port 0 takes a free one.
 
     Raises:
         SettingsError: a package is missing, or the address can't be used.
@@ -60,23 +55,15 @@ async def served(monitor: Monitor, host: str, port: int) -> AsyncIterator[str]:
 def exposition(samples: Iterable[Sample]) -> bytes:
     """Write samples in Prometheus's text format."""
     from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.registry import Collector
 
-    class Once(Collector):
+    class Families(CollectorRegistry):
         def collect(self) -> Iterator[Any]:
             found: dict[Metric, list[Sample]] = {}
             for sample in samples:
                 found.setdefault(sample.metric, []).append(sample)
-            for metric in METRICS:
-                if metric in found:
-                    yield _family(metric, found[metric])
+            return (_family(metric, found[metric]) for metric in METRICS if metric in found)
 
-        def describe(self) -> list[Any]:
-            return []  # without it, registering would call `collect` and consume the samples
-
-    registry = CollectorRegistry()
-    registry.register(Once())
-    return generate_latest(registry)
+    return generate_latest(Families())
 
 
 def _family(metric: Metric, samples: list[Sample]) -> Any:

@@ -10,11 +10,9 @@ class Watch:
     """Receives a role's reports; this base class discards them."""
 
     def blocked(self, cause: str, text: str) -> None:
-        """Report that the role can't make progress for this cause at present.
+        """Report that the role can't make progress for this cause, which is one word.
 
-        Args:
-            cause: one word; each cause is blocked and freed separately.
-            text: what is missing, as a text for people.
+        Each cause is blocked and freed separately. The text tells people what is missing.
         """
 
     def freed(self, cause: str) -> None:

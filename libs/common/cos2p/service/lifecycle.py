@@ -65,19 +65,14 @@ def run_role(
 ) -> int:
     """Read the settings, serve, and return the process's exit code.
 
-    Args:
-        role: name of the process in its error line.
-        parser: parser of the command line; its options are fields of `kind`.
-        arguments: the command line's arguments; None takes the process's own.
-        kind: class of the settings.
-        serve: runs the role; it may raise Cos2pError before the role starts.
+    The parser's options are fields of `kind`. No arguments are those of the process itself. `serve`
+    may raise Cos2pError before the role starts.
     """
     given = vars(parser.parse_args(arguments))
     try:
         return serve(load_settings(kind, **given))
     except Cos2pError as error:
-        fail(role, error)
-        return int(error.exit_code)
+        return fail(role, error)
 
 
 def run_service(role: str, settings: ServiceSettings, body: Body) -> int:
@@ -86,18 +81,18 @@ def run_service(role: str, settings: ServiceSettings, body: Body) -> int:
     try:
         asyncio.run(_serve(role, settings, body, log))
     except Cos2pError as error:
-        fail(role, error)
-        return int(error.exit_code)
+        return fail(role, error)
     except Exception:  # noqa: BLE001 - the one place that turns a bug into exit code 1
         traceback.print_exc()
         return int(ExitCode.BUG)
     return int(ExitCode.OK)
 
 
-def fail(who: str, error: Cos2pError) -> None:
-    """Print an error as one line on standard error."""
+def fail(who: str, error: Cos2pError) -> int:
+    """Print an error as one line on standard error, and return its exit code."""
     text = " ".join(str(error).split())
     print(f"{who}: {text}", file=sys.stderr, flush=True)
+    return int(error.exit_code)
 
 
 async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> None:

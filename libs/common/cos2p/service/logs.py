@@ -18,10 +18,8 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 def configure_logs(level: str, form: str, **context: str) -> Log:
     """Set up logging for this process and return its logger.
 
-    Args:
-        level: one of `LEVELS`.
-        form: "json", "text", or "auto" for text on a terminal only.
-        context: values that every line has.
+    `level` is one of `LEVELS`. `form` is "json", "text", or "auto" for text on a terminal only.
+    Every line has the values of `context`.
     """
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     renderer: structlog.typing.Processor = (

@@ -17,9 +17,7 @@ from cos2p.settings import BusSettings
 def open_bus(settings: BusSettings, clock: Clock) -> Bus:
     """Make the bus that `settings.bus` names; it connects at first use.
 
-    Args:
-        settings: the bus's address, and the signing key if records are signed.
-        clock: the clock of the bus and of its signatures.
+    It signs its records if the settings name a signing key.
 
     Raises:
         SettingsError: the address has no known scheme, or the signing key can't be read.

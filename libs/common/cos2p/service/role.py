@@ -17,14 +17,7 @@ from cos2p.service.logs import Log
 class RoleContext:
     """The context of one role.
 
-    Attributes:
-        bus: bus that holds the run's topics.
-        clock: the bus's clock.
-        log: log for operators.
-        prefix: prefix of the topics' names.
-        stop: event that asks the role to stop.
-        run_id: the run that the role serves; None takes the run that it finds.
-        watch: receives the role's reports.
+    `log` is for operators. `run_id` is the run to serve; None takes the run that the role finds.
     """
 
     bus: Bus

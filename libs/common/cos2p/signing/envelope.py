@@ -34,15 +34,9 @@ def key_id(public: bytes) -> bytes:
 def signed_bytes(
     topic: str, sequence: int, key: bytes, value: Buffer, headers: Mapping[str, bytes], by: bytes
 ) -> bytes:
-    """The bytes that a signature covers.
+    """The bytes that a signature covers: of the headers, only those that name the message.
 
-    Args:
-        topic: full name of the topic.
-        sequence: the record's number among its signer's records.
-        key: the record's key.
-        value: the record's value.
-        headers: the record's headers; only those that name the message are signed.
-        by: id of the signer's key.
+    `sequence` is the record's number among its signer's records, `by` the id of the signer's key.
     """
     named = [bytes(headers.get(name, b"")) for name in (NAME_HEADER, VERSION_HEADER)]
     packed: bytes = msgpack.packb(

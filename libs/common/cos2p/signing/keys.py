@@ -14,9 +14,8 @@ A register that becomes unreadable leaves the keys unchanged.
 """
 
 import base64
-import binascii
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -31,7 +30,6 @@ from cos2p.signing.envelope import key_id
 
 SignerRole = Literal["worker", "evaluator", "operator"]
 SIGNER_ROLES: tuple[SignerRole, ...] = get_args(SignerRole)
-PUBLIC_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -110,33 +108,38 @@ def read_register(file: Path) -> dict[bytes, Registered]:
 
 
 def parse_register(text: str, where: str) -> dict[bytes, Registered]:
-    """Parse the keys in a register's text, by key id.
-
-    Args:
-        text: the register's text.
-        where: name of the register in errors.
+    """Parse the keys in a register's text, by key id; `where` names the register in errors.
 
     Raises:
         SettingsError: a line is wrong; the text gives its number.
     """
     found: dict[bytes, Registered] = {}
-    for number, line in _lines(text):
-        words = line.split()
-        if len(words) != 3:
-            raise SettingsError(f"{where}, line {number}: not ROLE NAME KEY")
-        word, name, encoded = words
-        public = _decoded(encoded)
-        role = role_named(word)
-        if role is None:
-            known = ", ".join(SIGNER_ROLES)
-            raise SettingsError(f"{where}, line {number}: {word!r} is not a role ({known})")
-        if public is None:
-            raise SettingsError(f"{where}, line {number}: no public key of 32 bytes in base64")
-        if key_id(public) in found:
+    for number, raw in enumerate(text.splitlines(), 1):
+        words = raw.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            identity, registered = _registered(words)
+        except ValueError as error:
+            raise SettingsError(f"{where}, line {number}: {error}") from None
+        if identity in found:
             raise SettingsError(f"{where}, line {number}: this key has a line already")
-        key = Ed25519PublicKey.from_public_bytes(public)
-        found[key_id(public)] = Registered(role, name, key)
+        found[identity] = registered
     return found
+
+
+def _registered(words: Sequence[str]) -> tuple[bytes, Registered]:
+    if len(words) != 3:
+        raise ValueError("not ROLE NAME KEY")
+    word, name, encoded = words
+    role = role_named(word)
+    if role is None:
+        raise ValueError(f"{word!r} is not a role ({', '.join(SIGNER_ROLES)})")
+    try:
+        public = base64.b64decode(encoded, validate=True)
+        return key_id(public), Registered(role, name, Ed25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise ValueError("no public key of 32 bytes in base64") from None
 
 
 def role_named(word: str) -> SignerRole | None:
@@ -144,26 +147,10 @@ def role_named(word: str) -> SignerRole | None:
     return next((role for role in SIGNER_ROLES if role == word), None)
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, raw in enumerate(text.splitlines(), 1):
-        if line := raw.partition("#")[0].strip():
-            yield number, line
-
-
-def _decoded(text: str) -> bytes | None:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw if len(raw) == PUBLIC_BYTES else None
-
-
 class Register:
     """A register in a file that is read again when it changes.
 
-    Args:
-        file: path of the register.
-        warn: receives the reason why a changed register is ignored.
+    `warn` receives the reason why a changed register is ignored.
 
     Raises:
         SettingsError: at the start, the file can't be read or holds a wrong line.

@@ -31,13 +31,9 @@ MICROSECONDS = 1_000_000
 
 
 class SigningBus(PassingBus):
-    """A bus that signs records on the way; see `cos2p.log.bus.Bus`.
+    """A bus that signs the records of these topics (full names); see `cos2p.log.bus.Bus`.
 
-    Args:
-        inner: the bus that appends the records.
-        topics: full names of the topics whose records are signed.
-        key: private key that signs them.
-        clock: gives the first sequence number.
+    The clock gives the first sequence number.
     """
 
     def __init__(

@@ -6,14 +6,14 @@ So a submodel has the exits of its own blocks. ScaleFL's exits are at the ends o
 Deviation, for both: only inner dimensions are cut.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
+from cos2p.model.units import UnitTable
+from cos2p_planner.choosers.nesting import first_blocks
 from cos2p_planner.choosers.question import Ask
-from cos2p_planner.choosers.structure import ROUNDING, Structure
-from cos2p_planner.state.choice import Choice
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,13 @@ weakest budgets."""
 
 
 class DepthRule:
-    """Chooses as many levels as fit, counted from the shallow end.
+    """Chooses as many of the ascending levels as fit, counted from the shallow end.
 
-    Args:
-        costs: the model's costs.
-        levels: ascending; a depth is rounded up to whole blocks, a width to whole units.
+    A depth is rounded up to whole blocks, a width to whole units.
     """
 
     def __init__(self, costs: CostModel, levels: Sequence[Level]) -> None:
-        structure = Structure(costs)
-        cuts = [_cut(structure, level) for level in levels]
+        cuts = [_cut(costs.table, level) for level in levels]
         self._cuts = [(costs.peak_bytes(units), units) for units in cuts]
 
     @property
@@ -54,11 +51,9 @@ class DepthRule:
         return Choice(fitting[-1]) if fitting else None
 
 
-def _cut(structure: Structure, level: Level) -> tuple[int, ...]:
-    depth = math.ceil(level.depth * len(structure.blocks) - ROUNDING)
-    return structure.cut(
-        structure.blocks[:depth], lambda ring: ring.units[: ring.count(level.width)]
-    )
+def _cut(table: UnitTable, level: Level) -> tuple[int, ...]:
+    blocks = range(first_blocks(table, level.depth))
+    return table.cut(blocks, lambda ring: ring.units[: ring.count(level.width)])
 
 
 def depthfl(costs: CostModel) -> DepthRule:
@@ -66,7 +61,7 @@ def depthfl(costs: CostModel) -> DepthRule:
 
     The paper has four stages with one exit each. Here every block is its own level.
     """
-    count = len(Structure(costs).blocks)
+    count = costs.table.block_count
     return DepthRule(costs, [Level(d / count, 1.0) for d in range(1, count + 1)] or [Level(1, 1)])
 
 

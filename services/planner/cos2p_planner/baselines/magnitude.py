@@ -6,10 +6,9 @@ large, or the other unit did not fit.
 
 import numpy as np
 
+from cos2p.model.basket import Choice, filled
 from cos2p.model.cost import CostModel
 from cos2p_planner.choosers.question import Ask
-from cos2p_planner.choosers.structure import Structure
-from cos2p_planner.state.choice import Choice
 
 
 class MagnitudeRule:
@@ -24,10 +23,6 @@ class MagnitudeRule:
 
     def __init__(self, costs: CostModel) -> None:
         self._costs = costs
-        self._cores = Structure(costs).cores
-        self._core_bytes = {
-            block: int(costs.trained_bytes[cores].sum()) for block, cores in self._cores.items()
-        }
 
     @property
     def least_bytes(self) -> int:
@@ -36,19 +31,9 @@ class MagnitudeRule:
 
     def choose(self, ask: Ask) -> Choice | None:
         """Choose the units of largest magnitude that fit."""
-        table, cost = self._costs.table, self._costs.trained_bytes
+        table = self._costs.table
         norms = np.zeros(len(table)) if ask.norms is None else ask.norms
         magnitude = norms / np.sqrt(table.sizes)
         prunable = np.flatnonzero(table.prunable)
-        left = ask.budget_bytes - self._costs.stem_bytes
-        unpaid = dict(self._core_bytes)
-        chosen: list[int] = []
-        for unit in prunable[np.argsort(-magnitude[prunable], kind="stable")].tolist():
-            block = int(table.blocks[unit])
-            # The first unit of a block also pays for the block's core.
-            price = int(cost[unit]) + unpaid[block]
-            if price <= left:
-                left -= price
-                unpaid[block] = 0
-                chosen.append(unit)
-        return Choice(table.close(chosen)) if chosen and left >= 0 else None
+        largest_first = prunable[np.argsort(-magnitude[prunable], kind="stable")]
+        return filled(self._costs, ask.budget_bytes, largest_first)

@@ -20,6 +20,8 @@ from cos2p_planner.choosers.frozen import FrozenPrefixRule
 from cos2p_planner.choosers.knapsack import KnapsackRule
 from cos2p_planner.choosers.question import ChoiceRule
 
+MakeRule = Callable[[CostModel, RunConfig], ChoiceRule]
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -34,7 +36,7 @@ class Policy:
     """
 
     name: str
-    chooser: Callable[[CostModel, RunConfig], ChoiceRule]
+    chooser: MakeRule
     preset: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
 
@@ -134,71 +136,49 @@ SCALEFL = {
 predicts with the deepest exit of each level. The mean of all exits is better where no device has
 the last exit."""
 FEDAVG = "FedAvg, arXiv 1602.05629"
+
+
+def _of_costs(rule: Callable[[CostModel], ChoiceRule]) -> MakeRule:
+    """Make a rule that needs no settings."""
+    return lambda costs, _: rule(costs)
+
+
+WHOLE, SMALLEST = _of_costs(WholeRule), _of_costs(SmallestRule)
 SYNCHRONOUS = (
     Policy(
         "fedavg-ideal",
-        lambda costs, _: WholeRule(costs),
+        WHOLE,
         _barrier(1, enforce_memory=False),
         f"{FEDAVG}, the whole model everywhere",
     ),
     Policy(
         "fedavg-exclusive",
-        lambda costs, _: WholeRule(costs),
+        WHOLE,
         _barrier(1),
         f"{FEDAVG}, only devices that hold the whole model",
     ),
     Policy(
         "fedavg-small",
-        lambda costs, _: SmallestRule(costs),
+        SMALLEST,
         _barrier(1, scaling="survival"),
         f"{FEDAVG}, the largest submodel that all can hold",
     ),
-    Policy(
-        "heterofl",
-        lambda costs, _: width.heterofl(costs),
-        _barrier(0),
-        "HeteroFL, arXiv 2010.01264",
-    ),
-    Policy(
-        "fjord",
-        lambda costs, _: width.fjord(costs),
-        _barrier(1, FJORD),
-        "FjORD, arXiv 2102.13451",
-    ),
+    Policy("heterofl", _of_costs(width.heterofl), _barrier(0), "HeteroFL, arXiv 2010.01264"),
+    Policy("fjord", _of_costs(width.fjord), _barrier(1, FJORD), "FjORD, arXiv 2102.13451"),
     Policy(
         "federated-dropout",
         lambda costs, config: width.federated_dropout(costs, config.seed),
         _barrier(0),
         "Federated Dropout, arXiv 1812.07210",
     ),
-    Policy(
-        "fedrolex",
-        lambda costs, _: width.fedrolex(costs),
-        _barrier(0),
-        "FedRolex, arXiv 2212.01548",
-    ),
-    Policy(
-        "depthfl",
-        lambda costs, _: depth.depthfl(costs),
-        _barrier(0, DEPTHFL, "mean"),
-        "DepthFL, ICLR 2023",
-    ),
-    Policy(
-        "scalefl",
-        lambda costs, _: depth.scalefl(costs),
-        _barrier(0, SCALEFL, "mean"),
-        "ScaleFL, CVPR 2023",
-    ),
-    Policy(
-        "fiarse",
-        lambda costs, _: MagnitudeRule(costs),
-        _barrier(0),
-        "FIARSE, NeurIPS 2024, by whole units",
-    ),
+    Policy("fedrolex", _of_costs(width.fedrolex), _barrier(0), "FedRolex, arXiv 2212.01548"),
+    Policy("depthfl", _of_costs(depth.depthfl), _barrier(0, DEPTHFL, "mean"), "DepthFL, ICLR 2023"),
+    Policy("scalefl", _of_costs(depth.scalefl), _barrier(0, SCALEFL, "mean"), "ScaleFL, CVPR 2023"),
+    Policy("fiarse", _of_costs(MagnitudeRule), _barrier(0), "FIARSE, NeurIPS 2024, by whole units"),
 )
 FEDASYNC = Policy(
     "fedasync",
-    lambda costs, _: SmallestRule(costs),
+    SMALLEST,
     _as_published(
         {**ASYNCHRONOUS, "closing": "buffer", "update_count": 1},
         local={"proximal": 0.005},
@@ -214,7 +194,7 @@ base. So a late update moves the model, but does not pull it back to where the d
 """
 FEDBUFF = Policy(
     "fedbuff",
-    lambda costs, _: SmallestRule(costs),
+    SMALLEST,
     _as_published({**ASYNCHRONOUS, "closing": "buffer", "update_count": 10}, scaling="survival"),
     "FedBuff, arXiv 2106.06639",
 )
@@ -224,7 +204,7 @@ Deviation: the server has no momentum.
 """
 FEDCOMPASS = Policy(
     "fedcompass",
-    lambda costs, _: SmallestRule(costs),
+    SMALLEST,
     _as_published({**ASYNCHRONOUS, "closing": "compass"}, server_lr=0.9, scaling="survival"),
     "FedCompass, arXiv 2309.14675",
 )
@@ -234,13 +214,13 @@ IN_OUR_ROUNDS = {"plans": {**OURS_OFF["plans"], "hold_plans": 1}}
 """A baseline's units in our loop: our closing, weights, anchor and aligned steps stay on."""
 STAGGERED = Policy(
     "fedrolex-staggered",
-    lambda costs, _: width.fedrolex_staggered(costs),
+    _of_costs(width.fedrolex_staggered),
     IN_OUR_ROUNDS,
     "FedRolex, arXiv 2212.01548, each device at its own place, in our own rounds",
 )
 STAGGERED_SKIP = Policy(
     "fedrolex-staggered-skip",
-    lambda costs, _: width.fedrolex_staggered_skip(costs),
+    _of_costs(width.fedrolex_staggered_skip),
     IN_OUR_ROUNDS,
     "the same, with blocks left out in turn by devices too small for a part of each",
 )

@@ -3,31 +3,29 @@
 Invariant: the answer depends on the device only by whether it fits.
 """
 
-from functools import cached_property, partial
-
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
+from cos2p_planner.baselines.width import WidthRule, first
 from cos2p_planner.choosers.question import Ask
-from cos2p_planner.choosers.structure import Structure
-from cos2p_planner.state.choice import Choice
 
 
 class WholeRule:
     """Chooses the whole model or nothing: `fedavg-exclusive`, or `fedavg-ideal` without budgets."""
 
     def __init__(self, costs: CostModel) -> None:
-        self._costs, self._units = costs, Structure(costs).whole
+        self._costs, self._units = costs, tuple(range(len(costs.table)))
 
     @property
     def least_bytes(self) -> int:
         """Peak bytes of the whole model."""
-        return self._costs.peak_bytes(self._units)
+        return self._costs.whole_bytes
 
     def choose(self, ask: Ask) -> Choice | None:
         """Choose all units where they fit."""
         return Choice(self._units) if self.least_bytes <= ask.budget_bytes else None
 
 
-class SmallestRule:
+class SmallestRule(WidthRule):
     """Chooses the largest submodel that fits the smallest budget of the fleet: `fedavg-small`.
 
     Its shape: the first units of every ring at one rate, in the deepest prefix of blocks in which
@@ -37,29 +35,15 @@ class SmallestRule:
     """
 
     def __init__(self, costs: CostModel) -> None:
-        self._costs, self._structure = costs, Structure(costs)
+        super().__init__(costs, first)
+        self._prefixes = [range(d) for d in range(self._table.block_count, 0, -1)] or [range(0)]
 
     @property
     def least_bytes(self) -> int:
         """Peak bytes of the stem and the first block with one unit of each ring."""
-        return self._costs.peak_bytes(self._units(self._depths[-1], 0.0))
+        thin = self._table.cut(self._prefixes[-1], lambda ring: ring.units[:1])
+        return self._costs.peak_bytes(thin)
 
     def choose(self, ask: Ask) -> Choice | None:
         """Choose the same units for every device."""
-        budget = min((*ask.fleet_budgets, ask.budget_bytes))
-        rates = self._structure.rates
-        wide = [ask.width_min, *(r for r in rates if r > ask.width_min)]
-        tries = [(depth, wide) for depth in self._depths] + [(self._depths[-1], list(rates))]
-        for depth, allowed in tries:
-            units = self._structure.largest(allowed, partial(self._units, depth), budget)
-            if units is not None:
-                return Choice(units)
-        return None
-
-    @cached_property
-    def _depths(self) -> tuple[int, ...]:
-        return tuple(range(len(self._structure.blocks), 0, -1)) or (0,)
-
-    def _units(self, depth: int, rate: float) -> tuple[int, ...]:
-        blocks = self._structure.blocks[:depth]
-        return self._structure.cut(blocks, lambda ring: ring.units[: ring.count(rate)])
+        return self._deepest(ask, self._prefixes, min((*ask.fleet_budgets, ask.budget_bytes)))

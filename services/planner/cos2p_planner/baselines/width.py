@@ -12,60 +12,71 @@ Deviations from the papers, for all rules:
 - Rounding up is paid for from the budget.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 import numpy as np
 
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
-from cos2p_planner.choosers.question import Ask, Indices
-from cos2p_planner.choosers.structure import Ring, Structure
-from cos2p_planner.state.choice import Choice
+from cos2p.model.nested import FRACTIONS
+from cos2p.model.units import Indices, Ring
+from cos2p_planner.choosers.question import Ask
 
 Keep = Callable[[Ring, int, Ask], Indices]
 """Returns which `count` units of a ring the asking device keeps."""
 
-FJORD_RATES = (0.2, 0.4, 0.6, 0.8, 1.0)
 DEVICE_PHASE, BLOCK_PHASE = 0.618, 0.37
 """Fractions of a turn between the windows of neighbouring devices, and neighbouring blocks."""
 
 
 class WidthRule:
-    """Cuts all rings at one rate.
-
-    Args:
-        costs: the model's costs.
-        keep: chooses which units of a ring are kept.
-        rates: the allowed rates, ascending; None allows every rate.
-    """
+    """Cuts all rings at one rate of `rates`, which ascend; None allows every rate."""
 
     def __init__(self, costs: CostModel, keep: Keep, rates: Sequence[float] | None = None) -> None:
-        self._costs, self._keep = costs, keep
-        self._structure = Structure(costs)
-        self._rates = tuple(rates or self._structure.rates)
+        self._costs, self._table, self._keep = costs, costs.table, keep
+        self._rates = tuple(rates or self._table.rates)
 
     @property
     def least_bytes(self) -> int:
         """Peak bytes of the most expensive cut at the smallest rate."""
-        return self._dearest_bytes(self._structure.blocks)
-
-    def _dearest_bytes(self, blocks: Iterable[int]) -> int:
-        cost = self._costs.trained_bytes
-
-        def dearest(ring: Ring) -> Indices:
-            order = np.argsort(-cost[ring.units], kind="stable")
-            return ring.units[order[: ring.count(self._rates[0])]]
-
-        return self._costs.peak_bytes(self._structure.cut(blocks, dearest))
+        return self._largest_peak(range(self._table.block_count))
 
     def choose(self, ask: Ask) -> Choice | None:
         """Choose the cut at the largest rate that fits."""
-        cut = partial(self._units, ask, self._structure.blocks)
-        units = self._structure.largest(self._rates, cut, ask.budget_bytes)
-        return None if units is None else Choice(units)
+        blocks = range(self._table.block_count)
+        return self._widest(ask, blocks, self._rates, ask.budget_bytes)
 
-    def _units(self, ask: Ask, blocks: Iterable[int], rate: float) -> tuple[int, ...]:
-        return self._structure.cut(blocks, lambda r: self._keep(r, r.count(rate), ask))
+    def _largest_peak(self, blocks: Iterable[int]) -> int:
+        """Return the peak bytes of these blocks' most expensive cut at the smallest rate."""
+        gain, rate = -self._costs.trained_bytes, self._rates[0]
+        return self._costs.peak_bytes(self._table.cut(blocks, lambda r: r.lowest(gain, rate)))
+
+    def _cut(self, ask: Ask, blocks: Iterable[int], rate: float) -> tuple[int, ...]:
+        return self._table.cut(blocks, lambda r: self._keep(r, r.count(rate), ask))
+
+    def _widest(
+        self, ask: Ask, blocks: Iterable[int], rates: Sequence[float], budget_bytes: int
+    ) -> Choice | None:
+        """Return the cut of these blocks at the largest of the ascending rates that fits.
+
+        It is exact where the cost of a cut grows with the rate. The result fits in any case.
+        """
+
+        def peak_bytes(rate: float) -> int:
+            return self._costs.peak_bytes(self._cut(ask, blocks, rate))
+
+        count = bisect_right(rates, budget_bytes, key=peak_bytes)
+        return Choice(self._cut(ask, blocks, rates[count - 1])) if count else None
+
+    def _deepest(
+        self, ask: Ask, windows: Sequence[Sequence[int]], budget_bytes: int
+    ) -> Choice | None:
+        """Return the first window of blocks that fits at `width_min`; else the last at any rate."""
+        wide = [ask.width_min, *(r for r in self._rates if r > ask.width_min)]
+        tries = [(window, wide) for window in windows] + [(w, [*self._rates]) for w in windows[-1:]]
+        choices = (self._widest(ask, blocks, rates, budget_bytes) for blocks, rates in tries)
+        return next((choice for choice in choices if choice is not None), None)
 
 
 class SkippingWidthRule(WidthRule):
@@ -79,27 +90,19 @@ class SkippingWidthRule(WidthRule):
     @property
     def least_bytes(self) -> int:
         """Peak bytes of the most expensive block, with the stem and one unit of each ring."""
-        blocks = self._structure.blocks
-        return max((self._dearest_bytes([b]) for b in blocks), default=self._dearest_bytes([]))
+        blocks = range(self._table.block_count)
+        return max((self._largest_peak([b]) for b in blocks), default=self._largest_peak([]))
 
     def choose(self, ask: Ask) -> Choice | None:
         """Choose the cut of all blocks where one fits, else of the most blocks that fit."""
         choice = super().choose(ask)
         if choice is not None or ask.budget_bytes < self.least_bytes:
             return choice
-        wide = [ask.width_min, *(r for r in self._rates if r > ask.width_min)]
-        count = len(self._structure.blocks)
-        for depth in range(count - 1, 0, -1):
-            cut = partial(self._units, ask, self._window(ask, depth))
-            # Only a single block may be narrower than `width_min`.
-            for rates in (wide,) if depth > 1 else (wide, self._rates):
-                units = self._structure.largest(rates, cut, ask.budget_bytes)
-                if units is not None:
-                    return Choice(units)
-        return None
+        depths = range(self._table.block_count - 1, 0, -1)
+        return self._deepest(ask, [self._window(ask, d) for d in depths], ask.budget_bytes)
 
     def _window(self, ask: Ask, depth: int) -> list[int]:
-        count = len(self._structure.blocks)
+        count = self._table.block_count
         start = int(np.modf(DEVICE_PHASE * ask.device)[0] * count) + ask.choice * depth
         return sorted((start + i) % count for i in range(depth))
 
@@ -152,7 +155,7 @@ def fjord(costs: CostModel) -> WidthRule:
 
     The local loss (`local.objective`) chooses which p <= p_max a local step trains.
     """
-    return WidthRule(costs, first, FJORD_RATES)
+    return WidthRule(costs, first, FRACTIONS)
 
 
 def federated_dropout(costs: CostModel, seed: int) -> WidthRule:

@@ -10,11 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
-from cos2p.model.units import STEM
-from cos2p_planner.choosers.basket import Basket, Limit
+from cos2p.model.basket import Basket, Choice, Floats, Limit
+from cos2p.model.units import STEM, Indices
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask, Floats, Indices
-from cos2p_planner.state.choice import Choice
+from cos2p_planner.choosers.question import Ask
 
 
 class FrozenPrefixRule(KnapsackRule):
@@ -23,11 +22,11 @@ class FrozenPrefixRule(KnapsackRule):
     def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
         """Pick the best stretch of blocks; no prefix where all blocks fit or no stretch does."""
         plain = super()._pick(ask, rank, limits)
-        blocks = self._structure.blocks
+        blocks = range(self._table.block_count)
         if plain is not None and set(blocks) <= set(self._blocks_of(plain)):
             return plain
         means = self._block_ranks(rank)
-        stretches = [self._stretch(first, ask, rank, Basket(limits)) for first in blocks]
+        stretches = [self._stretch(b, ask, rank, Basket(self._table, limits)) for b in blocks]
         found = [(kept, basket) for kept, basket in stretches if kept]
         if not found:
             return plain
@@ -40,10 +39,10 @@ class FrozenPrefixRule(KnapsackRule):
     ) -> tuple[list[int], Basket]:
         """Take as many blocks from `first` on as fit at their least width, with what they need."""
         before = self._before[first]
-        stem = np.setdiff1d(self._structure.cores[STEM], before)
+        stem = np.setdiff1d(self._table.cores[STEM], before)
         kept: list[int] = []
         if basket.freeze(before) and basket.take(stem):
-            for block in self._structure.blocks[first:]:
+            for block in range(first, self._table.block_count):
                 if not self._take_block(block, ask.width_min, rank, basket):
                     break
                 kept.append(block)
@@ -52,10 +51,9 @@ class FrozenPrefixRule(KnapsackRule):
     @cached_property
     def _before(self) -> list[Indices]:
         """The units before each block; none before the first, whose inputs are trained."""
-        table = self._costs.table
-        firsts = [int(np.flatnonzero(table.blocks == b)[0]) for b in self._structure.blocks]
-        return [np.arange(0 if b == 0 else at) for b, at in enumerate(firsts)]
+        blocks, count = self._table.blocks, self._table.block_count
+        return [np.arange(np.argmax(blocks == b) if b else 0) for b in range(count)]
 
     def _blocks_of(self, choice: Choice) -> list[int]:
-        found: list[int] = np.unique(self._costs.table.blocks[list(choice.trained)]).tolist()
+        found: list[int] = np.unique(self._table.blocks[list(choice.trained)]).tolist()
         return found

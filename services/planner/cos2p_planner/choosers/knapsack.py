@@ -28,12 +28,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cos2p.model.basket import Basket, Choice, Floats, Limit
 from cos2p.model.cost import BACKWARD_FACTOR, CostModel
-from cos2p.model.units import STEM
-from cos2p_planner.choosers.basket import Basket, Limit
-from cos2p_planner.choosers.question import Ask, Floats, Indices
-from cos2p_planner.choosers.structure import Ring, Structure
-from cos2p_planner.state.choice import Choice
+from cos2p.model.units import STEM, Indices
+from cos2p_planner.choosers.question import Ask
 
 RECENCY_WEIGHT = 0.5
 """A unit that this device has just trained counts as covered by half a device more. Coverage stays
@@ -45,11 +43,9 @@ class KnapsackRule:
     """Chooses units by density; its only state is the model's structure."""
 
     def __init__(self, costs: CostModel) -> None:
-        self._costs = costs
+        self._costs, self._table = costs, costs.table
         self._bytes = costs.trained_bytes.astype(np.float64)
-        self._structure = Structure(costs)
-        self._rings = self._structure.rings
-        kinds = [u.kind for u in costs.table.units]
+        kinds = [u.kind for u in self._table.units]
         self._kinds = np.unique(kinds, return_inverse=True)[1]
 
     @property
@@ -75,12 +71,9 @@ class KnapsackRule:
         time = []
         if ask.seconds is not None:
             time.append(Limit(ask.seconds, ask.seconds / BACKWARD_FACTOR, ask.seconds_max))
-        yield [self._space(ask.budget_bytes), *time]
+        yield [Limit.of_memory(self._costs, ask.budget_bytes), *time]
         if time and ask.budget_bytes >= self.least_bytes:
-            yield [self._space(self.least_bytes)]
-
-    def _space(self, budget_bytes: int) -> Limit:
-        return Limit(self._bytes, self._costs.frozen_bytes.astype(np.float64), budget_bytes)
+            yield [Limit.of_memory(self._costs, self.least_bytes)]
 
     def _rank(self, ask: Ask) -> Floats:
         """Return the key that orders units: lower is taken earlier; a moving phase breaks ties."""
@@ -92,11 +85,11 @@ class KnapsackRule:
 
     def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
         """Pick the stem, blocks, and what still fits into them."""
-        basket = Basket(limits)
-        if not basket.take(self._structure.cores[STEM]):
+        basket = Basket(self._table, limits)
+        if not basket.take(self._table.cores[STEM]):
             return None
         kept = self._keep_blocks(ask, rank, basket)
-        if not kept and self._structure.blocks:
+        if not kept and self._table.block_count:
             return None
         basket.fill(self._in_step(kept, rank, basket.chosen))
         return basket.choice
@@ -112,9 +105,7 @@ class KnapsackRule:
 
     def _take_block(self, block: int, width: float, rank: Floats, basket: Basket) -> bool:
         """Take a block's core and its best units, this share of each ring, if the limits allow."""
-        rings, core = self._rings[block], self._structure.cores[block]
-        best = (_lowest(rank, r.units, r.count(width)) for r in rings)
-        return basket.take(np.concatenate([core, *best]))
+        return basket.take(self._table.part(block, lambda ring: ring.lowest(rank, width)))
 
     def _by_rank(self, rank: Floats) -> list[int]:
         """Return the blocks, lowest rank first."""
@@ -123,7 +114,7 @@ class KnapsackRule:
 
     def _block_ranks(self, rank: Floats) -> Floats:
         """Return the mean rank of each block's units, weighted by bytes; the stem's is first."""
-        table = self._costs.table
+        table = self._table
         weights = np.where(table.prunable, self._bytes, 1e-9)  # some blocks have only a core
         totals = np.bincount(table.blocks - STEM, weights * rank)
         means: Floats = totals / np.bincount(table.blocks - STEM, weights)
@@ -131,7 +122,7 @@ class KnapsackRule:
 
     def _in_step(self, blocks: Sequence[int], rank: Floats, chosen: NDArray[np.bool_]) -> Indices:
         """Return the units still open in these blocks: best first in a kind, kinds by share."""
-        rings: list[Ring] = [r for b in blocks for r in self._rings[b]]
+        rings = [r for b in blocks for r in self._table.rings[b]]
         if not rings:
             return np.zeros(0, np.int64)
         members = np.concatenate([r.units for r in rings])
@@ -143,7 +134,3 @@ class KnapsackRule:
         order = np.lexsort((rank[members], share))
         found: Indices = members[order][open_units[order]]
         return found
-
-
-def _lowest(rank: Floats, units: Indices, count: int) -> Indices:
-    return units[np.argsort(rank[units], kind="stable")[:count]]

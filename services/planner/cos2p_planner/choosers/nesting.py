@@ -17,8 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.model.units import UnitTable
-from cos2p_planner.choosers.structure import ROUNDING
+from cos2p.model.units import ROUNDING, UnitTable
 
 WEIGHT = 4.0
 """Worth of a nested unit of the last block, in devices of coverage per device of the fleet. Each
@@ -31,13 +30,7 @@ def first_blocks(table: UnitTable, share: float) -> int:
 
 
 def nested_value(table: UnitTable, depth: float, device_count: int) -> NDArray[np.float64]:
-    """Return what units are worth because they are nested, in devices; shape (units,).
-
-    Args:
-        table: the model's units.
-        depth: share of the blocks that is nested; 0 nests nothing.
-        device_count: devices that can train.
-    """
+    """Return what units are worth as nested, in devices, shape (units,); depth 0 nests nothing."""
     nested = (table.blocks < first_blocks(table, depth)) & table.prunable & (depth > 0)
     worth = table.block_count - table.blocks
     value: NDArray[np.float64] = WEIGHT * device_count * np.where(nested, worth, 0)

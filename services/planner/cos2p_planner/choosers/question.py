@@ -7,13 +7,7 @@ has published. So a restarted planner asks the same question.
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cos2p_planner.state.choice import Choice
-
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
+from cos2p.model.basket import Choice, Floats
 
 
 @dataclass(frozen=True)

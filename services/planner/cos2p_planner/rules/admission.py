@@ -34,15 +34,7 @@ class ReportAnswer:
 def judge(
     report: m.Report, ledger: Ledger, run: Run, device: Device | None, updates_topic: str
 ) -> ReportAnswer:
-    """Judge a report.
-
-    Args:
-        report: the worker's report.
-        ledger: the plans.
-        run: settings and model.
-        device: what is known of the reporter; None where it never sent a Hello.
-        updates_topic: full name of the topic that holds deltas.
-    """
+    """Judge a report; `device` is None where the reporter never sent a Hello."""
     plan = ledger.open.get(report.plan_id)
     if plan is None or plan.worker_id != report.worker_id:
         return ReportAnswer(Outcome.DUPLICATE, _why_nobody_waits(report, ledger, device))

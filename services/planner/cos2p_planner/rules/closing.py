@@ -18,13 +18,17 @@ Invariants:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from cos2p.run_config import LocalConfig, RoundConfig
+from cos2p_planner.rules.coverage_floor import devices_bound, planned_coverage
 from cos2p_planner.rules.pace import Pace, steps_bounds, steps_for
 from cos2p_planner.state.arrivals import Arrivals, latest_for
-from cos2p_planner.state.speed import Speed
+from cos2p_planner.state.device import Device, Speed
+from cos2p_planner.state.ledger import Ledger
+from cos2p_planner.state.run import Run
 
 INF = math.inf
 CloseReason = Literal["count", "deadline", "all", "group"]
@@ -54,6 +58,36 @@ class OpenRound:
     pace: Pace
     arrivals: Arrivals
 
+    @classmethod
+    def of(cls, ledger: Ledger, run: Run, able: Sequence[Device], now: float) -> Self:
+        """Return the open version, with the devices that can train."""
+        state = run.state
+        whole_s = [d.whole_s for d in able] if run.config.local.align_steps else []
+        return cls(
+            now=now,
+            version=ledger.version,
+            opened_s=state.opened_s,
+            update_count=len(state.open_staleness),
+            open_count=len(ledger.open),
+            able_count=len(able),
+            pace=Pace.of([d.expected_s for d in able], whole_s, state.intervals),
+            arrivals=state.arrivals,
+        )
+
+    def figures(self, run: Run, able: Sequence[Device]) -> dict[str, Any]:
+        """Return the figures that `RoundClosed` reports of a version that closes now."""
+        least, bound = run.coverage()
+        return {
+            "version": self.version + 1,
+            "update_count": self.update_count,
+            "waited_s": max(0.0, self.now - self.opened_s),
+            "coverage_min": least,
+            "coverage_planned": int(planned_coverage(run, able).min(initial=len(able))),
+            "coverage_bound": bound,
+            "devices_bound": devices_bound(run, able),
+            "staleness_mean": sum(run.state.open_staleness) / self.update_count,
+        }
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -68,6 +102,14 @@ class Standing:
     joined_version: int
     base_version: int | None = None
     group: int = 0
+
+    @classmethod
+    def of(cls, device: Device, ledger: Ledger) -> Self:
+        """Return what a closing rule sees of a device."""
+        last = ledger.newest.get(device.worker_id)
+        if last is None:
+            return cls(device.joined_version)
+        return cls(device.joined_version, last.base_version, last.group)
 
 
 @dataclass(frozen=True)
@@ -111,12 +153,9 @@ class Closing:
         return INF
 
     def order(self, speed: Speed, number: int, state: OpenRound) -> Order:
-        """Return the steps, deadline and arrival group of a device's plan.
+        """Return the steps, deadline and arrival group of plan `number`, for a device this fast.
 
-        Args:
-            speed: how fast the device would train the units chosen.
-            number: the plan's number.
-            state: the open round; it contains other plans of this moment.
+        The state contains other plans of this moment.
         """
         limit_s = self.limit_s(state)
         return Order(steps_for(speed, limit_s, state.pace, self.local), state.pace.deadline_s)

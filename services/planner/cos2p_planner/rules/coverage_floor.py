@@ -56,10 +56,7 @@ class FloorWatch:
     def closed(self, run: Run, able: Sequence[Device], progress: float) -> list[Notice]:
         """Return notices for the operator after a version, if anything has changed.
 
-        Args:
-            run: the run.
-            able: devices that can train.
-            progress: share of the run that is done; blocks that still wait never fall short.
+        Blocks that still wait at this progress (a share of the run) never fall short.
         """
         floor = run.config.plans.coverage_floor
         if not floor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cos2p.run_config import LocalConfig, RoundConfig
-from cos2p_planner.state.speed import Speed
+from cos2p_planner.state.device import Speed
 
 DEADLINE_FLOOR_S = 0.5
 """Arrivals of tiny models lie so close together that a short pause would count as late."""
@@ -28,8 +28,7 @@ STRETCH = 2
 def deadline_s(durations_s: Sequence[float]) -> float:
     """Return the seconds that a round waits: median + `DEADLINE_MADS` MAD of plan durations.
 
-    Args:
-        durations_s: per device, issue to report; observed or (before that) forecast.
+    There is one duration per device, from issue to report, observed or (before that) forecast.
     """
     if not durations_s:
         return DEADLINE_FLOOR_S

@@ -67,13 +67,7 @@ def why_expired(
 ) -> str:
     """Return why no report of an open plan can be expected any more; empty while one can.
 
-    Args:
-        plan: an open plan.
-        ledger: the run.
-        device: the plan's device; None where it has not sent a Hello to this planner.
-        heard_s: when the device was last heard.
-        publications: what the aggregator has cut.
-        now: the time.
+    The device was heard last at `heard_s`; it is None where it has not sent this planner a Hello.
     """
     assert ledger.run is not None
     config = ledger.run.config

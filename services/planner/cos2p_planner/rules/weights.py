@@ -7,25 +7,10 @@ FedNova (arXiv 2007.07481). Here it normalises to E instead of the mean of steps
 
 from dataclasses import dataclass
 
-from cos2p.run_config import LocalConfig, RoundConfig
+from cos2p.run_config import LocalConfig, RunConfig
 
 SCALE_MAX = 2.0
 """Largest factor on a delta of few steps: its first steps are mostly noise."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """The facts that determine an update's weight.
-
-    Attributes:
-        sample_count: samples trained on.
-        steps_done: local steps.
-        staleness: versions made since its base.
-    """
-
-    sample_count: int
-    steps_done: int
-    staleness: int
 
 
 @dataclass(frozen=True)
@@ -36,11 +21,15 @@ class Weight:
     scale: float
 
 
-def weigh(arrival: Arrival, rounds: RoundConfig, local: LocalConfig) -> Weight:
-    """Return the weight samples ** sample_exponent, with s(tau) on it or on the delta."""
-    fresh = staleness_factor(arrival.staleness, rounds.staleness_exponent)
-    weight = float(arrival.sample_count**rounds.sample_exponent)
-    scale = step_factor(arrival.steps_done, local) if rounds.normalise_steps else 1.0
+def weigh(sample_count: int, steps_done: int, staleness: int, config: RunConfig) -> Weight:
+    """Return the weight samples ** sample_exponent, with s(tau) on it or on the delta.
+
+    `staleness` is the number of versions made since the update's base.
+    """
+    rounds = config.rounds
+    fresh = staleness_factor(staleness, rounds.staleness_exponent)
+    weight = float(sample_count**rounds.sample_exponent)
+    scale = step_factor(steps_done, config.local) if rounds.normalise_steps else 1.0
     if rounds.staleness_on == "weight":
         return Weight(weight * fresh, scale)
     return Weight(weight, scale * fresh)

@@ -5,15 +5,44 @@ only times are those of decisions. The rest of a `Device` follows from it, or is
 process heard itself. What the process heard is lost with it.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
 from cos2p.log import messages as m
 from cos2p.model.cost import Calibration, Workload
-from cos2p_planner.state.speed import Speed
 
 BEFORE_PLANS = -1
 """`joined_version` of a device that was there before the run's first plan."""
+STEPS_MAX = 1_000_000
+ROUNDING = 1e-9
+"""Tolerance for floating point: 0.3 s must hold three steps of 0.1 s."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long a plan of certain units takes on a device.
+
+    Attributes:
+        step_s: seconds of a local step.
+        fixed_s: seconds from issue to report outside the steps.
+        known: whether the device has reported; before that both are forecasts.
+    """
+
+    step_s: float
+    fixed_s: float
+    known: bool = True
+
+    def duration_s(self, steps: int) -> float:
+        """Return the seconds from issue to report."""
+        return self.fixed_s + steps * self.step_s
+
+    def steps_in(self, seconds: float) -> int:
+        """Return the steps of a plan that is reported after `seconds`; 0 where there is no time."""
+        left = max(0.0, seconds - self.fixed_s)
+        if left >= STEPS_MAX * self.step_s:
+            return STEPS_MAX
+        return math.floor(left / self.step_s + ROUNDING)
 
 
 @dataclass(slots=True)

@@ -49,11 +49,7 @@ class FleetState:
 
 
 class Fleet:
-    """All devices that ever sent a Hello, in that order.
-
-    Args:
-        state: what a snapshot held.
-    """
+    """All devices that ever sent a Hello, in that order."""
 
     def __init__(self, state: FleetState | None = None) -> None:
         self._state = state or FleetState()
@@ -93,12 +89,7 @@ class Fleet:
         return sum(d.is_there(now, lost_after_s) for d in self)
 
     def adopt(self, run: Run, least_bytes: int) -> None:
-        """Take the started run: from now on devices can be measured against it.
-
-        Args:
-            run: the run.
-            least_bytes: budget of the smallest submodel that its policy plans.
-        """
+        """Take the started run; `least_bytes` is the smallest budget that its policy plans for."""
         self._run, self._least_bytes = run, least_bytes
         for device in self:
             self._assess(device)
@@ -106,13 +97,7 @@ class Fleet:
     # ------------------------------------------------------------ records
 
     def hello(self, hello: m.Hello, now: float, joined_version: int) -> None:
-        """Take a Hello: a device is there, for the first time or still.
-
-        Args:
-            hello: the device's record.
-            now: the time.
-            joined_version: the newest version, or `BEFORE_PLANS`.
-        """
+        """Take a Hello; `joined_version` is the newest version, or `BEFORE_PLANS`."""
         device = self._devices.get(hello.worker_id)
         if device is None:
             device = self._devices[hello.worker_id] = Device(
@@ -172,15 +157,9 @@ class Fleet:
             device.heard_s = now
 
     def report(self, report: m.Report, facts: PlanFacts | None, at_s: float) -> bool:
-        """Learn from the result of a plan: pace, peak, failures.
+        """Learn pace, peak and failures from a report that was answered at `at_s`.
 
-        Args:
-            report: the report.
-            facts: the report's plan, where it is the device's newest.
-            at_s: when it was answered.
-
-        Returns:
-            Whether there was something to learn: the first report of the device's newest plan.
+        Returns whether there was something to learn: the first report of the device's newest plan.
         """
         device = self._current(report.worker_id, report.incarnation)
         if device is None or facts is None or facts.reported:
@@ -213,9 +192,7 @@ class Fleet:
     def left_out(self, published: m.VersionPublished, oldest: int) -> None:
         """Count the updates of a version that had units left out, each update once.
 
-        Args:
-            published: a shard's record of the version.
-            oldest: versions below this one are never published again.
+        Versions below `oldest` are never published again.
         """
         struck = self._state.struck.setdefault(published.version, set())
         for unit in published.left_out:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.log.state_codec import Floats, Floats32
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.prices import FloorPrices
 
 RECENCY_DECAY = 0.8
@@ -49,13 +49,7 @@ class HoldingsState:
 
 
 class Holdings:
-    """The units that devices hold, as rows of one matrix (devices, units).
-
-    Args:
-        costs: the model's costs.
-        coverage_floor: `plans.coverage_floor`.
-        state: what a snapshot held.
-    """
+    """The units that devices hold, as rows of one matrix (devices, units)."""
 
     def __init__(
         self, costs: CostModel, coverage_floor: int = 0, state: HoldingsState | None = None
@@ -79,13 +73,13 @@ class Holdings:
         """How many of the devices that count for the floor hold each unit."""
         self._all_counts = self._masks.sum(axis=0, dtype=np.int64)
         prunable = costs.table.prunable
-        self._prices = FloorPrices(coverage_floor, prunable, state.theta, state.due)
+        self.prices = FloorPrices(coverage_floor, prunable, state.theta, state.due)
 
     @property
     def state(self) -> HoldingsState:
         """What a snapshot holds of the holdings."""
         recency = self._recency[: len(self._rows)]
-        theta, due = self._prices.theta, self._prices.due
+        theta, due = self.prices.theta, self.prices.due
         return HoldingsState(
             self._held, self._plans, self._choices, self._present, recency, theta, due
         )
@@ -115,7 +109,7 @@ class Holdings:
         self._plans[worker_id] = 1
         self._choices[worker_id] += 1
         self.choice_count += 1
-        self._prices.step(self._counts, sum(self._present.values()))
+        self.prices.step(self._counts, sum(self._present.values()))
 
     def release(self, worker_id: str) -> None:
         """Note that a device left or has a problem: until its next plan the floor ignores it."""
@@ -141,15 +135,6 @@ class Holdings:
             counts = self._masks[wanted].sum(axis=0, dtype=np.int64)
         found: NDArray[np.float64] = counts.astype(np.float64)
         return found
-
-    def prices(self, coverage: NDArray[np.float64], spread: float = 0.0) -> NDArray[np.float64]:
-        """Return what the coverage floor adds to each unit's worth, in devices, shape (units,).
-
-        Args:
-            coverage: how many other devices hold each unit, shape (units,).
-            spread: spread of the device's values.
-        """
-        return self._prices.of(coverage, spread)
 
     def recency(self, worker_id: str) -> NDArray[np.float64]:
         """Return 1 for units that the device holds now, lower the longer ago, shape (units,)."""

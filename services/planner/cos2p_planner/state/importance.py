@@ -16,6 +16,7 @@ Invariants:
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,11 +26,11 @@ from numpy.typing import NDArray
 from cos2p.log import messages as m
 from cos2p.log.state_codec import Floats
 from cos2p.model.cost import FLOAT_BYTES
+from cos2p.model.unit_wire import UnitScores
 from cos2p.model.units import UnitTable
 from cos2p.run_config import RunConfig
 from cos2p_planner.state.device import Device
 from cos2p_planner.state.ledger import PlanFacts, unpacked
-from cos2p_planner.state.reported_scores import wrong_scores
 
 OWN_SHARE = 0.5
 """lambda: share of a device's own scores in its value. The rest is the fleet's, by label. No other
@@ -105,14 +106,7 @@ class ImportanceState:
 
 
 class Importance:
-    """Values of units per device, for one run.
-
-    Args:
-        table: the model's units.
-        config: the run's settings; `plans.importance` selects what is kept.
-        state: what a snapshot held.
-        own_share: lambda, see `OWN_SHARE`.
-    """
+    """Values of units per device, for one run; `plans.importance` selects what is kept."""
 
     def __init__(
         self,
@@ -128,21 +122,10 @@ class Importance:
         self._fleet_value: Floats | None = None
         """The fleet's value of the newest scores; None where it has to be computed again."""
 
-    @property
-    def refused(self) -> Counter[str]:
-        """Reports whose scores were wrong, per worker."""
-        return self.state.refused
-
     def learn(self, report: m.Report, facts: PlanFacts, device: Device | None) -> str:
-        """Take the scores of a report, if it has any.
+        """Take the scores of a device's first report of its own plan, if it has any.
 
-        Args:
-            report: a device's first report of its own plan.
-            facts: the plan's facts.
-            device: the reporter.
-
-        Returns:
-            Why the scores are not used; empty where they are.
+        Returns why the scores are not used; empty where they are.
         """
         scores, plans = report.scores, self._config.plans
         if scores is None or device is None or plans.importance != "gate":
@@ -150,13 +133,13 @@ class Importance:
         trained = unpacked(facts.trained, len(self._table))
         units = np.flatnonzero(trained & self._table.gated)
         samples_max = facts.local_steps * self._config.local.batch_size
-        fault = wrong_scores(scores, len(units), samples_max, device.label_counts)
+        fault = _wrong_scores(scores, len(units), samples_max, device.label_counts)
         if not fault and scores.classes > 1 and self.state.fleet is not None:
             known = self.state.fleet.means.sums.shape[1]
             if scores.classes != known:
                 fault = f"{scores.classes} labels, other devices have {known}"
         if fault:
-            self.refused[report.worker_id] += 1
+            self.state.refused[report.worker_id] += 1
             return fault
         sums, counts = scores.matrix(), np.array(scores.counts, np.float64)
         self._learn_own(report.worker_id, units, sums.sum(1), counts.sum())
@@ -246,6 +229,39 @@ class Importance:
         np.divide(due, counts, where=(totals == 0) & (counts > 0), out=means)
         result: Floats = scores * (self._groups.T @ factors) + self._groups.T @ means
         return result
+
+
+def _wrong_scores(
+    scores: UnitScores, unit_count: int, samples_max: int, label_counts: Sequence[int] | None
+) -> str:
+    """Return why a report's unit scores are not used; empty where they are.
+
+    Scores only steer the choice of units, so wrong scores do not make the update INVALID. `judge`
+    checks the report, and the aggregator checks its payload.
+
+    `samples_max` samples can have been used in the plan's steps, with repeats. `label_counts` is
+    what the device announced; None where it withholds its labels.
+    """
+    classes, counts = scores.classes, scores.counts
+    if len(counts) != classes or len(scores.sums) != FLOAT_BYTES * unit_count * classes:
+        return (
+            f"{len(counts)} counts and {len(scores.sums)} bytes of sums don't make "
+            f"{unit_count} units by {classes} labels"
+        )
+    if classes > 1:
+        announced = label_counts or ()
+        if len(announced) != classes:
+            return f"{classes} labels, the device announced {len(announced)}"
+        if absent := [c for c in range(classes) if counts[c] and not announced[c]]:
+            return f"samples of label {absent[0]}, of which the device announced none"
+    if not 0 < sum(counts) <= samples_max:
+        return f"{sum(counts)} samples scored; the plan's steps show 1 to {samples_max}"
+    sums = scores.matrix()
+    if not np.isfinite(sums).all() or (sums < 0).any():
+        return "a sum of squares is negative or not finite"
+    if sums[:, np.array(counts) == 0].any():
+        return "a sum without samples"
+    return ""
 
 
 def _membership(table: UnitTable, scope: Literal["block", "model"]) -> Floats:

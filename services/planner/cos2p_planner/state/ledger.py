@@ -79,63 +79,40 @@ class LedgerState:
 
 
 class Ledger:
-    """Plans, versions and outcomes of the run.
-
-    Args:
-        state: what a snapshot held.
-    """
+    """Plans, versions and outcomes of the run; attributes as in `LedgerState`."""
 
     def __init__(self, state: LedgerState | None = None) -> None:
-        self._state = state or LedgerState()
-        started = self._state.started
-        self.run = None if started is None else Run(started, self._state.run)
+        state = state or LedgerState()
+        self.version, self.fleet_offset = state.version, state.fleet_offset
+        self.plan_count, self.open, self.newest = state.plan_count, state.open, state.newest
+        self._started, self.ended = state.started, state.ended
+        self.run = None if self._started is None else Run(self._started, state.run)
         self.open_of = {plan.worker_id: plan_id for plan_id, plan in self.open.items()}
         """The open plan of each worker that has one."""
 
     @property
     def state(self) -> LedgerState:
         """What a snapshot holds of the ledger."""
-        self._state.run = None if self.run is None else self.run.state
-        return self._state
-
-    @property
-    def version(self) -> int:
-        """The newest closed version."""
-        return self._state.version
-
-    @property
-    def fleet_offset(self) -> int:
-        """The next fleet record to handle."""
-        return self._state.fleet_offset
-
-    @property
-    def plan_count(self) -> int:
-        """Plans issued."""
-        return self._state.plan_count
-
-    @property
-    def open(self) -> dict[str, m.Plan]:
-        """Plans that have not ended, by id."""
-        return self._state.open
-
-    @property
-    def newest(self) -> dict[str, PlanFacts]:
-        """The last plan of each worker that has had one."""
-        return self._state.newest
-
-    @property
-    def ended(self) -> m.RunEnded | None:
-        """The decision that ended the run; None before."""
-        return self._state.ended
+        run = None if self.run is None else self.run.state
+        return LedgerState(
+            self.version,
+            self.fleet_offset,
+            self.plan_count,
+            self.open,
+            self.newest,
+            self._started,
+            run,
+            self.ended,
+        )
 
     @property
     def progress_s(self) -> float:
         """When the run started or last got a version."""
-        return 0.0 if self.run is None else self.run.progress_s
+        return 0.0 if self.run is None else self.run.state.progress_s
 
     def handled(self, offset: int) -> None:
         """Note that the fleet record at `offset` was handled."""
-        self._state.fleet_offset = max(self._state.fleet_offset, offset + 1)
+        self.fleet_offset = max(self.fleet_offset, offset + 1)
 
     def apply(self, decision: m.Decision) -> None:
         """Take the next decision.
@@ -143,16 +120,15 @@ class Ledger:
         Raises:
             DivergedError: the decision contradicts the ones before it.
         """
-        self._state.fleet_offset = max(self._state.fleet_offset, decision.fleet_offset)
+        self.fleet_offset = max(self.fleet_offset, decision.fleet_offset)
         match decision:
             case m.RunStarted():
-                self._state.started = decision
-                self.run = Run(decision)
+                self._started, self.run = decision, Run(decision)
             case m.PlanIssued():
                 self._issue(decision.plan, decision.at_s)
             case m.UpdateAdmitted():
                 plan = self._end(decision.plan_id, m.Outcome.ACCEPTED)
-                self._started().admit(plan, decision.staleness, decision.at_s)
+                self._begun().admit(plan, decision.staleness, decision.at_s)
             case m.PlanCancelled():
                 self._end(decision.plan_id, decision.outcome)
             case m.UpdateRefused() if decision.outcome is not m.Outcome.DUPLICATE:
@@ -160,7 +136,7 @@ class Ledger:
             case m.RoundClosed():
                 self._close(decision)
             case m.RunEnded():
-                self._state.ended = decision
+                self.ended = decision
 
     def facts_of(self, plan_id: str, worker_id: str) -> PlanFacts | None:
         """Return the facts of a plan of this device, where it is its newest."""
@@ -168,13 +144,13 @@ class Ledger:
         return facts if facts is not None and facts.plan_id == plan_id else None
 
     def _issue(self, plan: m.Plan, now: float) -> None:
-        run = self._started()
+        run = self._begun()
         if plan.plan_id in self.open or plan.worker_id in self.open_of:
             raise DivergedError(
                 f"the decision log issues {plan.plan_id} while {plan.worker_id} has a plan"
             )
         first = not self.plan_count
-        self._state.plan_count += 1
+        self.plan_count += 1
         self.open[plan.plan_id] = plan
         self.open_of[plan.worker_id] = plan.plan_id
         self.newest[plan.worker_id] = PlanFacts(
@@ -185,7 +161,7 @@ class Ledger:
             now,
             plan.local_steps,
             plan.peak_bytes,
-            run.flops_of(plan),
+            run.flops_of(plan.trained, plan.frozen),
             packed(plan.trained, len(run.table)),
             plan.group,
         )
@@ -196,8 +172,8 @@ class Ledger:
         if plan is None:
             raise DivergedError(f"the decision log ends {plan_id} ({outcome}), which is not open")
         del self.open_of[plan.worker_id]
-        run = self._started()
-        run.arrivals.ended(plan)
+        run = self._begun()
+        run.state.arrivals.ended(plan)
         if outcome in (m.Outcome.EXPIRED, m.Outcome.CANCELLED):
             run.holdings.release(plan.worker_id)
         self.newest[plan.worker_id].outcome = outcome
@@ -208,10 +184,10 @@ class Ledger:
             raise DivergedError(
                 f"the decision log closes version {closed.version} after {self.version}"
             )
-        self._state.version = closed.version
-        self._started().close(closed.at_s)
+        self.version = closed.version
+        self._begun().close(closed.at_s)
 
-    def _started(self) -> Run:
+    def _begun(self) -> Run:
         if self.run is None:
             raise DivergedError("the decision log plans before its RunStarted")
         return self.run

@@ -52,10 +52,7 @@ class Deaths:
     def ceiling(self, worker_id: str, incarnation: int, since: int) -> int | None:
         """Return the largest forecast peak to plan for a device; None where no limit is known.
 
-        Args:
-            worker_id: the device.
-            incarnation: the incarnation that was heard last.
-            since: deaths of incarnations before this one do not count.
+        `incarnation` was heard last. Deaths of incarnations before `since` do not count.
         """
         known = [*self.fatal.get(worker_id, ()), *self._learnt(worker_id, incarnation)]
         return min((peak for died, peak in known if died >= since), default=None)

@@ -60,9 +60,8 @@ class FloorPrices:
     def of(self, coverage: Floats, spread: float = 0.0) -> Floats:
         """Return what each unit is worth to a device beyond its value, shape (units,).
 
-        Args:
-            coverage: how many other devices hold each unit, shape (units,).
-            spread: spread of the device's values, largest minus least; the penalty outweighs it.
+        `coverage` counts the other devices that hold each unit, shape (units,). The penalty
+        outweighs the spread of the device's values, largest minus least.
         """
         if not self.due:
             return np.zeros(len(self._prunable))

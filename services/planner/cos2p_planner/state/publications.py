@@ -21,11 +21,7 @@ class PublicationsState:
 
 
 class Publications:
-    """Which versions the aggregator's shards have published, and which plans they have cut.
-
-    Args:
-        state: what a snapshot held.
-    """
+    """Which versions the aggregator's shards have published, and which plans they have cut."""
 
     def __init__(self, state: PublicationsState | None = None) -> None:
         self.state = state or PublicationsState()

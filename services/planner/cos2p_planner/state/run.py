@@ -5,7 +5,6 @@ decisions.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from cos2p.log import messages as m
 from cos2p.log.state_codec import Counts
+from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p_planner.state.arrivals import Arrivals
-from cos2p_planner.state.choice import Choice
 from cos2p_planner.state.holdings import Holdings, HoldingsState
 
 INTERVALS_KEPT = 9
@@ -64,22 +63,15 @@ class RunState:
 
 
 class Run:
-    """A started run: settings, model, coverage.
-
-    Args:
-        started: the decision that started the run.
-        state: what a snapshot held of the run; None where it starts now.
-    """
+    """A started run: settings, model, coverage. `state` is what a snapshot held of it."""
 
     def __init__(self, started: m.RunStarted, state: RunState | None = None) -> None:
-        self.started = started
         self.config = started.config
-        self.task = started.task
         self.table = started.units.table()
         self.costs = CostModel.of(self.table, started.config)
         # Devices hold their units for several plans, so most results have been computed before.
         self._share_of = lru_cache(1024)(self.costs.share)
-        self._flops_of = lru_cache(1024)(self.costs.training_flops)
+        self.flops_of = lru_cache(1024)(self.costs.training_flops)
         at_s = started.at_s
         self._state = state or RunState(
             at_s, at_s, at_s, self._nothing(), Arrivals(), HoldingsState()
@@ -93,43 +85,9 @@ class Run:
         return self._state
 
     @property
-    def arrivals(self) -> Arrivals:
-        """The arrival groups."""
-        return self._state.arrivals
-
-    @property
-    def intervals(self) -> Sequence[float]:
-        """Seconds that the last versions took."""
-        return self._state.intervals
-
-    @property
-    def opened_s(self) -> float:
-        """When the open version opened."""
-        return self._state.opened_s
-
-    @property
-    def progress_s(self) -> float:
-        """When the run started or last got a version."""
-        return self._state.progress_s
-
-    @property
-    def open_staleness(self) -> Sequence[int]:
-        """Staleness of each update in the open version."""
-        return self._state.open_staleness
-
-    @property
     def ends_s(self) -> float:
         """When the run ends, regardless of its version."""
         return self._state.started_s + (self.config.rounds.horizon_s or math.inf)
-
-    @property
-    def update_count(self) -> int:
-        """Updates admitted since the last version."""
-        return len(self._state.open_staleness)
-
-    def flops_of(self, plan: m.Plan) -> int:
-        """Return the operations of one sample's training step."""
-        return self._flops_of(plan.trained, plan.frozen)
 
     def progress(self, version: int, now: float) -> float:
         """Return the share of the run that is done, 0 to 1: of its versions or of its time."""
@@ -144,7 +102,7 @@ class Run:
         if first:
             self._state.opened_s = now
         self.holdings.issue(plan.worker_id, Choice(plan.trained, plan.frozen))
-        self.arrivals.issued(plan, now)
+        self._state.arrivals.issued(plan, now)
 
     def admit(self, plan: m.Plan, staleness: int, now: float) -> None:
         """Count a plan's update in the open version."""
@@ -152,12 +110,12 @@ class Run:
         state.open.counts[list(plan.trained)] += 1
         state.open.share += self._share_of(plan.trained)
         state.open_staleness.append(staleness)
-        self.arrivals.landed(plan, now)
+        state.arrivals.landed(plan, now)
 
     def close(self, now: float) -> None:
         """Close the open version and open the next one."""
         state = self._state
-        self.arrivals.closed(now)
+        state.arrivals.closed(now)
         state.window = [*state.window, state.open][-self.config.rounds.coverage_window :]
         state.intervals = [*state.intervals, now - state.opened_s][-INTERVALS_KEPT:]
         state.opened_s = state.progress_s = now
@@ -171,7 +129,7 @@ class Run:
         spread of the same updates' cost would give.
         """
         prunable = self._counts()[self.table.prunable]
-        least = int(prunable.min()) if len(prunable) else self.update_count
+        least = int(prunable.min()) if len(prunable) else len(self._state.open_staleness)
         return least, self._state.open.share + sum(past.share for past in self._past())
 
     def _nothing(self) -> UnitCounts:

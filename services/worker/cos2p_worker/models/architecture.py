@@ -5,14 +5,15 @@ units present in that block are in table order. All are of one kind with the sam
 channels.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from cos2p.model.units import Kind
+from cos2p.model.units import STEM, Kind
 from cos2p_worker.layout import Layout
 from cos2p_worker.models.exits import NO_EXITS, Exits
 
@@ -22,11 +23,9 @@ class Architecture:
     """A model that can be cut.
 
     Attributes:
-        layout: the model's units and their slices.
         build: makes the module that holds exactly the given units (ascending, closed under their
             cores). It has the parameters' names of the whole model and the shapes of
             `layout.shapes_of(units)`, and is freshly initialised from torch's global generator.
-        exits: where it has exits; with any, its outputs are a tuple.
         with_exits: makes the same architecture with other exits; None where it can't have any.
         branch_outputs: the parameters that write what a block's branches give to the stream
             (weights and biases). Scaling a unit's part of them scales what it gives.
@@ -37,6 +36,15 @@ class Architecture:
     exits: Exits = NO_EXITS
     with_exits: Callable[[Exits], "Architecture"] | None = None
     branch_outputs: frozenset[str] = frozenset()
+
+
+def widths_of(layout: Layout, units: Sequence[int]) -> dict[int, Counter[Kind]]:
+    """Return how many units of each kind a submodel has, for each block that it has."""
+    widths: dict[int, Counter[Kind]] = {}
+    for spec in (layout.specs[unit] for unit in units):
+        if spec.block != STEM:
+            widths.setdefault(spec.block, Counter())[spec.kind] += 1
+    return widths
 
 
 CHANNEL_DIM: Mapping[Kind, int] = MappingProxyType({"head": -1, "neurons": -1, "channels": 1})

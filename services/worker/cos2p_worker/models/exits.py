@@ -12,13 +12,16 @@ an update of zeros.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from torch import Tensor
 
 from cos2p.errors import SettingsError
+from cos2p.model.units import STEM
 from cos2p.run_config import LocalConfig
+from cos2p_worker.layout import Shape, UnitSpec, whole
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,13 @@ class Exits:
         return bool(self.after) or not self.shared
 
     def kept(self, blocks: set[int], last: int) -> tuple[tuple[int, ...], bool]:
-        """Return the submodel's inner exits, and whether it has the final head.
-
-        Args:
-            blocks: the submodel's blocks.
-            last: the model's last block.
-        """
+        """Return a submodel's inner exits, and whether it has the final head (of block `last`)."""
         if self.shared:
             return self.after, True
         return tuple(b for b in self.after if b in blocks), last in blocks
 
     def check_blocks(self, blocks: set[int], last: int, *, prefix: bool = False) -> None:
-        """Refuse blocks that go on after the deepest head, or (`prefix`) are not the first ones.
-
-        Raises:
-            SettingsError: the blocks are such.
-        """
+        """Refuse blocks that go on after the deepest head, or (`prefix`) are not the first ones."""
         if self.shared:
             return
         ends = [*self.after, last]
@@ -62,6 +56,15 @@ class Exits:
                 f"blocks {sorted(blocks)} make no submodel of a model whose exits are part of its "
                 f"blocks: they must end with one of {ends}{first}"
             )
+
+    def head(
+        self, shapes: Mapping[str, Shape], block: int, last: int, flops: int, kept: int
+    ) -> UnitSpec:
+        """Return the unit of the exit after a block, or of the final head after the last one."""
+        at, name = ("", "head") if block == last else (f"exits.{block}.", f"exit{block}")
+        ends = ("norm.weight", "norm.bias", "head.weight", "head.bias")
+        slices = whole(shapes, *(at + end for end in ends))
+        return UnitSpec(name, "core", STEM if self.shared else block, slices, flops, kept)
 
 
 NO_EXITS = Exits()
@@ -81,9 +84,10 @@ def exits_of(local: LocalConfig, block_count: int) -> Exits:
     """
     if local.objective in ("final", "fjord"):
         return NO_EXITS
-    if local.objective != "exits":
-        shares = SCALEFL_DEPTHS if local.objective == "scalefl" else _every(block_count)
-        return Exits(_inner(shares, block_count), shared=False)
+    if local.objective == "depthfl":
+        return Exits(tuple(range(block_count - 1)), shared=False)
+    if local.objective == "scalefl":
+        return Exits(_inner(SCALEFL_DEPTHS, block_count), shared=False)
     after = _inner(THIRDS, block_count)
     if not after:
         raise SettingsError(
@@ -91,10 +95,6 @@ def exits_of(local: LocalConfig, block_count: int) -> Exits:
             f"{block_count}: take objective 'final'"
         )
     return Exits(after)
-
-
-def _every(block_count: int) -> tuple[Fraction, ...]:
-    return tuple(Fraction(i, block_count) for i in range(1, block_count + 1))
 
 
 def _inner(depths: tuple[Fraction, ...], block_count: int) -> tuple[int, ...]:

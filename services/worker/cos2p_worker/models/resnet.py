@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from cos2p.errors import SettingsError
 from cos2p.model.units import STEM
-from cos2p_worker.layout import Layout, Shape, Slice, UnitSpec, layout_of, whole
-from cos2p_worker.models.architecture import Architecture, BlockTap, Tapped
+from cos2p_worker.layout import Layout, Shape, UnitSpec, inner_slices, whole
+from cos2p_worker.models.architecture import Architecture, BlockTap, Tapped, widths_of
 from cos2p_worker.models.exits import NO_EXITS, Exits
 from cos2p_worker.models.transformer import LABEL_ELEMENTS, NORM_FLOPS
 
@@ -33,43 +33,31 @@ KERNEL = 3
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks with the same stream width and image side.
-
-    Attributes:
-        blocks: number of blocks.
-        width: channels of the stream.
-        inner: channels between a block's two convolutions.
-        stride: stride of the convolution that leads into the stage.
-    """
+    """Blocks with the same stream width and image side."""
 
     blocks: int
     width: int
     inner: int
+    """Channels between a block's two convolutions."""
     stride: int = 1
+    """Stride of the convolution that leads into the stage."""
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """Sizes of the whole model.
-
-    Attributes:
-        image_size: side of the images.
-        channels: channels of the images.
-        stages: the stages, from the images to the head.
-        channel_group: inner channels of a unit.
-        classes: number of labels.
-        stream_groups: groups of the norms on the stream.
-        pool: a head reads the means over pool x pool tiles. Where objects lie in the middle of the
-            image, 2 learns several times faster than 1.
-    """
+    """Sizes of the whole model; images are square."""
 
     image_size: int
     channels: int
     stages: tuple[Stage, ...]
     channel_group: int
+    """Inner channels of a unit."""
     classes: int
     stream_groups: int = 4
+    """Groups of the norms on the stream."""
     pool: int = 1
+    """A head reads the means over pool x pool tiles. Where objects lie in the middle of the image,
+    2 learns several times faster than 1."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.pool <= self.sides[-1]:
@@ -179,18 +167,15 @@ def resnet(config: ResNetConfig, exits: Exits = NO_EXITS) -> Architecture:
     layout = _layout(config, exits)
 
     def build(units: tuple[int, ...]) -> nn.Module:
-        groups: dict[int, int] = {}
-        for unit in (layout.units[u] for u in units):
-            if unit.block != STEM:
-                groups[unit.block] = groups.get(unit.block, 0) + (unit.kind == "channels")
+        groups = {b: width["channels"] for b, width in widths_of(layout, units).items()}
         if empty := [block for block, count in groups.items() if not count]:
             raise SettingsError(f"block {empty[0]} has a core but no channels: leave it out")
         exits.check_blocks(set(groups), len(config.block_stages) - 1, prefix=True)
         return ResNet(config, groups, exits)
 
     ends = ("conv2.weight", "conv2.bias")
-    branches = (f"blocks.{i}.{end}" for i in range(len(config.block_stages)) for end in ends)
-    return Architecture(layout, build, exits, partial(resnet, config), frozenset(branches))
+    outputs = frozenset(f"blocks.{i}.{x}" for i in range(len(config.block_stages)) for x in ends)
+    return Architecture(layout, build, exits, partial(resnet, config), outputs)
 
 
 def _tiles(x: Tensor, pool: int) -> Tensor:
@@ -210,8 +195,8 @@ def _layout(config: ResNetConfig, exits: Exits) -> Layout:
         for index in (i for i, stage in enumerate(stages) if stage == number):
             specs += _block(config, shapes, index, number)
     last = len(stages) - 1
-    heads = [_head(config, shapes, exits, b) for b in (last, *exits.after)]
-    return layout_of(shapes, specs + heads)
+    specs += [_head(config, shapes, exits, block) for block in (last, *exits.after)]
+    return Layout(shapes, specs)
 
 
 def _entries(config: ResNetConfig, shapes: Mapping[str, Shape], exits: Exits) -> list[UnitSpec]:
@@ -237,20 +222,17 @@ def _entries(config: ResNetConfig, shapes: Mapping[str, Shape], exits: Exits) ->
 
 def _head(config: ResNetConfig, shapes: Mapping[str, Shape], exits: Exits, block: int) -> UnitSpec:
     """Return the unit of the final head (after the last block), or of an exit before it."""
-    final = block == len(config.block_stages) - 1
-    stage = -1 if final else config.block_stages[block]
+    last = len(config.block_stages) - 1
+    stage = -1 if block == last else config.block_stages[block]
     channels, area = config.stages[stage].width, config.sides[stage] ** 2
-    at, name = ("", "head") if final else (f"exits.{block}.", f"exit{block}")
     # Kept: relu's output, the norm's statistics, the pooled vector, the log-softmax. The norm's
     # input is also the next layer's input and counts there; nothing comes after the final head.
     pooled = channels * config.pool**2
     kept = channels * area + 2 * config.stream_groups + pooled + config.classes
-    if final and exits.shared:
+    if block == last and exits.shared:
         kept += channels * area + LABEL_ELEMENTS
     flops = (NORM_FLOPS + 2) * channels * area + 2 * pooled * config.classes
-    ends = ("norm.weight", "norm.bias", "head.weight", "head.bias")
-    slices = whole(shapes, *(at + end for end in ends))
-    return UnitSpec(name, "core", STEM if exits.shared else block, slices, flops, kept)
+    return exits.head(shapes, block, last, flops, kept)
 
 
 def _block(
@@ -265,12 +247,8 @@ def _block(
     specs = [UnitSpec(f"{name}.core", "core", index, core, flops, kept)]
     for i in range(stage.inner // g):
         start, stop = i * g, (i + 1) * g
-        slices = (
-            Slice(at + "conv1.weight", 0, start, stop),
-            Slice(at + "norm2.weight", 0, start, stop),
-            Slice(at + "norm2.bias", 0, start, stop),
-            Slice(at + "conv2.weight", 1, start, stop),
-        )
+        rows = ("conv1.weight", "norm2.weight", "norm2.bias")
+        slices = inner_slices(at, rows, "conv2.weight", start, stop)
         flops = 4 * taps * stage.width * g * area + (NORM_FLOPS + 1) * g * area
         cost = (flops, 2 * g * area + 2)
         specs.append(UnitSpec(f"{name}.channels.{i}", "channels", index, slices, *cost))

@@ -2,11 +2,11 @@
 
 Invariants: a stem makes the same number of vectors for every sample. `present` marks which of them
 are not padding. No other vector depends on padding, nor does the prediction. Costs are counted as
-in `transformer.py`, without the positions.
+in `transformer.py`, without the positions: `kept` is the float32-sized elements per sample that
+autograd keeps for the module and `present`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +17,6 @@ PADDING = 0
 """The word number that means padding."""
 WORD_STD = 0.2
 """Standard deviation of the initial word vectors: near what patches give."""
-
-
-class Stem(Protocol):
-    """A stem for one kind of samples."""
-
-    @property
-    def length(self) -> int:
-        """Vectors per sample."""
-        ...
-
-    def module(self, width: int) -> nn.Module:
-        """Make the module that maps samples to float (batch, length, width)."""
-        ...
-
-    def present(self, samples: Tensor) -> Tensor | None:
-        """Return which vectors are not padding, bool (batch, length); None if none is padding."""
-        ...
-
-    def flops(self, width: int) -> int:
-        """Return the operations of the module, per sample."""
-        ...
-
-    @property
-    def kept(self) -> int:
-        """Float32-sized elements per sample that autograd keeps for the module and `present`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +42,7 @@ class Patches:
         return self.channels * self.patch**2
 
     def module(self, width: int) -> nn.Module:
-        """Make a linear map of each patch."""
+        """Make a linear map of each patch: samples to float (batch, length, width)."""
         return _PatchEmbedding(self, width)
 
     def present(self, samples: Tensor) -> Tensor | None:
@@ -108,13 +82,13 @@ class Words:
     vocabulary: int
 
     def module(self, width: int) -> nn.Module:
-        """Make an embedding: a vector per word."""
+        """Make an embedding: samples to float (batch, length, width)."""
         embedding = nn.Embedding(self.vocabulary, width)
         nn.init.normal_(embedding.weight, std=WORD_STD)
         return embedding
 
     def present(self, samples: Tensor) -> Tensor | None:
-        """Mark the words that are not padding."""
+        """Mark the words that are not padding, bool (batch, length)."""
         return torch.ne(samples, PADDING)
 
     def flops(self, width: int) -> int:
@@ -125,3 +99,7 @@ class Words:
     def kept(self) -> int:
         """Elements of the word numbers, and of the masks of attention and of the mean."""
         return 3 * self.length
+
+
+Stem = Patches | Words
+"""A stem for one kind of samples."""

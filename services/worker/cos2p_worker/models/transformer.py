@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from cos2p.errors import SettingsError
 from cos2p.model.units import STEM
-from cos2p_worker.layout import Layout, Shape, Slice, UnitSpec, layout_of, whole
-from cos2p_worker.models.architecture import Architecture, BlockTap, Tapped
+from cos2p_worker.layout import Layout, Shape, Slice, UnitSpec, inner_slices, whole
+from cos2p_worker.models.architecture import Architecture, BlockTap, Tapped, widths_of
 from cos2p_worker.models.exits import NO_EXITS, Exits
 from cos2p_worker.models.stems import Stem
 
@@ -34,8 +34,6 @@ NORM_FLOPS = 8
 """Operations per element of a LayerNorm: mean, variance, scale, shift."""
 LABEL_ELEMENTS = 2
 """A kept label is an int64: as large as two float32."""
-
-
 POSITION_STD = 0.2
 """Standard deviation of the initial positions: near the embedding's own spread."""
 
@@ -186,20 +184,16 @@ def transformer(config: TransformerConfig, exits: Exits = NO_EXITS) -> Architect
     layout = _layout(config, exits)
 
     def build(units: tuple[int, ...]) -> nn.Module:
-        shapes: dict[int, BlockShape] = {}
-        for unit in (layout.units[u] for u in units):
-            if unit.block != STEM:
-                old = shapes.get(unit.block, BlockShape(0, 0))
-                heads = old.heads + (unit.kind == "head")
-                neurons = old.neurons + config.neuron_group * (unit.kind == "neurons")
-                shapes[unit.block] = BlockShape(heads, neurons)
+        shapes = {
+            block: BlockShape(width["head"], config.neuron_group * width["neurons"])
+            for block, width in widths_of(layout, units).items()
+        }
         exits.check_blocks(set(shapes), len(config.blocks) - 1)
         return Transformer(config, shapes, exits)
 
     ends = ("out.weight", "out.bias", "fc2.weight", "fc2.bias")
-    branches = (f"blocks.{i}.{end}" for i in range(len(config.blocks)) for end in ends)
-    again = partial(transformer, config)
-    return Architecture(layout, build, exits, again, frozenset(branches))
+    outputs = frozenset(f"blocks.{i}.{end}" for i in range(len(config.blocks)) for end in ends)
+    return Architecture(layout, build, exits, partial(transformer, config), outputs)
 
 
 def _mask(present: Tensor) -> Tensor:
@@ -212,50 +206,37 @@ def _layout(config: TransformerConfig, exits: Exits) -> Layout:
     with torch.device("meta"):
         module = Transformer(config, dict(enumerate(config.blocks)), exits)
     shapes: dict[str, Shape] = {n: tuple(p.shape) for n, p in module.named_parameters()}
-    embed, head = _stem(config, shapes, exits)
-    specs = [embed]
+    specs = [_embed(config, shapes, exits)]
     for index, shape in enumerate(config.blocks):
         specs += _block(config, shapes, index, shape)
-    heads = [head, *(_exit(config, shapes, exits, b) for b in exits.after)]
-    return layout_of(shapes, specs + heads)
+    last = len(config.blocks) - 1
+    specs += [_head(config, shapes, exits, block) for block in (last, *exits.after)]
+    return Layout(shapes, specs)
 
 
-def _stem(
-    config: TransformerConfig, shapes: Mapping[str, Shape], exits: Exits
-) -> tuple[UnitSpec, UnitSpec]:
-    """Return the unit before the blocks, and the unit after them."""
-    n, d, classes = config.tokens, config.width, config.classes
+def _embed(config: TransformerConfig, shapes: Mapping[str, Shape], exits: Exits) -> UnitSpec:
+    n, d = config.tokens, config.width
     names = [x for x in shapes if x.split(".")[0] in ("embed", "positions", "token")]
-    embed_flops = config.stem.flops(d) + n * d
-    head_flops = NORM_FLOPS * n * d + n * d + 2 * d * classes
-    # Kept: the last norm's input and statistics, the pooled vector, the log-softmax. With
-    # a class token the pooled vector is a view of the norm's output, which stays whole.
-    head_kept = 2 * n + (n * d if config.pool == "token" else d) + classes
-    embed_kept, read = config.stem.kept, n * d + LABEL_ELEMENTS
-    if exits.shared:
-        block, head_kept = STEM, head_kept + read
-    else:  # any head may be the deepest: its input counts with the stem, which all have
-        block, embed_kept = len(config.blocks) - 1, embed_kept + read
-    head = whole(shapes, "norm.weight", "norm.bias", "head.weight", "head.bias")
-    return (
-        UnitSpec("embed", "core", STEM, whole(shapes, *names), embed_flops, embed_kept),
-        UnitSpec("head", "core", block, head, head_flops, head_kept),
-    )
+    flops, kept = config.stem.flops(d) + n * d, config.stem.kept
+    if not exits.shared:  # any head may be the deepest: its input counts here, which all have
+        kept += n * d + LABEL_ELEMENTS
+    return UnitSpec("embed", "core", STEM, whole(shapes, *names), flops, kept)
 
 
-def _exit(
+def _head(
     config: TransformerConfig, shapes: Mapping[str, Shape], exits: Exits, block: int
 ) -> UnitSpec:
-    """Return the unit of an exit.
-
-    Its norm's input is also the input of the next block or head, and counts there.
-    """
-    d, classes = config.width, config.classes
-    tokens = 1 if config.pool == "token" else config.tokens
-    slices = whole(shapes, *(x for x in shapes if x.startswith(f"exits.{block}.")))
-    flops = NORM_FLOPS * tokens * d + tokens * d + 2 * d * classes
-    kept = 2 * tokens + d + classes
-    return UnitSpec(f"exit{block}", "core", STEM if exits.shared else block, slices, flops, kept)
+    """Return the unit of the final head (after the last block), or of an exit before it."""
+    n, d, last = config.tokens, config.width, len(config.blocks) - 1
+    normed = n if block == last or config.pool == "mean" else 1
+    # Kept: the norm's statistics, the pooled vector, the log-softmax. With a class token the pooled
+    # vector is a view of the norm's output. An exit's input counts with the layer after it.
+    pooled = normed * d if config.pool == "token" else d
+    kept = 2 * normed + pooled + config.classes
+    if block == last and exits.shared:
+        kept += n * d + LABEL_ELEMENTS
+    flops = (NORM_FLOPS + 1) * normed * d + 2 * d * config.classes
+    return exits.head(shapes, block, last, flops, kept)
 
 
 def _block(
@@ -266,8 +247,8 @@ def _block(
     ends = ("norm1.weight", "norm1.bias", "out.bias", "norm2.weight", "norm2.bias", "fc2.bias")
     core = whole(shapes, *(at + end for end in ends))
     # Kept per norm: input, mean and deviation; its output is kept by the linear layer after it.
-    specs = [UnitSpec(f"{name}.core", "core", index, core, (2 * NORM_FLOPS + 2) * n * d,
-                      4 * n * d + 4 * n)]  # fmt: skip
+    cost = ((2 * NORM_FLOPS + 2) * n * d, 4 * n * d + 4 * n)
+    specs = [UnitSpec(f"{name}.core", "core", index, core, *cost)]
     inner = shape.heads * h
     for i in range(shape.heads):
         rows = [
@@ -281,11 +262,7 @@ def _block(
         specs.append(UnitSpec(f"{name}.head.{i}", "head", index, slices, *cost))
     for i in range(shape.neurons // config.neuron_group):
         start, stop = i * config.neuron_group, (i + 1) * config.neuron_group
-        slices = (
-            Slice(at + "fc1.weight", 0, start, stop),
-            Slice(at + "fc1.bias", 0, start, stop),
-            Slice(at + "fc2.weight", 1, start, stop),
-        )
+        slices = inner_slices(at, ("fc1.weight", "fc1.bias"), "fc2.weight", start, stop)
         cost = (4 * n * d * config.neuron_group, 2 * n * config.neuron_group)
         specs.append(UnitSpec(f"{name}.neurons.{i}", "neurons", index, slices, *cost))
     return specs

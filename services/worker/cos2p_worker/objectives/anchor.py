@@ -34,11 +34,8 @@ class Anchor:
     outputs are computed before the first local step, while the weights are still the teacher's.
     Logits on both sides are those of the final head, without the shift of logit adjustment. This
     form is our own. Knowledge distillation against forgetting in federated learning is from Lee et
-    al., arXiv 2106.03097 (there with the global model, and non-true classes only).
-
-    Args:
-        share: part of the steps that have the term.
-        progress: share of the run that was done when the plan was made.
+    al., arXiv 2106.03097 (there with the global model, and non-true classes only). `share` of the
+    steps have the term. `progress` is the share of the run that was done when the plan was made.
     """
 
     def __init__(self, share: float, progress: float) -> None:

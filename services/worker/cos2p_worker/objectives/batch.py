@@ -8,12 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step trains on.
+    """The model's inputs and the loss's labels, first dimension the samples.
 
-    Attributes:
-        step: the step's number in the plan, from 1.
-        inputs: the model's input, first dimension the samples.
-        labels: the loss's labels, first dimension the samples.
+    `step` is the step's number in the plan, from 1.
     """
 
     step: int

@@ -1,7 +1,7 @@
-"""Losses of models with exits: ours, and those of two depth-cut baselines.
+"""Losses of one pass of a model: of its final head, and of its exits too.
 
-In all of them the batch goes through the module once. Every cross-entropy is the task's loss, with
-the logits adjusted by the device's own label share. Divergences compare plain logits.
+The exits' losses are ours, and those of two depth-cut baselines. Every cross-entropy is the task's
+loss, with the logits adjusted by the device's own label share. Divergences compare plain logits.
 """
 
 import math
@@ -19,22 +19,32 @@ from cos2p_worker.objectives.divergence import divergence, late_ramp, ramp_up, s
 
 
 @dataclass(frozen=True)
-class SharedExits:
-    """CE(final) + w * sum CE(exit) + lambda T^2 [sum KL(mean || exit) + mu KL(mean || final)].
-
-    `mean` is the detached mean of all heads' probabilities at T (the exit at full depth is the
-    final head). Each head is weighted by how many of the batch it gets right. This form is our own.
-    Self-distillation between exits is from Zhang et al., arXiv 1905.08094.
+class FinalHead:
+    """CE(final).
 
     Attributes:
         loss: the task's loss, adjusted.
-        config: w, lambda ("distillation"), mu ("final_share"), T, and lambda's ramp.
+        config: w ("weight"), lambda or gamma ("distillation"), mu ("final_share"), T, and a ramp.
         progress: share of the run that was done when the plan was made.
     """
 
     loss: Loss
     config: ExitConfig
     progress: float
+
+    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the loss of one pass."""
+        final = heads_of(module(batch.inputs))[-1]
+        yield self.loss(final, batch.labels), final
+
+
+class SharedExits(FinalHead):
+    """CE(final) + w * sum CE(exit) + lambda T^2 [sum KL(mean || exit) + mu KL(mean || final)].
+
+    `mean` is the detached mean of all heads' probabilities at T (the exit at full depth is the
+    final head). Each head is weighted by how many of the batch it gets right. This form is our own.
+    Self-distillation between exits is from Zhang et al., arXiv 1905.08094.
+    """
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loss of one pass."""
@@ -63,8 +73,7 @@ def _mean(heads: list[Tensor], labels: Tensor, temperature: float) -> Tensor:
     return torch.logsumexp(probabilities + weights.view(-1, *[1] * heads[0].ndim), 0)
 
 
-@dataclass(frozen=True)
-class DepthFL:
+class DepthFL(FinalHead):
     """sum_e CE_e + lambda(q) / (K - 1) * sum over pairs e != f of T^2 KL(f || e), f detached.
 
     From Kim et al., DepthFL, ICLR 2023; K is the number of the submodel's exits. As published, T =
@@ -72,10 +81,6 @@ class DepthFL:
     distillation 1, ramp 0.3. Deviations: there is an exit after every block (there: after each of
     four stages). The ramp is in shares of the run. FedDyn's regulariser is left out.
     """
-
-    loss: Loss
-    config: ExitConfig
-    progress: float
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loss of one pass."""
@@ -95,8 +100,7 @@ class DepthFL:
         yield loss, heads[-1]
 
 
-@dataclass(frozen=True)
-class ScaleFL:
+class ScaleFL(FinalHead):
     """sum_j j [CE_j + gamma T^2 KL(K || j)] / (K (K + 1) / 2) over the submodel's K exits.
 
     From Ilhan et al., ScaleFL, CVPR 2023. As published, T = 3 and gamma (here "distillation") is 0
@@ -104,10 +108,6 @@ class ScaleFL:
     it begins. The teacher is not detached, as in the published code. Exits are at the ends of the
     four levels of the published transformer.
     """
-
-    loss: Loss
-    config: ExitConfig
-    progress: float
 
     def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loss of one pass."""

@@ -7,45 +7,26 @@ the dispatched weights is computed before the first step, while the module still
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 
 from cos2p.log.messages import Plan
 from cos2p.run_config import LocalConfig, RunConfig
 from cos2p_worker.loss import Loss, adjusted, label_shift
-from cos2p_worker.models.exits import heads_of
 from cos2p_worker.objectives.anchor import Anchor, Proximal
 from cos2p_worker.objectives.batch import Batch, BatchOf
-from cos2p_worker.objectives.exits import DepthFL, ScaleFL, SharedExits
+from cos2p_worker.objectives.exits import DepthFL, FinalHead, ScaleFL, SharedExits
 from cos2p_worker.objectives.ordered_dropout import OrderedDropout
 from cos2p_worker.task import Task
 
 Counts = tuple[int, ...] | None
+ONE_PASS = {"final": FinalHead, "exits": SharedExits, "depthfl": DepthFL, "scalefl": ScaleFL}
 
 
-class Objective(Protocol):
-    """What a step minimises."""
-
-    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loss in parts: (scalar loss, final head's outputs of the pass that made it).
-
-        Each part is backpropagated before the next is asked for, so that memory holds the graph of
-        one pass at a time.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class FinalHead:
-    """The task's loss of the final head."""
-
-    loss: Loss
-
-    def parts(self, module: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loss of one pass."""
-        final = heads_of(module(batch.inputs))[-1]
-        yield self.loss(final, batch.labels), final
+Objective = FinalHead | OrderedDropout
+"""What a step minimises. `parts` yields (scalar loss, final head's outputs of the pass that made
+it). Each part is backpropagated before the next is asked for, so that memory holds the graph of one
+pass at a time."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +74,7 @@ class LocalLoss:
 
 
 def local_loss(task: Task, config: RunConfig, label_counts: Counts, plan: Plan) -> LocalLoss:
-    """Make the loss that a run's settings name.
-
-    Args:
-        task: the task, with its model and loss.
-        config: the run's settings.
-        label_counts: the device's own samples per label; None for a task without classes.
-        plan: the plan, with its units, its seed and the run's progress.
+    """Make the loss that a run's settings name, for a device with these samples per label.
 
     Raises:
         SettingsError: the task was not made for these settings.
@@ -119,15 +94,7 @@ def local_loss(task: Task, config: RunConfig, label_counts: Counts, plan: Plan) 
 
 
 def _objective(task: Task, local: LocalConfig, loss: Loss, plan: Plan) -> Objective:
-    match local.objective:
-        case "exits":
-            return SharedExits(loss, local.exits, plan.progress)
-        case "depthfl":
-            return DepthFL(loss, local.exits, plan.progress)
-        case "scalefl":
-            return ScaleFL(loss, local.exits, plan.progress)
-        case "fjord":
-            trained, frozen = plan.trained, plan.frozen
-            return OrderedDropout(loss, local.exits, task.model, trained, frozen, plan.seed)
-        case _:
-            return FinalHead(loss)
+    if local.objective == "fjord":
+        units = (plan.trained, plan.frozen)
+        return OrderedDropout(loss, local.exits, task.model, *units, plan.seed)
+    return ONE_PASS[local.objective](loss, local.exits, plan.progress)

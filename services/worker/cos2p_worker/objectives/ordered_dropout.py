@@ -6,7 +6,6 @@ the narrower model costs.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,26 +19,23 @@ from cos2p_worker.objectives.batch import Batch
 from cos2p_worker.objectives.divergence import soft
 
 
-@dataclass(frozen=True)
 class Narrow:
-    """A width of a submodel.
+    """A width of a submodel that has `units`."""
 
-    Attributes:
-        module: the smaller module; its own parameters are never used, nor allocated.
-        places: by parameter, the dimension cut and where along it the smaller one's values lie.
-    """
-
-    module: nn.Module
-    places: dict[str, tuple[int, Tensor]]
+    def __init__(self, model: Architecture, units: Sequence[int], width: Sequence[int]) -> None:
+        with torch.device("meta"):  # its own parameters are never used, nor allocated
+            self._module = model.build(tuple(width))
+        places = model.layout.places_within(units, width)
+        self._places = {name: (dim, torch.from_numpy(at)) for name, (dim, at) in places.items()}
 
     def outputs(self, wide: nn.Module, inputs: Tensor) -> Tensor:
         """Return the output of this width of `wide`, with gradients to the parameters of `wide`."""
         cut = {
-            name: _cut(parameter, *self.places[name])
+            name: _cut(parameter, *self._places[name])
             for name, parameter in wide.named_parameters()
-            if name in self.places
+            if name in self._places
         }
-        found: Tensor = torch.func.functional_call(self.module, cut, (inputs,))
+        found: Tensor = torch.func.functional_call(self._module, cut, (inputs,))
         return found
 
 
@@ -58,14 +54,6 @@ class OrderedDropout:
 
     Deviations: only inner dimensions are cut. All widths share one norm. An optimiser with momentum
     also moves what a step doesn't train.
-
-    Args:
-        loss: the task's loss, adjusted.
-        config: distillation and T.
-        model: the architecture.
-        trained: the plan's trained units.
-        frozen: the plan's frozen units.
-        seed: the plan's seed.
     """
 
     def __init__(
@@ -78,9 +66,9 @@ class OrderedDropout:
         seed: int,
     ) -> None:
         self._loss, self._config, self._seed = loss, config, seed
-        units = tuple(sorted({*trained, *frozen}))
-        widths = [tuple(sorted({*w, *frozen})) for w in nested_widths(model.layout.table, trained)]
-        self._narrow = [_narrow(model, units, width) for width in widths[:-1]]
+        units = sorted({*trained, *frozen})
+        widths = [sorted({*w, *frozen}) for w in nested_widths(model.layout.table, trained)]
+        self._narrow = [Narrow(model, units, width) for width in widths[:-1]]
 
     def drawn(self, step: int) -> int:
         """Return the width of a step, 0 the narrowest; a function of the plan's seed."""
@@ -102,10 +90,3 @@ class OrderedDropout:
             outputs = narrow.outputs(module, batch.inputs)
             apart = -(taught * soft(outputs, temperature)).sum(-1).mean()
             yield weight * temperature**2 * apart, outputs
-
-
-def _narrow(model: Architecture, units: tuple[int, ...], width: tuple[int, ...]) -> Narrow:
-    with torch.device("meta"):
-        module = model.build(width)
-    places = model.layout.places_within(units, width)
-    return Narrow(module, {n: (dim, torch.from_numpy(at)) for n, (dim, at) in places.items()})

@@ -1,1 +1,1 @@
-"""Tasks that ship with Co-S2P."""
+"""The task that ships with the worker, and the split of labels that tasks share."""

@@ -12,20 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
-from cos2p.run_config import (
-    LocalConfig,
-    MergeConfig,
-    PlanConfig,
-    RoundConfig,
-    RunConfig,
-)
+from cos2p.run_config import LocalConfig, MergeConfig, PlanConfig, RoundConfig, RunConfig
 from cos2p_worker.models.stems import Patches
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
 from cos2p_worker.task import DataPlace, Dataset, Part, Task
-from cos2p_worker.tasks.dirichlet import dirichlet_split
+from cos2p_worker.tasks.dirichlet import samples_of
 
 CLASSES = 10
-ALPHA = 0.3
 SAMPLES_MIN = 32
 SPLIT_SEED = 2026
 TEST_SHARE = 0.2
@@ -43,14 +36,10 @@ MODEL = TransformerConfig(
 
 
 def train_shard(place: DataPlace, index: int, count: int) -> Dataset:
-    """Return the data of device `index` of `count`.
-
-    Labels are split by Dirichlet(0.3) or the place's alpha.
-    """
+    """Return the data of device `index` of `count`, split by `samples_of`."""
     images, labels = _part("train")
-    alpha = place.alpha or ALPHA
-    shards = dirichlet_split(labels, count, alpha=alpha, seed=place.seed, samples_min=SAMPLES_MIN)
-    return _dataset(images[shards[index]], labels[shards[index]])
+    own = samples_of(labels, place, index, count, samples_min=SAMPLES_MIN)
+    return _dataset(images[own], labels[own])
 
 
 def evaluation(place: DataPlace) -> Dataset:
@@ -99,11 +88,7 @@ TASK = Task(
     # The margin covers what transients add to the cost model's forecast in the smallest submodels.
     run=RunConfig(
         rounds=RoundConfig(versions=60),
-        local=LocalConfig(
-            steps=20,
-            learning_rate=2e-3,
-            learning_rate_final=0.3,
-        ),
+        local=LocalConfig(steps=20, learning_rate=2e-3, learning_rate_final=0.3),
         plans=PlanConfig(memory_margin=0.05, coverage_floor=1),
         merge=MergeConfig(average_decay=0.97, checkpoint_every=5),
     ),

@@ -11,8 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import SettingsError
+from cos2p_worker.task import DataPlace
 
 DRAWS_MAX = 1000
+ALPHA = 0.3
+"""The concentration where the place names none."""
+
+
+def samples_of(
+    labels: NDArray[np.int64], place: DataPlace, index: int, count: int, *, samples_min: int
+) -> NDArray[np.int64]:
+    """Return the samples of device `index` of `count` under the place; see `dirichlet_split`."""
+    alpha = place.alpha or ALPHA
+    shards = dirichlet_split(labels, count, alpha=alpha, seed=place.seed, samples_min=samples_min)
+    return shards[index]
 
 
 def dirichlet_split(

@@ -8,16 +8,16 @@ import pytest
 from rich.console import Console
 
 from cos2p.errors import SettingsError
-from cos2p_cli.containers.engine import Found, Kind
+from cos2p_cli.containers.engine import DockerEngine, Found, Kind
 from cos2p_cli.containers.specs import NAME, ContainerSpec, Site
-from cos2p_cli.containers.tell import Tell
+from cos2p_cli.containers.steps import StepPrinter
 from cos2p_cli.containers.up import Up, UpOptions, UpResult
 
 IMAGES = {"co-s2p-core:1", "co-s2p-worker:1", "apache/kafka:4.3.1"}
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(DockerEngine):
     """Does at once what it is asked, and remembers it."""
 
     images: dict[str, str] = field(
@@ -110,9 +110,9 @@ class Ring:
 
     async def up(self, **chosen: Any) -> UpResult:
         given = UpOptions(**{"name": "r1", "image_tag": "1", **chosen})
-        with Tell(Console(quiet=True), as_json=True) as tell:
+        with StepPrinter(Console(quiet=True), as_json=True) as steps:
             return await Up(
-                given, self.engine, Hook(self._turn), lambda *_: self.logged.bus, tell
+                given, self.engine, Hook(self._turn), lambda *_: self.logged.bus, steps
             ).run()
 
     async def _turn(self) -> None:

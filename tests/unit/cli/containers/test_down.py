@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 from cos2p.errors import SettingsError
-from cos2p_cli.containers.down import DownOptions, DownResult, take_down
-from cos2p_cli.containers.tell import Tell
+from cos2p_cli.containers.down import take_down
+from cos2p_cli.containers.steps import StepPrinter
 
 
-def go(ring: Any, **chosen: Any) -> DownResult:
-    with Tell(Console(quiet=True), as_json=True) as tell:
-        return asyncio.run(take_down(DownOptions("r1", **chosen), ring.engine, tell))
+def go(ring: Any, name: str = "r1", **chosen: Any) -> dict[str, Any]:
+    with StepPrinter(Console(quiet=True), as_json=True) as steps:
+        return asyncio.run(take_down(name, ring.engine, steps, **chosen))
 
 
 def test_workers_leave_first_and_kafka_last(ring: Any) -> None:
@@ -32,26 +32,25 @@ def test_nothing_is_left_but_the_log(ring: Any) -> None:
 
     assert {} == ring.engine.there
     assert {("volume", "r1-kafka")} == set(ring.engine.others)
-    assert ("kept", True) == (result.volume, result.network)
+    assert ("kept", True) == (result["volume"], result["network"])
 
 
 def test_the_log_goes_when_it_is_told_to(ring: Any) -> None:
     asyncio.run(ring.up(workers="orin=1"))
 
-    assert "removed" == go(ring, volumes=True).volume
+    assert "removed" == go(ring, volumes=True)["volume"]
     assert {} == ring.engine.others
 
 
 def test_where_nothing_is_nothing_is_done(ring: Any) -> None:
-    assert DownResult((), False, "absent") == go(ring)
+    assert {"containers": [], "network": False, "volume": "absent"} == go(ring)
 
 
 def test_containers_of_another_ring_stay(ring: Any) -> None:
     asyncio.run(ring.up(workers="orin=1"))
     ring.engine.others["network", "r2"] = {"co-s2p.name": "r2"}
 
-    with Tell(Console(quiet=True), as_json=True) as tell:
-        asyncio.run(take_down(DownOptions("r2"), ring.engine, tell))
+    go(ring, "r2")
 
     assert "r1-planner" in ring.engine.there
 
@@ -59,5 +58,5 @@ def test_containers_of_another_ring_stay(ring: Any) -> None:
 def test_a_network_of_somebody_elses_is_left_alone(ring: Any) -> None:
     ring.engine.others["network", "r1"] = {}
 
-    with pytest.raises(SettingsError, match="left alone"):
+    with pytest.raises(SettingsError, match="does not belong to this ring"):
         go(ring)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cos2p.errors import BudgetError, RunExistsError, RunFailedError, SettingsError
+from cos2p.errors import BudgetError, ExitCode, RunExistsError, RunFailedError, SettingsError
+from cos2p_cli.supervisor import ChildError
 
 ALL = ["r1-kafka", "r1-init", "r1-planner", "r1-aggregator-0", "r1-evaluator", "r1-worker-orin-0"]
 
@@ -80,7 +81,7 @@ def test_a_name_that_somebody_else_has_is_left_alone(ring: Any, kind: str) -> No
     name = {"container": "r1-planner", "network": "r1", "volume": "r1-kafka"}[kind]
     ring.engine.others[kind, name] = {}
 
-    with pytest.raises(SettingsError, match=f"{kind} {name} already"):
+    with pytest.raises(SettingsError, match=f"{kind} {name} exists already"):
         go(ring)
     assert [] == ring.engine.started
 
@@ -122,8 +123,9 @@ def test_what_init_says_is_what_is_told(ring: Any) -> None:
     ring.engine.logs["r1-init"] = "cos2p: there is no task 'digist'\n"
     ring.trouble = lambda: ring.engine.put("r1-init", status="exited", exit_code=2)
 
-    with pytest.raises(SettingsError, match=r"^there is no task 'digist'$"):
+    with pytest.raises(ChildError, match=r"^there is no task 'digist'$") as caught:
         go(ring)
+    assert ExitCode.USAGE == caught.value.exit_code
     assert "r1-init" not in ring.engine.there
 
 
@@ -146,7 +148,7 @@ def test_a_worker_that_keeps_dying_is_told_with_its_reason(ring: Any) -> None:
 
     ring.trouble = trouble
 
-    with pytest.raises(SettingsError, match="below the smallest submodel"):
+    with pytest.raises(ChildError, match="below the smallest submodel"):
         go(ring)
 
 

@@ -18,26 +18,18 @@ from typing import NoReturn, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
-from cos2p.errors import (
-    BusError,
-    OffsetExpiredError,
-    RecordTooLargeError,
-    StorageError,
-)
+from cos2p.errors import BusError, OffsetExpiredError, RecordTooLargeError, StorageError
 from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
 from cos2p.log.buses import limits
 from cos2p.log.buses.kafka_access import access_from
-from cos2p.log.buses.kafka_link import BACKOFF_S, Link, stop
+from cos2p.log.buses.kafka_link import BACKOFF_S, NOT_ALLOWED, Link, stop
 from cos2p.log.buses.kafka_reader import FETCH_OPTIONS, Reader, ReaderPool
-from cos2p.log.buses.kafka_topics import Catalogue
+from cos2p.log.buses.kafka_topics import ENVELOPE_BYTES_MAX, Catalogue
 from cos2p.log.buses.kafka_writer import Writer
+from cos2p.log.topics import RECORD_BYTES_MAX
 from cos2p.settings import BusSettings
 
 T = TypeVar("T")
-RECORD_BYTES_MAX = 1_000_000
-"""Limit of values in topics whose limit this process does not know: it suits a default broker."""
-ENVELOPE_BYTES_MAX = 16 * 1024
-"""Room for a record's key, headers and framing next to its value."""
 LOOK_AGAIN_S = 0.5
 """How long one fetch may wait once the log is known to hold the record."""
 
@@ -49,28 +41,20 @@ class KafkaBus:
     """
 
     def __init__(self, bootstrap: str, settings: BusSettings) -> None:
-        """Check the settings; the bus connects later.
-
-        Args:
-            bootstrap: HOST:PORT[,HOST:PORT...] of the bootstrap brokers.
-            settings: the bus's settings.
-
-        Raises:
-            SettingsError: an address, file, user or password is missing or wrong.
-        """
+        """See `access_from`; the bus connects later."""
         access = access_from(bootstrap, settings)
         self._address = access.address
         self._link = Link(access, settings.kafka_timeout_s)
         self._catalogue = Catalogue(self._link, settings.replication or -1)
         self._writer = Writer(self._link)
-        self._readers = ReaderPool(self._open_consumer, stop)
+        self._readers = ReaderPool(self._open_consumer)
         self._scout: AIOKafkaConsumer | None = None
         self._scouting = asyncio.Lock()
         self._specs: dict[str, TopicSpec] = {}
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """See `Bus.create_topics`."""
-        await self._catalogue.create(specs, ENVELOPE_BYTES_MAX)
+        await self._catalogue.create(specs)
         self._specs.update({spec.name: spec for spec in specs})
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
@@ -129,6 +113,7 @@ class KafkaBus:
         await self._start_afresh()
 
     def _check(self, topic: str, records: Sequence[NewRecord]) -> None:
+        # Where this process does not know a topic's limit, it takes that of a default broker.
         limits.check(self._specs.get(topic, TopicSpec(topic, 1, RECORD_BYTES_MAX)), records)
         for record in records:
             around = len(record.key) + sum(len(k) + len(v) for k, v in record.headers.items())
@@ -223,9 +208,7 @@ class KafkaBus:
 
     async def _refuse(self, error: BaseException, topic: str, partition: int) -> NoReturn:
         """Raise an error that a person can act on."""
-        if isinstance(
-            error, (kafka.TopicAuthorizationFailedError, kafka.ClusterAuthorizationFailedError)
-        ):
+        if isinstance(error, NOT_ALLOWED):
             raise BusError(f"{self._address}: not allowed: no ACL for topic {topic}") from error
         if isinstance(error, (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)):
             raise RecordTooLargeError(

@@ -25,7 +25,6 @@ class Access:
 
     Attributes:
         hosts: host and port of each bootstrap broker.
-        tls: whether connections are encrypted.
         has_certificate: whether clients show a client certificate.
         user: the SASL user, or None.
         password: returns the current password; None if clients show none.
@@ -59,9 +58,7 @@ def host_port(host: str, port: int) -> str:
 def access_from(bootstrap: str, settings: BusSettings) -> Access:
     """Check the settings and turn them into connection arguments.
 
-    Args:
-        bootstrap: HOST:PORT[,HOST:PORT...] of the bootstrap brokers.
-        settings: the bus's settings.
+    `bootstrap` is HOST:PORT[,HOST:PORT...].
 
     Raises:
         SettingsError: an address, file, user or password is missing or wrong.

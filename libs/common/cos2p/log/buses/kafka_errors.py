@@ -32,12 +32,7 @@ PROBE_S = 5.0
 
 @dataclass(frozen=True)
 class Cause:
-    """Why there is no connection.
-
-    Attributes:
-        text: the cause as a text for people.
-        final: whether another attempt needs other settings to succeed.
-    """
+    """Why there is no connection; `final` if another attempt needs other settings to succeed."""
 
     text: str
     final: bool
@@ -121,7 +116,7 @@ async def _read(
     if access.tls and not greeted:
         return CERTIFICATE_REFUSED if access.has_certificate else CERTIFICATE_WANTED
     hung_up = any(isinstance(link, (EOFError, ConnectionError)) for link in chain)
-    return HUNG_UP if hung_up else Cause(_one_line(error), False)
+    return HUNG_UP if hung_up else Cause(one_line(error), False)
 
 
 def _known(link: BaseException, access: Access) -> Cause | None:
@@ -143,7 +138,7 @@ def _known(link: BaseException, access: Access) -> Cause | None:
     if isinstance(link, SaslAuthenticationFailed):
         return wrong_password(access)
     if isinstance(link, IncompatibleBrokerVersion):
-        return Cause(f"the broker's version is not supported: {_one_line(link)}", True)
+        return Cause(f"the broker's version is not supported: {one_line(link)}", True)
     if isinstance(link, socket.gaierror):
         return UNRESOLVED
     if isinstance(link, TimeoutError):
@@ -186,5 +181,6 @@ async def _speaks_tls(host: str, port: int) -> bool | None:
     return True
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An error's text without line breaks; its name if it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -15,11 +15,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 
 from cos2p.errors import BusUnreachableError
 from cos2p.log.buses.kafka_access import Access
-from cos2p.log.buses.kafka_errors import Cause, find_cause
+from cos2p.log.buses.kafka_errors import Cause, find_cause, one_line
 
 BACKOFF_S = 0.1
 RETRY_MS = 50
@@ -27,6 +31,7 @@ RETRY_MS = 50
 BACKOFF_S_MAX = 2.0
 STOP_S = 5.0
 """Time limit of each attempt to close a client."""
+NOT_ALLOWED = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 
 class Client(Protocol):
@@ -43,9 +48,7 @@ C = TypeVar("C", bound=Client)
 class Link:
     """The connection to one cluster, shared by all clients of a bus.
 
-    Args:
-        access: connection arguments.
-        patience_s: how long attempts are repeated, in seconds.
+    `patience_s` is how long attempts are repeated, in seconds.
     """
 
     def __init__(self, access: Access, patience_s: float) -> None:
@@ -92,7 +95,7 @@ class Link:
                     raise
                 cause = await self.cause()
                 if (cause is not None and cause.final) or loop.time() + pause_s > deadline:
-                    raise self._unreachable(cause.text if cause else _plain(error)) from error
+                    raise self._unreachable(cause.text if cause else one_line(error)) from error
             except BaseException:
                 await stop(client)
                 raise
@@ -126,7 +129,7 @@ class Link:
         cause = await self.cause()
         if cause is not None:
             return self._unreachable(cause.text)
-        why = f": {_plain(error)}" if error is not None else ""
+        why = f": {one_line(error)}" if error is not None else ""
         return BusUnreachableError(
             f"Kafka at {self.access.address} answers, but the partition's leader did not for "
             f"{self.patience_s:g} s{why}"
@@ -157,7 +160,3 @@ async def stop(client: Any) -> None:
 def inner_client(client: Any) -> Any:
     """The inner object that holds the connections of a client of any kind."""
     return getattr(client, "_client", None) or getattr(client, "client", client)
-
-
-def _plain(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

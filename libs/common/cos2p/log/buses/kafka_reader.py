@@ -20,6 +20,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from cos2p.log.bus import Record
+from cos2p.log.buses.kafka_link import stop
 
 IDLE_MAX = 8
 FETCH_BYTES = 64 * 1024
@@ -86,20 +87,10 @@ class Reader:
 
 
 class ReaderPool:
-    """The open readers, and which of them are idle.
+    """The open readers, and which of them are idle; `connect` opens a consumer."""
 
-    Args:
-        connect: opens a consumer.
-        stop: closes a consumer.
-    """
-
-    def __init__(
-        self,
-        connect: Callable[[], Awaitable[AIOKafkaConsumer]],
-        stop: Callable[[AIOKafkaConsumer], Awaitable[None]],
-    ) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[AIOKafkaConsumer]]) -> None:
         self._connect = connect
-        self._stop = stop
         self._idle: list[Reader] = []
         """Idle readers, longest unused first."""
         self._busy: set[Reader] = set()
@@ -129,12 +120,12 @@ class ReaderPool:
         self._busy.discard(reader)
         self._idle.append(reader)
         while len(self._idle) > IDLE_MAX:
-            await self._stop(self._idle.pop(0).consumer)
+            await stop(self._idle.pop(0).consumer)
 
     async def drop(self, reader: Reader) -> None:
         """End the loan of a reader whose consumer can't be used any more."""
         self._busy.discard(reader)
-        await self._stop(reader.consumer)
+        await stop(reader.consumer)
 
     async def close(self) -> None:
         """Close all readers, including those that are lent."""
@@ -142,16 +133,10 @@ class ReaderPool:
         self._idle.clear()
         self._busy.clear()
         for reader in readers:
-            await self._stop(reader.consumer)
+            await stop(reader.consumer)
 
 
 def _record(raw: Any) -> Record:
-    return Record(
-        raw.topic,
-        raw.partition,
-        raw.offset,
-        raw.timestamp / 1000,
-        raw.key or b"",
-        raw.value or b"",
-        dict(raw.headers),
-    )
+    key, value, headers = raw.key or b"", raw.value or b"", dict(raw.headers)
+    at_s = raw.timestamp / 1000
+    return Record(raw.topic, raw.partition, raw.offset, at_s, key, value, headers)

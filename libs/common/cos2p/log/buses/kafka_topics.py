@@ -17,8 +17,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from cos2p.errors import BusError, SettingsError, TopicMismatchError, TopicMissingError
 from cos2p.log.bus import TopicSpec
-from cos2p.log.buses.kafka_link import Link, stop
+from cos2p.log.buses.kafka_link import NOT_ALLOWED, Link, stop
 
+ENVELOPE_BYTES_MAX = 16 * 1024
+"""Room for a record's key, headers and framing next to its value."""
 SEGMENTS_PER_RETENTION = 4
 COMPACTION = {
     "segment.bytes": str(4 << 20),
@@ -44,9 +46,7 @@ class Asker(AIOKafkaClient):  # type: ignore[misc]
 class Catalogue:
     """Partition counts of the topics seen so far.
 
-    Args:
-        link: the connection to the cluster.
-        replication: replication factor of new topics; -1 for the broker's default.
+    New topics have the factor `replication`; -1 stands for the broker's default.
     """
 
     def __init__(self, link: Link, replication: int) -> None:
@@ -84,12 +84,8 @@ class Catalogue:
         """Ask for this topic again at its next use."""
         self._counts.pop(topic, None)
 
-    async def create(self, specs: Sequence[TopicSpec], envelope_bytes: int) -> None:
+    async def create(self, specs: Sequence[TopicSpec]) -> None:
         """Make the topics that are missing and check the others.
-
-        Args:
-            specs: the topics that must exist.
-            envelope_bytes: room for a record's key, headers and framing next to its value.
 
         Raises:
             TopicMismatchError: a topic exists with a different number of partitions.
@@ -99,7 +95,7 @@ class Catalogue:
         found = await self._ask([spec.name for spec in specs], settle=False)
         missing = [spec for spec in specs if spec.name not in found]
         if missing:
-            await self._make(missing, envelope_bytes)
+            await self._make(missing)
             found = await self._settled(specs)
         for spec in specs:
             if found[spec.name] != spec.partitions:
@@ -115,11 +111,11 @@ class Catalogue:
         if asker is not None:
             await stop(asker)
 
-    async def _make(self, specs: Sequence[TopicSpec], envelope_bytes: int) -> None:
+    async def _make(self, specs: Sequence[TopicSpec]) -> None:
         admin = await self._link.open(lambda: AIOKafkaAdminClient(**self._link.options))
         try:
             answer = await admin.create_topics(
-                [_new_topic(spec, self._replication, envelope_bytes) for spec in specs]
+                [_new_topic(spec, self._replication) for spec in specs]
             )
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             raise await self._link.unreachable(error) from error
@@ -137,10 +133,7 @@ class Catalogue:
                 f"{place}: COS2P_REPLICATION={max(0, self._replication)} does not suit this "
                 f"cluster: {text}"
             )
-        if error in (
-            kafka.TopicAuthorizationFailedError,
-            kafka.ClusterAuthorizationFailedError,
-        ):
+        if error in NOT_ALLOWED:
             raise BusError(f"{place}: not allowed: no ACL to create topic {name}")
         raise BusError(f"{place}: topic {name} can't be made: {error.__name__}: {text}")
 
@@ -206,19 +199,14 @@ class Catalogue:
             return self._asker
 
 
-def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
-    """A topic's settings, as Kafka names them.
-
-    Args:
-        spec: the topic.
-        envelope_bytes: room for a record's key, headers and framing next to its value.
-    """
+def topic_settings(spec: TopicSpec) -> dict[str, str]:
+    """A topic's settings, as Kafka names them."""
     retention_ms = -1 if spec.retention_s is None else int(spec.retention_s * 1000)
     settings = {
         "cleanup.policy": "delete",
         "retention.ms": str(retention_ms),
         "retention.bytes": "-1",
-        "max.message.bytes": str(spec.record_bytes_max + envelope_bytes),
+        "max.message.bytes": str(spec.record_bytes_max + ENVELOPE_BYTES_MAX),
     }
     if spec.retention_s is not None:
         # Segments expire whole and only after their last write, so they must be short.
@@ -231,9 +219,8 @@ def topic_settings(spec: TopicSpec, envelope_bytes: int) -> dict[str, str]:
     }
 
 
-def _new_topic(spec: TopicSpec, replication: int, envelope_bytes: int) -> Any:
-    settings = topic_settings(spec, envelope_bytes)
-    topic = NewTopic(spec.name, spec.partitions, 1, topic_configs=settings)
+def _new_topic(spec: TopicSpec, replication: int) -> Any:
+    topic = NewTopic(spec.name, spec.partitions, 1, topic_configs=topic_settings(spec))
     # Brokers accept -1 for their default, but NewTopic's constructor does not.
     topic.replication_factor = replication
     return topic

@@ -15,19 +15,37 @@ from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
 from cos2p.log.buses import limits
 
 
+class PartitionLog(list[Record]):
+    """The records of one partition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.next = 0
+        self.newest: dict[bytes, int] = {}
+        """Offset of each key's record, in compacted topics."""
+        # One condition per partition, so that an append wakes only its own readers.
+        self.arrived = asyncio.Condition()
+
+    def place_of(self, offset: int) -> int:
+        """Index of the first record at or after `offset`."""
+        if self.newest:
+            return bisect_left(self, offset, key=lambda record: record.offset)
+        return min(max(0, offset - self.first), len(self))
+
+    def compact(self, key: bytes) -> None:
+        """Remove the key's older record: its next one comes now."""
+        if (older := self.newest.get(key)) is not None:
+            del self[self.place_of(older)]
+        self.newest[key] = self.next
+
+
 class MemoryBus:
     """The log of one process; several services may share one instance."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._specs: dict[str, TopicSpec] = {}
-        self._logs: dict[tuple[str, int], list[Record]] = {}
-        self._first: dict[tuple[str, int], int] = {}
-        self._next: dict[tuple[str, int], int] = {}
-        self._newest: dict[tuple[str, int], dict[bytes, int]] = {}
-        """Offset of each key's record, in compacted topics."""
-        # One condition per partition, so that an append wakes only its own readers.
-        self._arrived: dict[tuple[str, int], asyncio.Condition] = {}
+        self._logs: dict[tuple[str, int], PartitionLog] = {}
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """See `Bus.create_topics`."""
@@ -39,37 +57,21 @@ class MemoryBus:
                 )
             self._specs[spec.name] = spec
             for partition in range(spec.partitions):
-                self._logs.setdefault((spec.name, partition), [])
-                self._first.setdefault((spec.name, partition), 0)
-                self._next.setdefault((spec.name, partition), 0)
-                self._newest.setdefault((spec.name, partition), {})
-                self._arrived.setdefault((spec.name, partition), asyncio.Condition())
+                self._logs.setdefault((spec.name, partition), PartitionLog())
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
-        log = self._log(topic, partition)
-        limits.check(self._specs[topic], records)
-        offsets = []
-        for new in records:
-            offset = self._next[topic, partition]
-            self._next[topic, partition] = offset + 1
-            if self._specs[topic].compacted:
-                self._forget_older(topic, partition, new.key, offset)
-            log.append(
-                Record(
-                    topic,
-                    partition,
-                    offset,
-                    self._clock.now(),
-                    new.key,
-                    bytes(new.value),
-                    dict(new.headers),
-                )
-            )
-            offsets.append(offset)
-        arrived = self._arrived[topic, partition]
-        async with arrived:
-            arrived.notify_all()
+        log, spec = self._log(topic, partition), self._specs[topic]
+        limits.check(spec, records)
+        offsets = list(range(log.next, log.next + len(records)))
+        for offset, new in zip(offsets, records, strict=True):
+            if spec.compacted:
+                log.compact(new.key)
+            value, headers, at_s = bytes(new.value), dict(new.headers), self._clock.now()
+            log.append(Record(topic, partition, offset, at_s, new.key, value, headers))
+            log.next = offset + 1
+        async with log.arrived:
+            log.arrived.notify_all()
         return offsets
 
     async def read(
@@ -83,19 +85,17 @@ class MemoryBus:
     ) -> list[Record]:
         """See `Bus.read`."""
         log = self._log(topic, partition)
-        first = self._first[topic, partition]
-        if offset < first:
-            raise OffsetExpiredError(f"{topic}[{partition}] starts at {first}, not at {offset}")
-        if wait_s > 0 and offset >= self._next[topic, partition]:
+        if offset < log.first:
+            raise OffsetExpiredError(f"{topic}[{partition}] starts at {log.first}, not at {offset}")
+        if wait_s > 0 and offset >= log.next:
             try:
-                arrived = self._arrived[topic, partition]
-                async with asyncio.timeout(wait_s), arrived:
-                    await arrived.wait_for(lambda: offset < self._next[topic, partition])
+                async with asyncio.timeout(wait_s), log.arrived:
+                    await log.arrived.wait_for(lambda: offset < log.next)
             except TimeoutError:
                 return []
         found: list[Record] = []
         size = 0
-        for record in log[self._index(topic, partition, offset) :]:
+        for record in log[log.place_of(offset) :]:
             size += len(record.value)
             if found and size > bytes_max:
                 break
@@ -105,40 +105,23 @@ class MemoryBus:
     async def end_offsets(self, topic: str) -> dict[int, Offsets]:
         """See `Bus.end_offsets`."""
         self._log(topic, 0)
-        return {
-            p: Offsets(self._first[topic, p], self._next[topic, p])
-            for p in range(self._specs[topic].partitions)
-        }
+        logs = [self._logs[topic, p] for p in range(self._specs[topic].partitions)]
+        return {p: Offsets(log.first, log.next) for p, log in enumerate(logs)}
 
     async def close(self) -> None:
         """See `Bus.close`; the log stays, because other services may use it."""
 
     def expire(self, topic: str, partition: int, before: int) -> None:
         """Simulate retention: remove the records below offset `before`."""
-        log, first = self._log(topic, partition), self._first[topic, partition]
-        before = min(before, self._next[topic, partition])
-        expired = self._index(topic, partition, before)
-        newest = self._newest[topic, partition]
-        for record in log[:expired] if newest else ():
-            del newest[record.key]
+        log = self._log(topic, partition)
+        before = min(before, log.next)
+        expired = log.place_of(before)
+        for record in log[:expired] if log.newest else ():
+            del log.newest[record.key]
         del log[:expired]
-        self._first[topic, partition] = max(first, before)
+        log.first = max(log.first, before)
 
-    def _forget_older(self, topic: str, partition: int, key: bytes, offset: int) -> None:
-        """Compact: remove the key's previous record and note `offset` as its newest."""
-        newest = self._newest[topic, partition]
-        if (older := newest.get(key)) is not None:
-            del self._logs[topic, partition][self._index(topic, partition, older)]
-        newest[key] = offset
-
-    def _index(self, topic: str, partition: int, offset: int) -> int:
-        """Index in the list of the first record at or after `offset`."""
-        log = self._logs[topic, partition]
-        if self._newest[topic, partition]:
-            return bisect_left(log, offset, key=lambda record: record.offset)
-        return min(max(0, offset - self._first[topic, partition]), len(log))
-
-    def _log(self, topic: str, partition: int) -> list[Record]:
+    def _log(self, topic: str, partition: int) -> PartitionLog:
         try:
             return self._logs[topic, partition]
         except KeyError:

@@ -6,11 +6,7 @@ from cos2p.log.bus import Bus, NewRecord, Offsets, Record, TopicSpec
 
 
 class PassingBus:
-    """A bus that passes every call to another; see `cos2p.log.bus.Bus`.
-
-    Args:
-        inner: the bus that carries out the calls.
-    """
+    """A bus that passes every call to another; see `cos2p.log.bus.Bus`."""
 
     def __init__(self, inner: Bus) -> None:
         self._inner = inner

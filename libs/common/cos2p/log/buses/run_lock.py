@@ -10,19 +10,14 @@ The lock file may stay, but it means nothing by itself.
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 
 from cos2p.errors import RunExistsError, StorageError
 
 
 class RunLock:
-    """The lock on a run's path, held until its process and that process's forks end.
+    """The lock on a run's path: a folder, or a file that ends in .sqlite.
 
-    It is a kernel lock (flock on PATH/lock, or on PATH.lock for a single file), so that a crash
-    frees it.
-
-    Args:
-        path: the run's folder, or a file that ends in .sqlite.
+    It is a kernel lock (flock) on PATH/lock, or on PATH.lock for a single file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,10 +28,7 @@ class RunLock:
         self._fd = -1
 
     def acquire(self, owner: str) -> None:
-        """Take the lock.
-
-        Args:
-            owner: name of this process in the error that another process gets.
+        """Take the lock; `owner` names this process in the error that another process gets.
 
         Raises:
             RunExistsError: another process holds it; the text names process and owner.
@@ -68,10 +60,5 @@ class RunLock:
     def __enter__(self) -> "RunLock":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

@@ -28,10 +28,6 @@ from cos2p.model.payload import Buffer
 _IOV_MAX = 512
 
 
-class RemovedError(Exception):
-    """The new file was removed by another process before it could be locked."""
-
-
 LIFETIMES_PER_RETENTION = 4
 """Number of times that a new segment is opened while a record is kept."""
 
@@ -41,33 +37,21 @@ class Segment:
 
     Args:
         number: the segment's number, from which its name is made.
-        path: path of the file.
+        path: where the file is.
+        fd: the open file, locked; the segment closes it.
         opened_s: time on the bus's clock at which it is opened.
         lifetime_s: how long it takes records, in seconds; None for ever.
-
-    Raises:
-        RemovedError: another process removed the file before it could be locked.
     """
 
     def __init__(
-        self, number: int, path: Path, opened_s: float = 0.0, lifetime_s: float | None = None
+        self, number: int, path: Path, fd: int, opened_s: float, lifetime_s: float | None
     ) -> None:
-        self.number, self.path = number, path
+        self.number, self._path, self._fd = number, path, fd
         self._opened_s, self._lifetime_s = opened_s, lifetime_s
-        self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        # Retention of another process may have unlinked the file before it was locked.
-        if os.fstat(self._fd).st_nlink == 0:
-            os.close(self._fd)
-            raise RemovedError
-        self._end = 0
+        self.byte_count = 0
+        """Number of bytes reserved so far."""
         self._users = 0
         self._sealed = False
-
-    @property
-    def byte_count(self) -> int:
-        """Number of bytes reserved so far."""
-        return self._end
 
     def is_old(self, now_s: float) -> bool:
         """Whether its lifetime is over, or the clock was set back."""
@@ -80,7 +64,8 @@ class Segment:
 
         Call `release` when the append's rows are in the log.
         """
-        position, self._end = self._end, self._end + byte_count
+        position = self.byte_count
+        self.byte_count += byte_count
         self._users += 1
         return position
 
@@ -111,7 +96,7 @@ class Segment:
                     views[0] = views[0][done:]
         except OSError as error:
             raise StorageError(
-                f"can't write blobs to {self.path}: {error.strerror}; make room and start again"
+                f"can't write blobs to {self._path}: {error.strerror}; make room and start again"
             ) from error
 
     def _close_if_unused(self) -> None:
@@ -123,9 +108,7 @@ class Segment:
 class SegmentFolder:
     """All segments of a run, and the one that this bus writes for each topic.
 
-    Args:
-        folder: folder of the segment files.
-        bytes_max: size from which a new segment is opened.
+    A segment of `bytes_max` or more is followed by a new one.
     """
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
@@ -142,11 +125,6 @@ class SegmentFolder:
     def rotate(self, spec: TopicSpec, number: int, now_s: float) -> bool:
         """Open a new file for a topic.
 
-        Args:
-            spec: the topic.
-            number: number of the new segment.
-            now_s: time on the bus's clock.
-
         Returns:
             False if retention removed the file before it was locked: try another number.
 
@@ -154,17 +132,20 @@ class SegmentFolder:
             StorageError: the file can't be made.
         """
         path = self._path(number)
-        kept_s = spec.retention_s
-        lifetime_s = None if kept_s is None else kept_s / LIFETIMES_PER_RETENTION
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            fresh = Segment(number, path, now_s, lifetime_s)
-        except RemovedError:
-            return False
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
             raise StorageError(f"can't make {path}: {error.strerror}") from error
+        # Retention of another process may have unlinked the file before it was locked.
+        if os.fstat(fd).st_nlink == 0:
+            os.close(fd)
+            return False
+        kept_s = spec.retention_s
+        lifetime_s = None if kept_s is None else kept_s / LIFETIMES_PER_RETENTION
         self._seal(spec.name)
-        self._current[spec.name] = fresh
+        self._current[spec.name] = Segment(number, path, fd, now_s, lifetime_s)
         return True
 
     def current(self, topic: str) -> Segment:
@@ -188,12 +169,7 @@ class SegmentFolder:
     def read(self, places: Sequence[SegmentSlice], *, may_wait: bool) -> list[memoryview] | None:
         """Read the values at `places`, in order; adjacent values are read together.
 
-        Args:
-            places: where the values are.
-            may_wait: whether the call may wait for the disk.
-
-        Returns:
-            The values; None if the call would have to wait for the disk and may not.
+        None if the call would have to wait for the disk and may not.
 
         Raises:
             OffsetExpiredError: a file is gone or too short.
@@ -201,7 +177,7 @@ class SegmentFolder:
         values: list[memoryview] = []
         start = 0
         for i in range(1, len(places) + 1):
-            if i == len(places) or not _adjoin(places[i - 1], places[i]):
+            if i == len(places) or not places[i - 1].adjoins(places[i]):
                 run = self._read_run(places[start:i], may_wait)
                 if run is None:
                     return None
@@ -212,10 +188,8 @@ class SegmentFolder:
     def remove(self, numbers: Sequence[int], unused: Callable[[], Sequence[int]]) -> list[int]:
         """Unlink the segments that have no writer and no row; return their numbers.
 
-        Args:
-            numbers: segments that no row pointed into.
-            unused: finds these segments again, under their locks. A writer may have added a row
-                and closed its file since `numbers` was read.
+        `unused` finds the segments without a row again, under their locks. A writer may have added
+        a row and closed its file since `numbers` was read.
 
         Raises:
             StorageError: a file can't be removed.
@@ -243,17 +217,13 @@ class SegmentFolder:
         path = self._path(places[0].segment)
         data = np.empty(size, np.uint8).data
         try:
-            fd = os.open(path, os.O_RDONLY)
+            with open(path, "rb", buffering=0) as file:
+                read = _read_into if may_wait else _read_cached
+                done = read(file.fileno(), data, first)
         except FileNotFoundError:
             raise OffsetExpiredError(f"the blobs in {path} are gone from the run") from None
         except OSError as error:
             raise StorageError(f"can't read {path}: {error.strerror}") from error
-        try:
-            done = _read_into(fd, data, first) if may_wait else _read_cached(fd, data, first)
-        except OSError as error:
-            raise StorageError(f"can't read {path}: {error.strerror}") from error
-        finally:
-            os.close(fd)
         if done != size:
             if not may_wait:
                 return None
@@ -276,10 +246,6 @@ class SegmentFolder:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.seg"
-
-
-def _adjoin(a: SegmentSlice, b: SegmentSlice) -> bool:
-    return a.segment == b.segment and a.position + a.byte_count == b.position
 
 
 def _read_into(fd: int, data: memoryview, position: int) -> int:

@@ -31,12 +31,9 @@ from cos2p.errors import (
 )
 from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
 from cos2p.log.buses import limits
-from cos2p.log.buses.run_lock import RunLock
 from cos2p.log.buses.segments import SegmentFolder
 from cos2p.log.buses.sqlite_file import LockedError
 from cos2p.log.buses.sqlite_log import WAL_BYTES_MAX, Row, SegmentSlice, SqliteLog, TopicEntry
-
-__all__ = ["RunLock", "SqliteBus"]
 
 T = TypeVar("T")
 
@@ -176,11 +173,6 @@ class SqliteBus:
 
     # ------------------------------------------------------------ methods of this bus only
 
-    async def topic_names(self) -> list[str]:
-        """Full names of all topics of the run, sorted."""
-        log = await self._opened()
-        return await self._patiently(log.topic_names)
-
     async def apply_retention(self) -> None:
         """Remove expired records, and segment files that are no longer used."""
         log = await self._opened()
@@ -265,11 +257,7 @@ class SqliteBus:
             self._retained_s = None  # some are left: the next append continues
 
     async def _expire(self, log: SqliteLog) -> bool:
-        """Remove expired records, up to a limit, and unused segments.
-
-        Returns:
-            Whether expired records are left.
-        """
+        """Remove expired records, up to a limit, and unused segments; return whether some stay."""
         async with self._write_turn:
             expire = partial(log.expire, self._clock.now())
             more = await self._patiently(expire, in_thread=True)
@@ -287,18 +275,12 @@ class SqliteBus:
         if values is None:
             values = await _in_thread(partial(self._segments.read, places, may_wait=True))
         far = iter(values or ())
-        return [
-            Record(
-                topic,
-                partition,
-                row.offset,
-                row.timestamp_s,
-                row.key,
-                next(far) if isinstance(row.value, SegmentSlice) else row.value,
-                row.headers,
-            )
-            for row in rows
-        ]
+        found = []
+        for row in rows:
+            value = next(far) if isinstance(row.value, SegmentSlice) else row.value
+            place = topic, partition, row.offset
+            found.append(Record(*place, row.timestamp_s, row.key, value, row.headers))
+        return found
 
     async def _change(self, log: SqliteLog, seen: int, since: float, until: float) -> None:
         """Wait until any process has committed, or `until`."""

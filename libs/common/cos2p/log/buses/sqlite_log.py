@@ -17,7 +17,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import msgpack
@@ -40,6 +40,7 @@ RECORDS_PER_READ = 2000
 EXPIRED_PER_CALL = 2000
 """Rows of a partition that retention removes at once: other processes need the lock, too."""
 WAL_BYTES_MAX = 8 << 20
+_IN_RANGE = "place >= ? AND place < ?"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class SegmentSlice:
     segment: int
     position: int
     byte_count: int
+
+    def adjoins(self, after: "SegmentSlice") -> bool:
+        """Whether `after` begins where this value ends."""
+        return (self.segment, self.position + self.byte_count) == (after.segment, after.position)
 
 
 @dataclass(frozen=True)
@@ -115,17 +120,7 @@ class SqliteLog:
                         f"topic {spec.name} in {self.file} has {row[0]} partitions, "
                         f"not {spec.partitions}: use another prefix or another folder"
                     )
-                db.execute(
-                    "INSERT OR REPLACE INTO topics VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        spec.name,
-                        spec.partitions,
-                        spec.record_bytes_max,
-                        spec.retention_s,
-                        spec.bulk,
-                        spec.compacted,
-                    ),
-                )
+                db.execute("INSERT OR REPLACE INTO topics VALUES (?, ?, ?, ?, ?, ?)", astuple(spec))
                 db.executemany(
                     "INSERT OR IGNORE INTO partitions (topic, partition) VALUES (?, ?)",
                     [(spec.name, p) for p in range(spec.partitions)],
@@ -149,12 +144,6 @@ class SqliteLog:
         spec = TopicSpec(row[0], row[1], row[2], row[3], bool(row[4]), bool(row[5]))
         return TopicEntry(spec, tuple(i for (i,) in logs))
 
-    def topic_names(self) -> list[str]:
-        """Names of all topics, sorted."""
-        with named(self.file):
-            rows = self._reader.execute("SELECT name FROM topics ORDER BY name").fetchall()
-        return [name for (name,) in rows]
-
     # ------------------------------------------------------------ records
 
     def insert(
@@ -168,12 +157,8 @@ class SqliteLog:
     ) -> int:
         """Append in one transaction and return the first record's offset.
 
-        Args:
-            log: the partition's id.
-            timestamp_s: timestamp of all records.
-            records: the records to append.
-            places: where a segment holds each record's value; None puts it in the row.
-            compacted: whether existing records with the same keys are removed.
+        `log` is the partition's id, here and below. `places` tells where a segment holds each
+        record's value; None puts it in the row. `compacted` removes older records of these keys.
         """
         with self._transaction() as db:
             first = self._ends(db, log).next
@@ -193,26 +178,16 @@ class SqliteLog:
     ) -> None:
         """Copy another log's records, with the same offsets, timestamps, keys and headers.
 
-        Args:
-            log: id of an empty partition, or of one that earlier calls filled.
-            first: oldest offset that the other log keeps; records below it are removed.
-            records: the other log's records, in its order, with their values.
-            compacted: whether existing records with the same keys are removed.
+        The partition is empty, or earlier calls filled it. `first` is the oldest offset that the
+        other log keeps; records below it are removed.
         """
         base = log << OFFSET_BITS
         with self._transaction() as db:
-            db.execute("DELETE FROM records WHERE place >= ? AND place < ?", (base, base + first))
-            db.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (first, log))
+            _forget_before(db, log, first)
             _write(
                 db,
                 (
-                    (
-                        base + r.offset,
-                        r.timestamp_s,
-                        bytes(r.key),
-                        _pack(NewRecord(b"", headers=r.headers)),
-                        *_columns(r.value, None),
-                    )
+                    (base + r.offset, r.timestamp_s, bytes(r.key), _pack(r), *_columns(r.value))
                     for r in records
                 ),
                 compacted,
@@ -220,14 +195,14 @@ class SqliteLog:
 
     def select(self, log: int, offset: int, bytes_max: int) -> list[Row]:
         """Rows from `offset` on: at least one if there is any, at most about `bytes_max`."""
-        base = log << OFFSET_BITS
+        base, end = _range(log)
         found: list[Row] = []
         size = 0
         with named(self.file):
             cursor = self._reader.execute(
                 "SELECT place, timestamp_s, key, headers, value, segment, position, byte_count"
-                " FROM records WHERE place >= ? AND place < ? ORDER BY place LIMIT ?",
-                (base + offset, base + (1 << OFFSET_BITS), RECORDS_PER_READ),
+                f" FROM records WHERE {_IN_RANGE} ORDER BY place LIMIT ?",
+                (base + offset, end, RECORDS_PER_READ),
             )
             with closing(cursor):
                 for place, at, key, headers, value, *where in cursor:
@@ -249,7 +224,7 @@ class SqliteLog:
         with named(self.file):
             count, size = self._reader.execute(
                 "SELECT count(*), coalesce(sum(coalesce(byte_count, length(value))), 0)"
-                " FROM records WHERE place >= ? AND place < ?",
+                f" FROM records WHERE {_IN_RANGE}",
                 _range(log),
             ).fetchone()
         return count, size
@@ -329,26 +304,24 @@ class SqliteLog:
         """Remove a partition's oldest rows, up to a limit; return whether there are more."""
         base, end = _range(log)
         rows = db.execute(
-            "SELECT place, timestamp_s FROM records WHERE place >= ? AND place < ?"
-            " ORDER BY place LIMIT ?",
+            f"SELECT place, timestamp_s FROM records WHERE {_IN_RANGE} ORDER BY place LIMIT ?",
             (base, end, EXPIRED_PER_CALL + 1),
         ).fetchall()
         kept = next((place for place, at in rows if at >= oldest_s), None)
         more = kept is None and len(rows) > EXPIRED_PER_CALL
         if more:
             kept = rows[-1][0]
-        first = base + SqliteLog._ends(db, log).next if kept is None else int(kept)
-        db.execute("DELETE FROM records WHERE place >= ? AND place < ?", (base, first))
-        db.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (first - base, log))
+        first = SqliteLog._ends(db, log).next if kept is None else int(kept) - base
+        _forget_before(db, log, first)
         return more
 
     @staticmethod
     def _ends(db: sqlite3.Connection, log: int) -> Offsets:
-        base = log << OFFSET_BITS
+        base, end = _range(log)
         first, last = db.execute(
-            "SELECT first_offset, (SELECT max(place) FROM records WHERE place >= ? AND place < ?)"
+            f"SELECT first_offset, (SELECT max(place) FROM records WHERE {_IN_RANGE})"
             " FROM partitions WHERE id = ?",
-            (base, base + (1 << OFFSET_BITS), log),
+            (base, end, log),
         ).fetchone()
         return Offsets(first, first if last is None else last - base + 1)
 
@@ -372,11 +345,17 @@ def _range(log: int) -> tuple[int, int]:
     return log << OFFSET_BITS, (log + 1) << OFFSET_BITS
 
 
+def _forget_before(db: sqlite3.Connection, log: int, first: int) -> None:
+    """Remove a partition's rows below an offset, where it begins from now on."""
+    base = log << OFFSET_BITS
+    db.execute(f"DELETE FROM records WHERE {_IN_RANGE}", (base, base + first))
+    db.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (first, log))
+
+
 def _oldest_s(db: sqlite3.Connection, log: int, empty: float) -> float:
     """Timestamp of a partition's oldest row; `empty` if it has none."""
     row = db.execute(
-        "SELECT timestamp_s FROM records WHERE place >= ? AND place < ? ORDER BY place LIMIT 1",
-        _range(log),
+        f"SELECT timestamp_s FROM records WHERE {_IN_RANGE} ORDER BY place LIMIT 1", _range(log)
     ).fetchone()
     return empty if row is None else float(row[0])
 
@@ -388,12 +367,12 @@ def _write(db: sqlite3.Connection, rows: Iterable[tuple[object, ...]], compacted
     db.executemany(f"{verb} INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, {mark})", rows)
 
 
-def _pack(new: NewRecord) -> bytes:
-    return bytes(msgpack.packb({k: bytes(v) for k, v in new.headers.items()}))
+def _pack(record: NewRecord | Record) -> bytes:
+    return bytes(msgpack.packb({k: bytes(v) for k, v in record.headers.items()}))
 
 
 def _columns(
-    value: Buffer, place: SegmentSlice | None
+    value: Buffer, place: SegmentSlice | None = None
 ) -> tuple[Buffer | None, int | None, int | None, int | None]:
     if place is None:
         return value, None, None, None

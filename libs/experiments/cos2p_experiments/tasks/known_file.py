@@ -18,9 +18,7 @@ class Source:
 
     Attributes:
         name: name of the data set, for people.
-        debian_package: the package that contains it.
-        debian_dir: the folder of that package's files.
-        files: for people: what a folder must hold.
+        files: what a folder must hold, for people.
     """
 
     name: str

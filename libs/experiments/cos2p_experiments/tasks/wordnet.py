@@ -22,17 +22,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cos2p.run_config import LocalConfig, MergeConfig, PlanConfig, RoundConfig, RunConfig
+from cos2p_experiments.tasks import RUN
+from cos2p_experiments.tasks.known_file import Source
 from cos2p_worker.models.stems import PADDING, Words
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
 from cos2p_worker.task import DataPlace, Dataset, Part, Task
-from cos2p_worker.tasks.dirichlet import dirichlet_split
-from cos2p_worker.tasks.known_file import Source
+from cos2p_worker.tasks.dirichlet import samples_of
 
 CLASSES = 27
 GLOSSES_MIN = 1000
 """A lexicographer file with fewer glosses is not a class."""
-ALPHA = 0.3
 SAMPLES_MIN = 64
 SPLIT_SEED = 2026
 VALIDATION_GLOSSES = 5_000
@@ -61,14 +60,10 @@ Gloss = tuple[str, int]
 
 
 def train_shard(place: DataPlace, index: int, count: int) -> Dataset:
-    """Return the data of device `index` of `count`.
-
-    Labels are split by Dirichlet(0.3) or the place's alpha.
-    """
+    """Return the data of device `index` of `count`, split by `samples_of`."""
     words, labels = _part(place.data_dir, "train")
-    alpha = place.alpha or ALPHA
-    shards = dirichlet_split(labels, count, alpha=alpha, seed=place.seed, samples_min=SAMPLES_MIN)
-    return _dataset(words[shards[index]], labels[shards[index]])
+    own = samples_of(labels, place, index, count, samples_min=SAMPLES_MIN)
+    return _dataset(words[own], labels[own])
 
 
 def evaluation(place: DataPlace) -> Dataset:
@@ -164,10 +159,5 @@ TASK = Task(
     train_shard=train_shard,
     evaluation=evaluation,
     classes=CLASSES,
-    run=RunConfig(
-        rounds=RoundConfig(versions=120),
-        local=LocalConfig(steps=20),
-        plans=PlanConfig(memory_margin=0.1),
-        merge=MergeConfig(average_decay=0.97, checkpoint_every=5),
-    ),
+    run=RUN,
 )

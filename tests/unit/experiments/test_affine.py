@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cos2p_worker.tasks.affine import maps, moved
+from cos2p_experiments.tasks.affine import maps, moved
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 6, 6)).astype(np.uint8)
 

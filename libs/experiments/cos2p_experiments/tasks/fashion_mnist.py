@@ -19,17 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cos2p.run_config import LocalConfig, MergeConfig, PlanConfig, RoundConfig, RunConfig
+from cos2p_experiments.tasks import RUN
+from cos2p_experiments.tasks.affine import maps, moved
+from cos2p_experiments.tasks.known_file import Source
 from cos2p_worker.models.resnet import ResNetConfig, Stage, resnet
 from cos2p_worker.models.stems import Patches
 from cos2p_worker.models.transformer import BlockShape, TransformerConfig, transformer
 from cos2p_worker.task import DataPlace, Dataset, Part, Task
-from cos2p_worker.tasks.affine import maps, moved
-from cos2p_worker.tasks.dirichlet import dirichlet_split
-from cos2p_worker.tasks.known_file import Source
+from cos2p_worker.tasks.dirichlet import samples_of
 
 CLASSES = 10
-ALPHA = 0.3
 SAMPLES_MIN = 64
 SUBSET_SEED = 2026
 AFFINE_SEEDS = {"train": 2026, "t10k": 2027}
@@ -66,14 +65,10 @@ AFFINE = ImageSelection(affine=True)
 
 
 def train_shard(choice: ImageSelection, place: DataPlace, index: int, count: int) -> Dataset:
-    """Return the data of device `index` of `count`.
-
-    Labels are split by Dirichlet(0.3) or the place's alpha.
-    """
+    """Return the data of device `index` of `count`, split by `samples_of`."""
     images, labels = _part(choice, place.data_dir, "train")
-    alpha = place.alpha or ALPHA
-    shards = dirichlet_split(labels, count, alpha=alpha, seed=place.seed, samples_min=SAMPLES_MIN)
-    return _dataset(images[shards[index]], labels[shards[index]])
+    own = samples_of(labels, place, index, count, samples_min=SAMPLES_MIN)
+    return _dataset(images[own], labels[own])
 
 
 def evaluation(choice: ImageSelection, place: DataPlace) -> Dataset:
@@ -139,13 +134,7 @@ TASK = Task(
     train_shard=partial(train_shard, DEMO),
     evaluation=partial(evaluation, DEMO),
     classes=CLASSES,
-    # The margin covers what transients add to the cost model's forecast in the smallest submodels.
-    run=RunConfig(
-        rounds=RoundConfig(versions=120),
-        local=LocalConfig(steps=20),
-        plans=PlanConfig(memory_margin=0.1),
-        merge=MergeConfig(average_decay=0.97, checkpoint_every=5),
-    ),
+    run=RUN,
 )
 VIT = replace(
     TASK,

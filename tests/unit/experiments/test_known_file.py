@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cos2p.errors import SettingsError
+from cos2p_experiments.tasks import fashion_mnist, wordnet
+from cos2p_experiments.tasks.fashion_mnist import SHA256, read_idx
+from cos2p_experiments.tasks.known_file import Source
 from cos2p_worker.task import load_task
-from cos2p_worker.tasks import fashion_mnist, wordnet
-from cos2p_worker.tasks.fashion_mnist import SHA256, read_idx
-from cos2p_worker.tasks.known_file import Source
 
 
 def write_idx(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> str:
