@@ -42,8 +42,11 @@ class UnitPlaces:
             now: the clock's seconds.
         """
         placed = {u: p for u, d in digests.items() if (p := self._place(u, d, now)) is not None}
-        kept = sorted({p.number for p in placed.values()})[-(BLOBS_MAX - 1) :]
-        return tuple(sorted(u for u in digests if u not in placed or placed[u].number < kept[0]))
+        numbers = sorted({p.number for p in placed.values()})
+        if len(numbers) + (len(placed) < len(digests)) > BLOBS_MAX:
+            # What lies in the oldest blobs is written again, into the new one.
+            numbers = numbers[-(BLOBS_MAX - 1) :]
+        return tuple(sorted(u for u in digests if u not in placed or placed[u].number < numbers[0]))
 
     def note(self, blob: UnitBlob, digests: Mapping[int, bytes], now: float) -> None:
         """Note that these units were written."""

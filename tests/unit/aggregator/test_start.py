@@ -77,7 +77,7 @@ async def turn(s: Script) -> None:
 
 async def told(s: Script) -> list[m.Message]:
     """What stands on `models`, without where blobs lie."""
-    places = {"blob": None, "checkpoint": None}
+    places = {"blobs": (), "checkpoint": None}
     return [t.model_copy(update=places) for t in await s.told()]
 
 
