@@ -6,6 +6,7 @@ ends the simulation.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -17,11 +18,14 @@ from cos2p.clock import LoopClock
 from cos2p.errors import BusError, FencedError, RunFailedError
 from cos2p.log.run_request import NewRun, request_run
 from cos2p.log.topics import FLEET, Role
+from cos2p.log.unit_blobs import read_digests
 from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
+from cos2p_aggregator.effects import Dispatch
 from cos2p_aggregator.replay import ReplayResult, replay
 from cos2p_planner.shell import run_planner
 from cos2p_planner.snapshot_check import compare_snapshots
+from cos2p_sim.checkers import InvariantError
 from cos2p_sim.faults import FaultCount, FaultyBus
 from cos2p_sim.fleets import draw_fleet, small_table
 from cos2p_sim.ring import Body, live_together, ring_of, silent_log
@@ -101,9 +105,31 @@ class Cluster:
         compared = await compare_snapshots(self.log, PREFIX, self.log.snapshots)
         self.seconds = self._clock.now() - self._start_s
         self.snapshot_count = sum(c.compared for c in compared)
-        found = await replay(self.log, PREFIX)
+        due: dict[tuple[str, int], bytes] = {}
+
+        def dispatched(effect: Dispatch) -> None:
+            due.update({(effect.plan.plan_id, u): d for u, d in effect.digests().items()})
+
+        found = await replay(self.log, PREFIX, dispatched=dispatched)
         found.check()
+        await self._check_weights(due)
         return found
+
+    async def _check_weights(self, due: Mapping[tuple[str, int], bytes]) -> None:
+        """Check that each plan was sent its units as they were at its point of the log.
+
+        Raises:
+            InvariantError: it was sent a unit of another version.
+        """
+        for message in self.log.checker.history.weights:
+            held: dict[int, bytes] = {}
+            for found in reversed(message.blobs):
+                held |= await read_digests(self.log, found)
+            plan = message.plan
+            owned = self._table.owned_by(message.shard, message.shard_count)
+            for unit in {*plan.trained, *plan.frozen}.intersection(owned):
+                if held.get(unit) != due[plan.plan_id, unit]:
+                    raise InvariantError(f"plan {plan.plan_id} was sent another unit {unit}")
 
     # ------------------------------------------------------------ processes
 

@@ -29,6 +29,7 @@ class History:
         published: the first VersionPublished of each (shard, version).
         whole: the (shard, version) pairs that have a checkpoint.
         dispatched: the (plan id, shard) pairs of all dispatches.
+        weights: all dispatches.
         asked_for: the (worker id, base version) pairs of all plans.
     """
 
@@ -48,6 +49,7 @@ class History:
     published: dict[tuple[int, int], m.VersionPublished] = field(default_factory=dict)
     whole: set[tuple[int, int]] = field(default_factory=set)
     dispatched: set[tuple[str, int]] = field(default_factory=set)
+    weights: list[m.Dispatched] = field(default_factory=list)
     asked_for: set[tuple[str, int]] = field(default_factory=set)
     finished: m.RunFinished | None = None
     _table: UnitTable | None = None
@@ -109,6 +111,7 @@ class History:
                 self.opened = True
             case m.Dispatched():
                 self.dispatched.add((message.plan.plan_id, message.shard))
+                self.weights.append(message)
             case m.VersionPublished():
                 self.published.setdefault((message.shard, message.version), message)
                 if message.checkpoint is not None:
