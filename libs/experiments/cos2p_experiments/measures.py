@@ -24,12 +24,10 @@ def spent(point: CurvePoint, axis: Axis) -> float:
 def accuracy(point: CurvePoint, form: Form) -> float | None:
     """Return a version's accuracy in [0, 1].
 
-    Args:
-        point: the version.
-        form: which model answers. "published" is the moving average of versions, or the raw
-            version where a policy has no average. "raw" is the raw version. "mean" is the mean
-            of all exits' probabilities. "plain" is the published model with unscaled units,
-            "scaled" the one with units scaled by survival. All but "mean" use the final head.
+    "published" is the moving average of versions, or the raw version where a policy has no average.
+    "raw" is the raw version. "mean" is the mean of all exits' probabilities. "plain" is the
+    published model with unscaled units, "scaled" the one with units scaled by survival. All but
+    "mean" use the final head.
     """
     forms: dict[Form, tuple[float | None, ...]] = {
         "published": (point.accuracy, point.raw_accuracy),
