@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cos2p.log.bus import Bus
 from cos2p.log.messages import BlobRef, Dispatched, UnitBlob
-from cos2p.log.unit_blobs import UnitValues, read_units, write_units
+from cos2p.log.unit_blobs import UnitsToWrite, read_units, write_units
 from cos2p.model.unit_wire import pack_units, unpack_units
 from cos2p.model.units import UnitTable, unit_digest
 
@@ -21,13 +21,13 @@ def one_blob(units: Iterable[int], blob: BlobRef) -> dict[str, Any]:
     return {"blobs": (UnitBlob(blob=blob, units=pack_units(held)),) if held else ()}
 
 
-def with_digests(table: UnitTable, values: Values) -> UnitValues:
+def with_digests(table: UnitTable, values: Values) -> UnitsToWrite:
     """The values of units, with their digests."""
-    return UnitValues(table, values, {unit: unit_digest(v) for unit, v in values.items()})
+    return UnitsToWrite(table, values, {unit: unit_digest(v) for unit, v in values.items()})
 
 
 async def written(
-    bus: Bus, topic: str, partition: int, blob_id: str, units: UnitValues
+    bus: Bus, topic: str, partition: int, blob_id: str, units: UnitsToWrite
 ) -> UnitBlob:
     """Write units as the aggregator does."""
     found = await write_units(bus, topic, partition, blob_id, units)

@@ -24,7 +24,7 @@ from cos2p.log.topics import (
     Topic,
     partition_of,
 )
-from cos2p.log.unit_blobs import UnitValues, write_units
+from cos2p.log.unit_blobs import UnitsToWrite, write_units
 from cos2p.model.payload import Buffer
 from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore
@@ -184,7 +184,7 @@ class _Shell:
             SUBMODELS.full_name(self._prefix),
             partition_of(effect.plan.plan_id, self._partitions),
             f"{effect.plan.plan_id}.s{self._shard}.{self._life}",
-            UnitValues(store.table, {unit: store.raw(unit) for unit in digests}, digests),
+            UnitsToWrite(store.table, {unit: store.raw(unit) for unit in digests}, digests),
             self._stop.is_set,
         )
         if blob is None:

@@ -15,7 +15,7 @@ from cos2p.errors import DigestError
 from cos2p.log.bus import Record, TopicSpec
 from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.messages import Plan, UnitBlob
-from cos2p.log.unit_blobs import UnitValues
+from cos2p.log.unit_blobs import UnitsToWrite
 from cos2p.model.units import STEM, Unit, UnitTable
 from cos2p_worker.core import Fetch, Part
 from cos2p_worker.fetch import Fetched, fetch_units
@@ -82,7 +82,7 @@ class Site:
         self.halt = threading.Event()
         self._blob_count = 0
 
-    async def write(self, held: Values, units: UnitValues | None = None) -> UnitBlob:
+    async def write(self, held: Values, units: UnitsToWrite | None = None) -> UnitBlob:
         await self.bus.create_topics([TopicSpec(TOPIC, 1, 1_000_000, bulk=True)])
         self._blob_count += 1
         name = f"b{self._blob_count}"

@@ -34,7 +34,7 @@ SHARED_BYTES = 128 << 10
 
 
 @dataclass(frozen=True)
-class Piece:
+class ChunkPiece:
     """The values `start` to `stop` of a unit, within one chunk."""
 
     unit: int
@@ -47,14 +47,14 @@ class Piece:
         return (self.stop - self.start) * F32.itemsize
 
 
-Chunk = tuple[Piece, ...]
+Chunk = tuple[ChunkPiece, ...]
 
 
 def chunks_of(table: UnitTable, units: Sequence[int]) -> tuple[Chunk, ...]:
     """Cut units into chunks."""
     most, shared = CHUNK_BYTES_MAX // F32.itemsize, SHARED_BYTES // F32.itemsize
     found: list[Chunk] = []
-    together: list[Piece] = []
+    together: list[ChunkPiece] = []
     filled = 0
     for unit in units:
         size = int(table.sizes[unit])
@@ -62,15 +62,15 @@ def chunks_of(table: UnitTable, units: Sequence[int]) -> tuple[Chunk, ...]:
             found.append(tuple(together))
             together, filled = [], 0
         if size >= shared:
-            found += [(Piece(unit, i, min(size, i + most)),) for i in range(0, size, most)]
+            found += [(ChunkPiece(unit, i, min(size, i + most)),) for i in range(0, size, most)]
         else:
-            together.append(Piece(unit, 0, size))
+            together.append(ChunkPiece(unit, 0, size))
             filled += size
     return (*found, tuple(together)) if together else tuple(found)
 
 
 @dataclass(frozen=True)
-class UnitValues:
+class UnitsToWrite:
     """Units to write as one blob: a flat float32 array and a digest of each."""
 
     table: UnitTable
@@ -95,7 +95,7 @@ async def write_units(
     topic: str,
     partition: int,
     blob_id: str,
-    units: UnitValues,
+    units: UnitsToWrite,
     halt: Callable[[], bool] = lambda: False,
 ) -> UnitBlob | None:
     """Append units as one blob. Their values must not change before this returns.
@@ -136,7 +136,7 @@ async def read_digests(bus: Bus, found: UnitBlob, *, wait_s: float = 10.0) -> di
 
 async def read_units(
     bus: Bus, table: UnitTable, found: UnitBlob, wanted: Mapping[int, int], *, wait_s: float = 10.0
-) -> AsyncGenerator[tuple[int, dict[Piece, NDArray[np.float32]]]]:
+) -> AsyncGenerator[tuple[int, dict[ChunkPiece, NDArray[np.float32]]]]:
     """Stream the chunks of a blob that hold wanted values: their bytes, and those of the values.
 
     The units' digests are not checked here. A piece that is partly wanted is given whole.
@@ -171,7 +171,7 @@ async def read_units(
                 f"its units {sizes[index]}"
             )
         values, start = np.frombuffer(data, F32), 0
-        pieces: dict[Piece, NDArray[np.float32]] = {}
+        pieces: dict[ChunkPiece, NDArray[np.float32]] = {}
         for piece in chunks[index - 1]:
             stop = start + piece.stop - piece.start
             if piece.stop > wanted.get(piece.unit, piece.stop):
@@ -180,5 +180,5 @@ async def read_units(
         yield len(data), pieces
 
 
-def _view(piece: Piece, values: NDArray[np.float32]) -> memoryview:
+def _view(piece: ChunkPiece, values: NDArray[np.float32]) -> memoryview:
     return np.ascontiguousarray(values[piece.start : piece.stop], F32).view(np.uint8).data
