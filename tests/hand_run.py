@@ -52,7 +52,7 @@ class Writer:
         self.config, self.epoch, self.now = config, 1, 0.0
         self.log: list[Timed] = []
 
-    def say(self, kind: type[m.Message], **fields: Any) -> m.Message:
+    def append_message(self, kind: type[m.Message], **fields: Any) -> m.Message:
         stamp: dict[str, Any] = {"run_id": "r1"}
         if issubclass(kind, m.Decision):
             stamp |= {"epoch": self.epoch, "fleet_offset": 0, "at_s": 0.0}
@@ -64,16 +64,16 @@ class Writer:
     def begin(self) -> "Writer":
         units = UnitColumns.of(TABLE)
         run = {"config": self.config, "task": "a:b", "checkpoint": REF, "units": units}
-        self.say(m.RunRequested, **run)
-        self.say(m.EpochStarted, planner_id="p")
-        self.say(m.RunStarted, **run)
+        self.append_message(m.RunRequested, **run)
+        self.append_message(m.EpochStarted, planner_id="p")
+        self.append_message(m.RunStarted, **run)
         return self
 
     def hello(self, worker: str, labels: tuple[int, ...] | None, **fields: Any) -> None:
         profile = m.DeviceProfile(
             device_class="small", memory_bytes=fields.pop("memory", 10_000), flops_per_s=1e9
         )
-        self.say(
+        self.append_message(
             m.Hello,
             worker_id=worker,
             incarnation=fields.pop("incarnation", 1),
@@ -97,11 +97,11 @@ class Writer:
         plan = m.Plan.model_validate(
             usual | {"plan_id": plan_id, "worker_id": worker, "trained": (0, *trained)} | fields
         )
-        self.say(m.PlanIssued, plan=plan)
+        self.append_message(m.PlanIssued, plan=plan)
         return plan
 
     def dispatched(self, plan: m.Plan, shard: int = 0, shards: int = 1) -> None:
-        self.say(
+        self.append_message(
             m.Dispatched,
             decisions_offset=0,
             plan=plan,
@@ -113,11 +113,11 @@ class Writer:
     def admit(self, plan: m.Plan, **fields: Any) -> None:
         usual = {"weight": 1.0, "staleness": 0, "steps_done": plan.local_steps, "blob": REF}
         who = {"plan_id": plan.plan_id, "worker_id": plan.worker_id}
-        self.say(m.UpdateAdmitted, **(usual | who | fields))
+        self.append_message(m.UpdateAdmitted, **(usual | who | fields))
 
     def close(self, version: int, **fields: Any) -> None:
         usual = {"reason": "count", "update_count": 1, "waited_s": 4.0, "coverage_min": 1}
-        self.say(m.RoundClosed, version=version, **(usual | fields))
+        self.append_message(m.RoundClosed, version=version, **(usual | fields))
 
     def publish(self, version: int, shard: int = 0, shards: int = 1, **fields: Any) -> None:
         owned = list(TABLE.owned_by(shard, shards))
@@ -128,7 +128,7 @@ class Writer:
             "unit_norms": np.array(NORMS, "<f4")[owned].tobytes(),
         }
         place = {"version": version, "shard": shard, "shard_count": shards}
-        self.say(m.VersionPublished, **(usual | place | fields))
+        self.append_message(m.VersionPublished, **(usual | place | fields))
 
     def folded(self, **options: Any) -> Fed:
         return fed(self.log, **options)

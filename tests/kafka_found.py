@@ -41,19 +41,19 @@ class Found:
     state: str = ""
 
 
-def find(folder: Path, say: Callable[[str], None]) -> Found | None:
+def find(folder: Path, report: Callable[[str], None]) -> Found | None:
     """Bring one broker up, by the first way that works; None if none does."""
     if given := os.environ.get(VARIABLE):
         return Found(given, f"{VARIABLE}={given}")
     with warnings.catch_warnings():
         # Docker's SDK leaves its socket open where no engine answers.
         warnings.simplefilter("ignore", ResourceWarning)
-        found = _container(say)
+        found = _container(report)
         gc.collect()
     if found is not None:
         return found
     if lacking := missing_tools():
-        say(f"no Kafka by Java: {lacking}")
+        report(f"no Kafka by Java: {lacking}")
         return None
     cluster = KafkaCluster(folder).up()
     return Found(cluster.bootstrap, f"Apache Kafka {VERSION} by Java", f"folder {folder}")
@@ -72,19 +72,19 @@ def stop(found: Found) -> None:
         client.close()
 
 
-def _container(say: Callable[[str], None]) -> Found | None:
+def _container(report: Callable[[str], None]) -> Found | None:
     try:
         import docker
         from docker.errors import DockerException
         from requests.exceptions import RequestException
     except ImportError:
-        say("no Kafka by Docker: its SDK is not installed")
+        report("no Kafka by Docker: its SDK is not installed")
         return None
     try:
         client = docker.from_env(timeout=ENGINE_S)
         client.ping()
     except (DockerException, RequestException):
-        say("no Kafka by Docker: no engine answers")
+        report("no Kafka by Docker: no engine answers")
         return None
     port = free_ports(1, 1)[0][0]
     try:
@@ -98,12 +98,12 @@ def _container(say: Callable[[str], None]) -> Found | None:
             labels={"cos2p-test": "kafka"},
         )
     except (DockerException, RequestException) as error:
-        say(f"no Kafka by Docker: {' '.join(str(error).split())[:200]}")
+        report(f"no Kafka by Docker: {' '.join(str(error).split())[:200]}")
         return None
     found = Found(f"127.0.0.1:{port}", f"container of {IMAGE}", f"container {container.id}")
     if _answers(port):
         return found
-    say(f"no Kafka by Docker: the container did not listen in {CONTAINER_S:g} s")
+    report(f"no Kafka by Docker: the container did not listen in {CONTAINER_S:g} s")
     stop(found)
     return None
 

@@ -211,12 +211,12 @@ class Site:
         """What a pod has written."""
         return self.kubectl("logs", pod, *arguments)
 
-    def says(self, pod: str, sentence: str) -> bool:
+    def has_logged(self, pod: str, sentence: str) -> bool:
         """Whether a pod, or the one before its last restart, has written this."""
-        told = self.log(pod)
+        logged = self.log(pod)
         if container(self.get("pod", pod))[1]:
-            told += self.log(pod, "--previous")
-        return sentence in told
+            logged += self.log(pod, "--previous")
+        return sentence in logged
 
     def wait_for_versions(self, more: int, limit_s: float = 180.0) -> None:
         """Until the run has closed so many more."""

@@ -80,7 +80,7 @@ class PlannedRun:
     def play(self) -> None:
         """From the request to the last version."""
         size = expected_bytes(self.table, "v0", range(len(self.table)))
-        self._say(
+        self._append_message(
             m.RunRequested(
                 run_id="run-1",
                 config=self.config,
@@ -91,7 +91,7 @@ class PlannedRun:
             0.0,
         )
         for worker_id, profile in self._profiles.items():
-            self._say(
+            self._append_message(
                 m.Hello(
                     run_id="run-1",
                     worker_id=worker_id,
@@ -105,8 +105,10 @@ class PlannedRun:
             )
         while self._queue and self.core.ledger.ended is None:
             now, _, plan, train_s = heapq.heappop(self._queue)
-            self.core.fleet.shift(now - self.core.ledger.progress_s)  # all of them are alive
-            self._say(self._report(plan, train_s), now)
+            self.core.fleet.shift_last_heard(
+                now - self.core.ledger.progress_s
+            )  # all of them are alive
+            self._append_message(self._report(plan, train_s), now)
 
     @property
     def closed(self) -> list[m.RoundClosed]:
@@ -126,7 +128,7 @@ class PlannedRun:
         windows = range(first, len(counts) - length + 1)
         return [int(counts[w : w + length].sum(axis=0).min()) for w in windows]
 
-    def _say(self, message: m.Message, now: float) -> None:
+    def _append_message(self, message: m.Message, now: float) -> None:
         made = self.core.handle(self._offset, message, now) + self.core.advance(now)
         self._offset += 1
         self.decisions += made

@@ -30,25 +30,25 @@ class Notes:
     """A log that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.logged: list[tuple[str, dict[str, Any]]] = []
 
     def bind(self, **_: object) -> "Notes":
         return self
 
     def info(self, event: str, **fields: object) -> None:
-        self.told.append((event, fields))
+        self.logged.append((event, fields))
 
     debug = warning = info
 
     def events(self) -> list[str]:
-        return [event for event, _ in self.told]
+        return [event for event, _ in self.logged]
 
 
 class Hearer(Watch):
     """Keeps what the planner tells."""
 
     def __init__(self) -> None:
-        self.hindrances: list[str] = []
+        self.blockers: list[str] = []
         self.free_count = 0
         self.history: RunHistory | None = None
         self.refused_count = 0
@@ -59,12 +59,12 @@ class Hearer(Watch):
         self.has_refused.set()
 
     def blocked(self, cause: str, text: str) -> None:
-        self.hindrances.append(f"{cause}: {text}")
+        self.blockers.append(f"{cause}: {text}")
 
-    def freed(self, cause: str) -> None:
+    def unblocked(self, cause: str) -> None:
         self.free_count += 1
 
-    def shows(self, history: RunHistory) -> None:
+    def show_history(self, history: RunHistory) -> None:
         self.history = history
 
 

@@ -47,7 +47,7 @@ class RandomRun:
         """What each shard has not written yet, each with the decisions that it obeys."""
         run = {"config": self.config, "task": "a:b", "checkpoint": REF}
         run["units"] = UnitColumns.of(TABLE)
-        self.say(m.RunRequested, **run)
+        self.append_message(m.RunRequested, **run)
         self.handle()
         self.decide(m.EpochStarted, planner_id="p")
         self.decide(m.RunStarted, **run)
@@ -71,7 +71,7 @@ class RandomRun:
         log.append(Entry(topic, len(log), self.now, message))
         return len(log)
 
-    def say(self, kind: type[m.Message], **fields: Any) -> None:
+    def append_message(self, kind: type[m.Message], **fields: Any) -> None:
         self.append("fleet", kind.model_validate({"run_id": "r1"} | fields))
 
     def decide(self, kind: type[m.Decision], **fields: Any) -> int:
@@ -88,7 +88,7 @@ class RandomRun:
         self.incarnations[worker] += self.dice.random() < 0.3
         labels = self.dice.choice((None, (3, 1), (1, 3), (0, 2)))
         profile = m.DeviceProfile(memory_bytes=self.dice.randint(1, 9), flops_per_s=1e9)
-        self.say(
+        self.append_message(
             m.Hello,
             worker_id=worker,
             incarnation=self.incarnations[worker],
@@ -130,7 +130,9 @@ class RandomRun:
         who = {"plan_id": plan.plan_id, "worker_id": plan.worker_id}
         if self.dice.random() < 0.8:
             spent = {"steps_done": 5, "train_s": 2.0, "idle_s": 1.0, "upload_s": 0.5}
-            self.say(m.Report, incarnation=plan.incarnation, status="done", **who, **spent)
+            self.append_message(
+                m.Report, incarnation=plan.incarnation, status="done", **who, **spent
+            )
         chance = self.dice.random()
         if chance < 0.6:
             late = self.dice.randint(0, 3)
@@ -180,11 +182,11 @@ class RandomRun:
         """A verdict, on a version that the decisions read so far may not have closed."""
         version = max(0, self.version + self.dice.randint(-2, 2))
         verdict = {"sample_count": 9, "loss": 1.0, "accuracy": self.dice.random()}
-        self.say(m.Evaluated, evaluator_id="e", version=version, **verdict)
+        self.append_message(m.Evaluated, evaluator_id="e", version=version, **verdict)
 
     def leave(self) -> None:
         worker = self.dice.choice(list(self.incarnations))
-        self.say(m.Goodbye, worker_id=worker, incarnation=self.incarnations[worker])
+        self.append_message(m.Goodbye, worker_id=worker, incarnation=self.incarnations[worker])
 
     def exclude(self) -> None:
         worker = {"worker_id": self.dice.choice(list(self.incarnations))}
@@ -240,4 +242,7 @@ class RandomRun:
         message = self.logs[topic][given[topic]].message
         if isinstance(message, m.Decision):
             return message.fleet_offset <= given["fleet"]
-        return not isinstance(message, m.Made) or message.decisions_offset <= given["decisions"]
+        return (
+            not isinstance(message, m.AggregatorMessage)
+            or message.decisions_offset <= given["decisions"]
+        )

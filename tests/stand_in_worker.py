@@ -10,7 +10,7 @@ from ring import table
 from cos2p.service.lifecycle import run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
-from cos2p_sim.learner import Temper, stand_in
+from cos2p_sim.learner import Behaviour, stand_in
 from cos2p_worker.shell import WorkerDevice, run_worker
 
 FLOPS_PER_S = 1e9
@@ -21,7 +21,7 @@ MEMORY_BYTES = 60_000
 def main() -> int:
     """Work until the run is over."""
     settings = load_settings(WorkerSettings)
-    temper = Temper(FLOPS_PER_S / settings.slowdown, settings.memory_bytes or MEMORY_BYTES)
+    behaviour = Behaviour(FLOPS_PER_S / settings.slowdown, settings.memory_bytes or MEMORY_BYTES)
 
     async def body(context: RoleContext) -> None:
         await run_worker(
@@ -29,10 +29,10 @@ def main() -> int:
             worker_id=settings.worker_id,
             device=WorkerDevice(
                 device_class=settings.device_class,
-                memory_bytes=temper.memory_bytes,
+                memory_bytes=behaviour.memory_bytes,
                 scratch_dir=settings.scratch_dir,
             ),
-            trainer_of=stand_in(table(), temper, context.clock),
+            trainer_of=stand_in(table(), behaviour, context.clock),
         )
 
     return run_service("worker", settings, body)

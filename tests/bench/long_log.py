@@ -182,13 +182,13 @@ class LongRun:
         self._decide([opened])
         self._decide(self._planner.handle(0, request, now))
         for i in range(DEVICES):
-            self._say(self._hello(i))
+            self._append_message(self._hello(i))
         ledger, reports = self._planner.ledger, 0
         while ledger.version < versions:
             due_s, _, plan = heapq.heappop(self._queue)
             self._clock.set(due_s)
-            self._planner.fleet.shift(1e3)  # all of them are alive
-            self._say(self._report(plan))
+            self._planner.fleet.shift_last_heard(1e3)  # all of them are alive
+            self._append_message(self._report(plan))
             reports += 1
             if not reports % 200:
                 await self._flush()
@@ -263,7 +263,7 @@ class LongRun:
         self._taken(topic, offset, self._clock.now(), message, bytes(record.value))
         return offset
 
-    def _say(self, message: m.Message) -> None:
+    def _append_message(self, message: m.Message) -> None:
         offset = self._put(FLEET, message)
         now = self._clock.now()
         made = self._planner.handle(offset, message, now)

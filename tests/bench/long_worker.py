@@ -12,7 +12,7 @@ from cos2p.log.topics import FLEET
 from cos2p.service.lifecycle import run_service
 from cos2p.service.role import RoleContext
 from cos2p.settings import WorkerSettings, load_settings
-from cos2p_sim.learner import Temper, stand_in
+from cos2p_sim.learner import Behaviour, stand_in
 from cos2p_worker.core import Send, WorkerCore
 from cos2p_worker.shell import WorkerDevice, run_worker
 
@@ -24,14 +24,14 @@ def main() -> int:
     settings = load_settings(WorkerSettings, worker_id="worker-new")
 
     async def body(context: RoleContext) -> None:
-        fleet = Mailbox(context.bus, context.prefix, FLEET, reader="bench", bury_from=None)
+        fleet = Mailbox(context.bus, context.prefix, FLEET, reader="bench", dead_letters_from=None)
         fleet.offset = await fleet.end()
         work = asyncio.ensure_future(
             run_worker(
                 context,
                 worker_id="worker-new",
                 device=WorkerDevice(MEMORY_BYTES),
-                trainer_of=stand_in(table(), Temper(1e9, MEMORY_BYTES), context.clock),
+                trainer_of=stand_in(table(), Behaviour(1e9, MEMORY_BYTES), context.clock),
             )
         )
         while not work.done() and not await fleet.poll(1.0):

@@ -155,7 +155,7 @@ def end_run(place: Place, start: Cost) -> None:
 
 def aggregator(place: Place) -> Cost:
     """An aggregator's start and the run's end, which it obeys when it has caught up."""
-    with started(place, "-m", "cos2p_aggregator", until="run_obeyed") as cost:
+    with started(place, "-m", "cos2p_aggregator", until="run_carried_out") as cost:
         return cost
 
 

@@ -346,9 +346,9 @@ REFUSED: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_can_not_work_is_refused_in_words(helm: str, case: str) -> None:
-    arguments, told = REFUSED[case]
+    arguments, message = REFUSED[case]
 
-    assert told in refusal(helm, *arguments())
+    assert message in refusal(helm, *arguments())
 
 
 def test_every_value_has_a_place_in_the_schema(helm: str) -> None:

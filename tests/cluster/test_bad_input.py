@@ -56,7 +56,7 @@ def test_memory_below_the_smallest_submodel_is_refused_by_name(site: Site) -> No
     )
 
     sentence = f"worker {pod}: a budget of"
-    wait_for("its sentence", partial(site.says, pod, sentence), 180)
+    wait_for("its sentence", partial(site.has_logged, pod, sentence), 180)
     site.wait_for_versions(2)
 
 
@@ -92,7 +92,7 @@ def test_a_wrong_bootstrap_address_is_named_by_each_pod(site: Site) -> None:
     sentence = "can't reach Kafka at no-such-host:9092: the name does not resolve"
 
     for pod in ("lost-co-s2p-planner-0", "lost-co-s2p-aggregator-0"):
-        wait_for("its sentence", partial(lost.says, pod, sentence), 180)
+        wait_for("its sentence", partial(lost.has_logged, pod, sentence), 180)
         assert not ready(lost.get("pod", pod))
     lost.helm("uninstall", "lost")
 
@@ -111,8 +111,8 @@ def test_a_second_release_on_one_prefix_is_told_whose_it_is(site: Site) -> None:
 
     (pod,) = wait_for("its job's pod", lambda: list(other.pods("init")))
     sentence = "belongs to run co-s2p, not to other-co-s2p"
-    wait_for("the job's sentence", partial(other.says, pod, sentence), 180)
+    wait_for("the job's sentence", partial(other.has_logged, pod, sentence), 180)
     sentence = "the run at prefix 'co-s2p' is 'co-s2p', not 'other-co-s2p'"
-    wait_for("the planner's", partial(other.says, "other-co-s2p-planner-0", sentence), 180)
+    wait_for("the planner's", partial(other.has_logged, "other-co-s2p-planner-0", sentence), 180)
     wait_for("versions", lambda: site.status()["version"] > version)
     other.helm("uninstall", "other")

@@ -112,10 +112,10 @@ def test_a_pod_sees_no_key_but_its_own(site: Site) -> None:
 def test_a_pod_without_a_key_says_so_and_harms_nobody(site: Site) -> None:
     site.kubectl("scale", "statefulset", X86, "--replicas=3")
 
-    def told() -> bool:
+    def logged() -> bool:
         return "/etc/co-s2p/keys/own.pem" in site.log(f"{X86}-2")
 
-    wait_for("its sentence", told)
+    wait_for("its sentence", logged)
     assert ready(site.get("pod", f"{X86}-0"))
     site.kubectl("scale", "statefulset", X86, "--replicas=2")
     wait_for("it to go", lambda: f"{X86}-2" not in site.pods())
@@ -132,11 +132,11 @@ def test_a_changed_password_needs_no_restart(site: Site, kafka: "KafkaCluster") 
 
 
 def test_no_secret_is_in_a_log_or_a_release(site: Site) -> None:
-    told = "".join(site.log(name, "--all-containers") for name in site.pods())
-    told += site.helm("get", "all", "co-s2p")
+    logged = "".join(site.log(name, "--all-containers") for name in site.pods())
+    logged += site.helm("get", "all", "co-s2p")
 
-    assert not any(f"{who}-secret" in told for who in (*ROLES, "another"))
-    assert "PRIVATE KEY" not in told
+    assert not any(f"{who}-secret" in logged for who in (*ROLES, "another"))
+    assert "PRIVATE KEY" not in logged
 
 
 def test_a_wrong_password_is_named_by_the_pod_that_has_it(site: Site) -> None:
@@ -144,4 +144,4 @@ def test_a_wrong_password_is_named_by_the_pod_that_has_it(site: Site) -> None:
     site.kubectl("patch", "secret", "kafka-worker", "--patch", json.dumps(patch))
     site.kubectl("delete", "pod", f"{X86}-0")
 
-    wait_for("its sentence", partial(site.says, f"{X86}-0", "wrong user or password"))
+    wait_for("its sentence", partial(site.has_logged, f"{X86}-0", "wrong user or password"))

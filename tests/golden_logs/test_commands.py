@@ -15,7 +15,7 @@ from cos2p.log.snapshots import Position, Snapshot, write_snapshot
 from cos2p.log.state_codec import pack
 from cos2p.settings import BusSettings
 from cos2p_cli import requests
-from cos2p_cli.replaying import ReplayOptions, run
+from cos2p_cli.replay_command import ReplayOptions, run
 from cos2p_planner.fold import PlannerState
 from cos2p_planner.snapshot_check import OTHER
 from cos2p_sim.cluster import PREFIX

@@ -151,7 +151,7 @@ def test_a_planner_resumes_it_at_any_version_with_and_without_its_snapshots(gold
 
 
 def _obeys(message: Message) -> int:
-    assert isinstance(message, m.Made)
+    assert isinstance(message, m.AggregatorMessage)
     return message.decisions_offset
 
 

@@ -57,7 +57,7 @@ def cos2p(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedPro
     )
 
 
-def said(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
+def document(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
     assert code == done.returncode, done.stderr + done.stdout
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -65,7 +65,7 @@ def said(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any
 
 def first_worker(home: Path, fits: Callable[[dict[str, Any]], bool]) -> str:
     """A worker of the run: which of them start in time is the machine's."""
-    rows = said(cos2p("status", "--bus", "run", "--json", cwd=home))["workers"]
+    rows = document(cos2p("status", "--bus", "run", "--json", cwd=home))["workers"]
     return next(str(row["worker_id"]) for row in rows if fits(row))
 
 
@@ -91,13 +91,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def archive(home: Path, tmp_path: Path) -> Path:
     file = tmp_path / "run.sqlite"
-    said(cos2p("archive", "--bus", str(home / "run"), "--out", str(file), "--json", cwd=home))
+    document(cos2p("archive", "--bus", str(home / "run"), "--out", str(file), "--json", cwd=home))
     return file
 
 
 def test_status_tells_people_and_programs_the_same(home: Path) -> None:
     text = cos2p("status", "--bus", "run", cwd=home)
-    found = said(cos2p("status", "--bus", "run", "--json", cwd=home))
+    found = document(cos2p("status", "--bus", "run", "--json", cwd=home))
 
     assert "version 6/6" in text.stdout
     assert ("finished", 6, 6) == (found["phase"], found["version"], found["target"])
@@ -113,15 +113,15 @@ def test_following_a_finished_run_ends_at_once(home: Path) -> None:
 
 
 def test_a_run_replays_to_the_same_bytes_in_any_number_of_shards(home: Path) -> None:
-    one = said(cos2p("replay", "--bus", "run", "--json", cwd=home))
-    four = said(cos2p("replay", "--bus", "run", "--shards", "4", "--json", cwd=home))
+    one = document(cos2p("replay", "--bus", "run", "--json", cwd=home))
+    four = document(cos2p("replay", "--bus", "run", "--shards", "4", "--json", cwd=home))
 
     assert 7 == one["compared_count"]
     assert [v["digest"] for v in one["versions"]] == [v["digest"] for v in four["versions"]]
 
 
 def test_replay_until_a_version_stops_there(home: Path) -> None:
-    found = said(cos2p("replay", "--bus", "run", "--until", "3", "--json", cwd=home))
+    found = document(cos2p("replay", "--bus", "run", "--until", "3", "--json", cwd=home))
 
     assert 3 == found["versions"][-1]["version"]
 
@@ -129,8 +129,8 @@ def test_replay_until_a_version_stops_there(home: Path) -> None:
 def test_a_what_if_is_told_beside_the_run_itself(home: Path) -> None:
     merged = first_worker(home, lambda row: row["outcomes"]["accepted"] > 0)
     text = cos2p("replay", "--bus", "run", "--without", merged, cwd=home)
-    found = said(cos2p("replay", "--bus", "run", "--without", merged, "--json", cwd=home))
-    late = said(cos2p("replay", "--bus", "run", "--staleness", "constant", "--json", cwd=home))
+    found = document(cos2p("replay", "--bus", "run", "--without", merged, "--json", cwd=home))
+    late = document(cos2p("replay", "--bus", "run", "--staleness", "constant", "--json", cwd=home))
 
     assert "another model" in text.stdout
     assert "→" in text.stdout
@@ -153,9 +153,9 @@ def test_an_archive_keeps_offsets_timestamps_keys_and_headers(home: Path, archiv
 
 
 def test_an_archive_replays_and_is_examined_like_the_run(home: Path, archive: Path) -> None:
-    replayed = said(cos2p("replay", "--bus", str(archive), "--json", cwd=home))
-    status = said(cos2p("status", "--bus", f"sqlite:{archive}", "--json", cwd=home))
-    doctor = said(cos2p("doctor", "--bus", str(archive), "--json", cwd=home))
+    replayed = document(cos2p("replay", "--bus", str(archive), "--json", cwd=home))
+    status = document(cos2p("status", "--bus", f"sqlite:{archive}", "--json", cwd=home))
+    doctor = document(cos2p("doctor", "--bus", str(archive), "--json", cwd=home))
 
     assert 7 == replayed["compared_count"]
     assert 6 == status["version"]
@@ -183,17 +183,17 @@ def test_a_log_that_was_changed_diverges_with_code_6_and_names_version_and_unit(
         db.commit()
 
     text = cos2p("replay", "--bus", str(archive), cwd=home)
-    found = said(cos2p("replay", "--bus", str(archive), "--json", cwd=home), code=6)
+    found = document(cos2p("replay", "--bus", str(archive), "--json", cwd=home), code=6)
 
     assert 6 == text.returncode
     assert 1 == len(text.stderr.strip().splitlines())
-    for told in (text.stderr, found["error"]):
-        assert "version" in told
-        assert "block" in told
+    for message in (text.stderr, found["error"]):
+        assert "version" in message
+        assert "block" in message
 
 
 def test_topics_are_listed_with_what_is_needed_and_there(home: Path) -> None:
-    found = said(cos2p("topics", "list", "--bus", "run", "--json", cwd=home))
+    found = document(cos2p("topics", "list", "--bus", "run", "--json", cwd=home))
 
     assert len(CATALOGUE) == len(found["topics"])
     assert {"ok"} == {t["state"] for t in found["topics"]}
@@ -203,7 +203,7 @@ def test_topics_are_listed_with_what_is_needed_and_there(home: Path) -> None:
 
 def test_topics_can_be_created_and_a_second_time_does_no_harm(tmp_path: Path) -> None:
     for _ in range(2):
-        found = said(cos2p("topics", "create", "--bus", "new", "--json", cwd=tmp_path))
+        found = document(cos2p("topics", "create", "--bus", "new", "--json", cwd=tmp_path))
         assert {"ok"} == {t["state"] for t in found["topics"]}
 
 
@@ -242,15 +242,15 @@ def test_a_running_run_admits_a_device_when_asked_and_stops_when_asked(tmp_path:
     try:
         asyncio.run(begin())
         deadline = time.monotonic() + 60
-        while said(cos2p("status", "--bus", "run", "--json", cwd=tmp_path))["version"] < 1:
+        while document(cos2p("status", "--bus", "run", "--json", cwd=tmp_path))["version"] < 1:
             assert time.monotonic() < deadline
         unknown = cos2p("admit", "worker-77", "--bus", "run", cwd=tmp_path)
         assert (2, True) == (unknown.returncode, "no device 'worker-77'" in unknown.stderr)
         there = first_worker(tmp_path, lambda row: True)
-        admitted = said(cos2p("admit", there, "--bus", "run", "--json", cwd=tmp_path))
+        admitted = document(cos2p("admit", there, "--bus", "run", "--json", cwd=tmp_path))
         assert there == admitted["worker_id"]
         done = cos2p("stop", "--bus", "run", "--reason", "enough", "--json", cwd=tmp_path)
-        assert said(done)["asked"]
+        assert document(done)["asked"]
         assert "stopped" == asyncio.run(end())
     finally:
         ring.stop_all()
@@ -277,7 +277,7 @@ def test_a_broker_that_is_not_there_is_named_with_its_cause(tmp_path: Path) -> N
         COS2P_KAFKA_TIMEOUT_S="1",
     )
 
-    found = said(done, code=3)
+    found = document(done, code=3)
     bus = next(c for c in found["checks"] if c["name"] == "bus")
     assert "127.0.0.1:9" in bus["text"]
     assert "refused" in bus["text"]
@@ -286,13 +286,13 @@ def test_a_broker_that_is_not_there_is_named_with_its_cause(tmp_path: Path) -> N
 def test_an_unknown_variable_is_an_error_with_the_closest_name(home: Path) -> None:
     done = cos2p("status", "--json", cwd=home, COS2P_PERFIX="x")
 
-    assert "COS2P_PREFIX" in said(done, code=2)["error"]
+    assert "COS2P_PREFIX" in document(done, code=2)["error"]
 
 
 def test_bus_and_prefix_may_come_from_the_environment(home: Path) -> None:
     done = cos2p("status", "--json", cwd=home, COS2P_BUS="sqlite:run", COS2P_PREFIX="cos2p")
 
-    assert 6 == said(done)["version"]
+    assert 6 == document(done)["version"]
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,11 @@ CASES: dict[str, tuple[Case, str]] = {
     "no client certificate": (certificate, "a client certificate is required"),
     "plain words to a TLS port": (
         lambda c: {"bus": f"kafka://{c.scram}"},
-        "the broker speaks TLS and we do not",
+        "the broker uses TLS, this client does not",
     ),
     "TLS to a plain port": (
         lambda c: password(c, bus=f"kafka://{c.bootstrap}"),
-        "the broker does not speak TLS and we do",
+        "this client uses TLS, the broker does not",
     ),
     "a port without a broker": (lambda c: {"bus": "kafka://127.0.0.1:9"}, "connection refused"),
     "a host that is not there": (
@@ -95,16 +95,16 @@ CASES: dict[str, tuple[Case, str]] = {
 }
 
 
-def check_line(line: str, environ: dict[str, Any], told: str) -> None:
+def check_line(line: str, environ: dict[str, Any], message: str) -> None:
     """One line names host and cause, and nothing that a person should not see."""
-    assert told in line
+    assert message in line
     assert str(environ["bus"]).removeprefix("kafka://") in line
     assert "KeyError" not in line
     assert PASSWORD not in line
     assert "\n" not in line.rstrip("\n")
 
 
-def check_programs(environ: dict[str, Any], told: str, cwd: Path) -> None:
+def check_programs(environ: dict[str, Any], message: str, cwd: Path) -> None:
     """Planner and doctor, at once, end with the bus's code and say why."""
     environ = environ | {"kafka_timeout_s": PATIENCE_S, "log_level": "error"}
     planner = start("planner", cwd=cwd, environ=environ)
@@ -113,12 +113,12 @@ def check_programs(environ: dict[str, Any], told: str, cwd: Path) -> None:
 
     code, out, line = end_of(planner)
     assert (ExitCode.BUS, "") == (code, out)
-    check_line(line, environ, told)
+    check_line(line, environ, message)
 
     code, out, err = end_of(doctor)
     assert (ExitCode.BUS, "") == (code, err)
     (check,) = (check for check in json.loads(out)["checks"] if check["name"] == "bus")
-    check_line(check["text"], environ, told)
+    check_line(check["text"], environ, message)
     assert PASSWORD not in out
 
 
@@ -126,9 +126,9 @@ def check_programs(environ: dict[str, Any], told: str, cwd: Path) -> None:
 def test_planner_and_doctor_name_host_and_cause_and_end(
     cluster: "KafkaCluster", tmp_path: Path, case: str
 ) -> None:
-    settings, told = CASES[case]
+    settings, message = CASES[case]
 
-    check_programs(settings(cluster), told, tmp_path)
+    check_programs(settings(cluster), message, tmp_path)
 
 
 @pytest.mark.slow

@@ -85,8 +85,8 @@ def test_services_end_by_name_on_a_full_disk_and_go_on_when_it_has_space(
             role = name.partition("-")[0]
             (line,) = (ring.folder / f"{name}.err").read_text().splitlines()
             assert line.startswith(f"{role}: can't reach Kafka at {cluster.bootstrap}: "), line
-        told = (cluster.folder / "broker-1.log").read_text()
-        assert any(sentence in told for sentence in OF_FULL_DISKS), told
+        broker_log = (cluster.folder / "broker-1.log").read_text()
+        assert any(sentence in broker_log for sentence in OF_FULL_DISKS), broker_log
 
         filler.unlink()
         await asyncio.to_thread(cluster.stop, 1)

@@ -48,7 +48,7 @@ def run(address: str, security: dict[str, Any], use: Use) -> Any:
     return asyncio.run(body())
 
 
-def told(address: str, security: dict[str, Any], use: Use) -> str:
+def error_of(address: str, security: dict[str, Any], use: Use) -> str:
     """The text of the error, which must come at once, in one line, with host and no password."""
     start = time.monotonic()
     with pytest.raises(BusError) as caught:
@@ -116,23 +116,25 @@ def test_a_client_certificate_is_enough_of_a_name(cluster: "KafkaCluster") -> No
 def test_wrong_password_and_unknown_user_are_named(cluster: "KafkaCluster", user: str) -> None:
     security = password(cluster, user, kafka_password=PASSWORD)
 
-    assert f"wrong user or password (user '{user}')" in told(cluster.scram, security, write_open)
+    assert f"wrong user or password (user '{user}')" in error_of(
+        cluster.scram, security, write_open
+    )
 
 
 def test_another_password_mechanism_is_named(cluster: "KafkaCluster") -> None:
     security = password(cluster, kafka_mechanism="SCRAM-SHA-256")
 
-    assert "does not take SCRAM-SHA-256" in told(cluster.scram, security, write_open)
+    assert "does not accept SCRAM-SHA-256" in error_of(cluster.scram, security, write_open)
 
 
 def test_a_missing_password_is_named(cluster: "KafkaCluster") -> None:
-    text = told(cluster.scram, certificate(cluster, None), write_open)
+    text = error_of(cluster.scram, certificate(cluster, None), write_open)
 
     assert "asks for a user and password" in text
 
 
 def test_a_missing_client_certificate_is_named(cluster: "KafkaCluster") -> None:
-    text = told(cluster.mtls, certificate(cluster, None), write_open)
+    text = error_of(cluster.mtls, certificate(cluster, None), write_open)
 
     assert "a client certificate is required" in text
 
@@ -140,40 +142,40 @@ def test_a_missing_client_certificate_is_named(cluster: "KafkaCluster") -> None:
 def test_an_untrusted_certificate_is_named(cluster: "KafkaCluster") -> None:
     security = password(cluster, kafka_ca_file=None)
 
-    assert "certificate not trusted" in told(cluster.scram, security, read_open)
+    assert "certificate not trusted" in error_of(cluster.scram, security, read_open)
 
 
 def test_plain_words_to_a_tls_port_are_named(cluster: "KafkaCluster") -> None:
-    assert "the broker speaks TLS and we do not" in told(cluster.scram, {}, read_open)
+    assert "the broker uses TLS, this client does not" in error_of(cluster.scram, {}, read_open)
 
 
 def test_tls_to_a_plain_port_is_named(cluster: "KafkaCluster") -> None:
-    text = told(cluster.bootstrap, password(cluster), write_open)
+    text = error_of(cluster.bootstrap, password(cluster), write_open)
 
-    assert "the broker does not speak TLS and we do" in text
+    assert "this client uses TLS, the broker does not" in text
 
 
 def test_a_password_for_a_port_that_takes_none_is_named(cluster: "KafkaCluster") -> None:
     security = password(cluster, kafka_security="SASL_PLAINTEXT")
 
-    assert "takes no user and password" in told(cluster.bootstrap, security, write_open)
+    assert "accepts no user and password" in error_of(cluster.bootstrap, security, write_open)
 
 
 @pytest.mark.parametrize("use", [write_closed, read_closed])
 def test_a_topic_without_any_acl_is_named(cluster: "KafkaCluster", use: Use) -> None:
-    text = told(cluster.scram, password(cluster), use)
+    text = error_of(cluster.scram, password(cluster), use)
 
     assert "not allowed: no ACL for topic closed" in text
 
 
 def test_a_topic_that_one_may_see_but_not_read_is_named(cluster: "KafkaCluster") -> None:
-    text = told(cluster.scram, password(cluster), read_open)
+    text = error_of(cluster.scram, password(cluster), read_open)
 
     assert "not allowed: no ACL for topic open" in text
 
 
 def test_a_topic_that_one_may_see_but_not_write_is_named(cluster: "KafkaCluster") -> None:
-    text = told(cluster.scram, password(cluster, "planner"), write_open)
+    text = error_of(cluster.scram, password(cluster, "planner"), write_open)
 
     assert "not allowed: no ACL for topic open" in text
 
@@ -182,7 +184,7 @@ def test_making_a_topic_without_leave_is_named(cluster: "KafkaCluster") -> None:
     async def make(bus: KafkaBus) -> None:
         await bus.create_topics([TopicSpec("new", 1, 1000)])
 
-    assert "no ACL" in told(cluster.scram, password(cluster), make)
+    assert "no ACL" in error_of(cluster.scram, password(cluster), make)
 
 
 def test_a_bus_that_was_refused_a_topic_still_writes_another(cluster: "KafkaCluster") -> None:
@@ -232,7 +234,7 @@ def test_an_address_without_host_and_port_is_refused(address: str) -> None:
 def test_a_certificate_for_another_host_name_is_named(cluster: "KafkaCluster") -> None:
     port = cluster.scram.rpartition(":")[2]
 
-    text = told(f"0.0.0.0:{port}", password(cluster), write_open)
+    text = error_of(f"0.0.0.0:{port}", password(cluster), write_open)
 
     assert "certificate not trusted" in text
     assert "'0.0.0.0'" in text

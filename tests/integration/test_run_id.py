@@ -32,9 +32,9 @@ def test_no_role_joins_a_run_of_another_name(ring: Ring, tmp_path: Path) -> None
         await ring.wait_for(MODELS, lambda x: isinstance(x, m.RunOpened))
         for role in ("planner", "aggregator", "worker"):
             process = programs.start(role, cwd=tmp_path, environ=environ)
-            code, _, told = await asyncio.to_thread(programs.end_of, process)
-            assert ExitCode.USAGE == code, told
-            assert "the run at prefix 'shared' is 'test', not 'mine' (COS2P_RUN_ID)" in told
+            code, _, stderr = await asyncio.to_thread(programs.end_of, process)
+            assert ExitCode.USAGE == code, stderr
+            assert "the run at prefix 'shared' is 'test', not 'mine' (COS2P_RUN_ID)" in stderr
         await ring.bus.close()
 
     asyncio.run(body())

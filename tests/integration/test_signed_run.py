@@ -62,8 +62,8 @@ def test_a_signed_run_ends_as_planned_whatever_one_device_says_for_others(
         assert "target" == ended.reason, ended.detail
         refused = [x.reason for x in await ring.log(DEAD_LETTERS) if isinstance(x, m.DeadLetter)]
         assert [
-            "Goodbye of worker-1: said by worker-0 in another's name",
-            "StopRequested of an operator: worker-0 is a worker, who can't say that",
+            "Goodbye of worker-1: sent by worker-0 in another's name",
+            "StopRequested of an operator: worker-0 is a worker, which must not send that",
         ] == refused
         assert "record_refused" in ring.errors()
         await ring.check_history()

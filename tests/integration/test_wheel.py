@@ -34,10 +34,10 @@ def alone() -> dict[str, str]:
 def needing_an_index(*command: str, cwd: Path = ROOT) -> None:
     """Run a command that fetches packages; skip where no index answers."""
     done = subprocess.run(command, cwd=cwd, env=alone(), capture_output=True, text=True)
-    said = done.stdout + done.stderr
-    if done.returncode and any(words in said.lower() for words in NO_INDEX):
-        pytest.skip(f"no package index answers: {said.strip().splitlines()[-1].strip()}")
-    assert 0 == done.returncode, said
+    output = done.stdout + done.stderr
+    if done.returncode and any(words in output.lower() for words in NO_INDEX):
+        pytest.skip(f"no package index answers: {output.strip().splitlines()[-1].strip()}")
+    assert 0 == done.returncode, output
 
 
 @pytest.fixture(scope="module")

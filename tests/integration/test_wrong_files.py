@@ -90,13 +90,13 @@ CASES: dict[str, tuple[str, Settings, str]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_file_ends_a_service_with_one_line_on_it(tmp_path: Path, case: str) -> None:
-    role, settings, told = CASES[case]
+    role, settings, message = CASES[case]
     environ = {"bus": "sqlite:run", "log_level": "error", **settings(tmp_path)}
 
     code, out, err = end_of(start(role, cwd=tmp_path, environ=environ))
 
     assert (ExitCode.USAGE, "") == (code, out)
-    assert f"{role}: {told.format(tmp_path)}\n" == err
+    assert f"{role}: {message.format(tmp_path)}\n" == err
 
 
 def asked(folder: Path, name: str) -> tuple[int, dict[str, Any], str]:

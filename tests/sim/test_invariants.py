@@ -47,7 +47,7 @@ def test_all_rules_hold_while_everything_goes_wrong(first: int) -> None:
         seen["restarts"] += ended.restart_count
         seen["snapshots"] += ended.snapshot_count
         seen.update(vars(ended.faults))
-        seen.update(str(outcome) for outcome in ended.log.checker.history.endings.values())
+        seen.update(str(outcome) for outcome in ended.log.checker.history.plan_ends.values())
 
     assert seen["kills"] >= CHUNK
     assert seen["restarts"] > seen["kills"]
@@ -85,7 +85,7 @@ def test_a_calm_run_reaches_its_target_without_a_restart(seed: int) -> None:
     assert (0, 0) == (ended.kill_count, ended.restart_count)
     assert ended.case.config.rounds.versions == history.version
     assert {"accepted", "stale", "expired", "cancelled"} >= {
-        str(outcome) for outcome in history.endings.values()
+        str(outcome) for outcome in history.plan_ends.values()
     }
 
 
@@ -103,20 +103,20 @@ def test_plans_with_frozen_prefixes_and_a_floor_survive_crashes() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_whose_workers_die_ends_and_names_them(seed: int) -> None:
     ended = run_seed("stall", seed)
-    told = ended.log.checker.history.ended
+    run_end = ended.log.checker.history.ended
 
-    assert told is not None
-    assert "stalled" == told.reason
-    assert all(f"worker-{i}" in told.detail for i in range(ended.case.device_count))
+    assert run_end is not None
+    assert "stalled" == run_end.reason
+    assert all(f"worker-{i}" in run_end.detail for i in range(ended.case.device_count))
 
 
 def test_a_run_whose_shard_is_missing_ends_and_names_it() -> None:
     ended = run_seed("lost-shard", 0)
-    told = ended.log.checker.history.ended
+    run_end = ended.log.checker.history.ended
 
-    assert told is not None
-    assert "stalled" == told.reason
-    assert "shard 1" in told.detail
+    assert run_end is not None
+    assert "stalled" == run_end.reason
+    assert "shard 1" in run_end.detail
 
 
 @pytest.mark.parametrize("scenario", ["calm", "lossy"])

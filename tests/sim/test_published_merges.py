@@ -64,7 +64,7 @@ def merge(config: RunConfig, store: ModelStore, *updates: Update, devices: int =
         opened_s=0.0,
         update_count=len(updates),
         open_count=0,
-        able_count=devices,
+        trainable_count=devices,
         pace=PACE,
         arrivals=Arrivals(),
     )

@@ -85,10 +85,10 @@ def commands(prefix: str, users: Mapping[Role, Sequence[str]]) -> Iterator[str]:
             grouped.setdefault(right.operations, []).append(right)
         for name in names:
             for operations, of_them in grouped.items():
-                words = ["--add", "--allow-principal", f"User:{name}"]
-                words += [word for each in operations for word in ("--operation", each)]
-                words += [word for each in of_them for word in ("--topic", each.topic)]
-                yield f"{TOOL} {shlex.join(words)}"
+                arguments = ["--add", "--allow-principal", f"User:{name}"]
+                arguments += [word for each in operations for word in ("--operation", each)]
+                arguments += [word for each in of_them for word in ("--topic", each.topic)]
+                yield f"{TOOL} {shlex.join(arguments)}"
 
 
 def documents(

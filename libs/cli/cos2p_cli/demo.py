@@ -23,7 +23,7 @@ from cos2p.run_config import RunConfig
 from cos2p.settings import BusSettings
 from cos2p_cli import options, pool
 from cos2p_cli.audit import audit_budgets
-from cos2p_cli.demo_result import Alone, DemoResult, to_document, to_text
+from cos2p_cli.demo_result import DemoResult, StandaloneResult, to_document, to_text
 from cos2p_cli.fleet import LocalDevice, demo_devices, describe
 from cos2p_cli.local_run import LocalRun, free_folder, in_folder, opened_run
 from cos2p_cli.progress import form_of, waiting
@@ -102,7 +102,7 @@ class Demo:
             devices = local.start(request, demo_devices(self._chosen.workers))
             self._print_opening(request, devices)
             await local.follow()
-            alone = await self._train_alone(local, request.config, devices)
+            alone = await self._train_standalone(local, request.config, devices)
             result = await self._result(local, devices, alone)
         self._print(result)
         return not result.audit.findings
@@ -143,15 +143,15 @@ class Demo:
         options.print_line(self._console, title, "bold")
         options.print_line(self._console, "\n".join(lines))
 
-    async def _train_alone(
+    async def _train_standalone(
         self, local: LocalRun, config: RunConfig, devices: Sequence[LocalDevice]
-    ) -> list[Alone]:
+    ) -> list[StandaloneResult]:
         """Train each worker by itself: on its data, in its budget, as many steps as in the run."""
         folder = self._folder / "alone"
         folder.mkdir(exist_ok=True)
         rows = local.history.devices
         jobs = [
-            pool.AloneJob(
+            pool.StandaloneJob(
                 task=self._chosen.task,
                 data_dir=self._chosen.data_dir,
                 device=device,
@@ -165,17 +165,19 @@ class Demo:
         ]
         turn = asyncio.Semaphore(ALONE_AT_ONCE)
 
-        async def one(job: pool.AloneJob) -> Alone:
+        async def one(job: pool.StandaloneJob) -> StandaloneResult:
             async with turn:
-                child = local.crew.fork(f"alone-{job.device.worker_id}", "job", pool.alone, job)
-                await local.crew.finished(child)
-            return Alone(job.device.worker_id, **json.loads(job.result.read_text()))
+                child = local.child_processes.fork(
+                    f"alone-{job.device.worker_id}", "job", pool.alone, job
+                )
+                await local.child_processes.finished(child)
+            return StandaloneResult(job.device.worker_id, **json.loads(job.result.read_text()))
 
         with waiting(self._console, self._form, "each worker alone, for comparison"):
             return list(await asyncio.gather(*(one(job) for job in jobs)))
 
     async def _result(
-        self, local: LocalRun, devices: Sequence[LocalDevice], alone: Sequence[Alone]
+        self, local: LocalRun, devices: Sequence[LocalDevice], alone: Sequence[StandaloneResult]
     ) -> DemoResult:
         audit = await audit_budgets(local.bus, self._settings.prefix)
         page = ReportInput(
@@ -195,7 +197,7 @@ class Demo:
             prefix=self._settings.prefix,
             report=write(page, self._folder / "report.html"),
             seconds=self._clock.now() - self._began_s,
-            notes=tuple(local.crew.notes),
+            notes=tuple(local.child_processes.notes),
         )
 
     def _print(self, result: DemoResult) -> None:

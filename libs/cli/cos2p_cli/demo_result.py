@@ -27,7 +27,7 @@ from cos2p_cli.status import document
 
 
 @dataclass(frozen=True)
-class Alone:
+class StandaloneResult:
     """One worker trained by itself within its budget.
 
     Attributes:
@@ -51,7 +51,7 @@ class DemoResult:
     run: RunHistory
     audit: Audit
     devices: Sequence[LocalDevice]
-    alone: Sequence[Alone]
+    alone: Sequence[StandaloneResult]
     folder: Path
     bus: str
     prefix: str
@@ -60,7 +60,7 @@ class DemoResult:
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
-    def best_alone(self) -> Alone | None:
+    def best_alone(self) -> StandaloneResult | None:
         """The best of the workers that were trained by themselves."""
         return max(self.alone, key=lambda a: a.accuracy, default=None)
 
@@ -171,10 +171,10 @@ DEVICE_HEADS = ("worker", "class", *MEMORY_HEADS, "merged", "other", "busy", "do
 
 
 def _legend(result: DemoResult) -> Text:
-    told = figures.other_ends(result.run.outcomes) or "none"
+    endings = figures.other_ends(result.run.outcomes) or "none"
     return Text(
         "budget, planned, measured: peak bytes of training. merged: plans whose update was "
-        f"merged; other: ended otherwise ({told}). busy: fetching, training (with the sleeps "
+        f"merged; other: ended otherwise ({endings}). busy: fetching, training (with the sleeps "
         "that play a slower device), sending. alone: accuracy by itself.",
         style="dim",
     )

@@ -107,7 +107,7 @@ async def checks_on_bus(
             yield Check("topics", "fail", *row.fault, ExitCode.BUS)
         return
     record_count = sum(r.record_count for r in found)
-    yield Check("topics", "ok", f"all {len(found)} are there, {record_count:,} records")
+    yield Check("topics", "ok", f"all {len(found)} exist, {record_count:,} records")
     yield await _readable(bus, settings.prefix)
     if write:
         yield await _writable(bus, settings.prefix, clock)

@@ -46,7 +46,7 @@ def run(
     from cos2p_experiments.suite import check, load_suite
 
     suite = load_suite(file)
-    suite = suite.quickened() if quick else suite
+    suite = suite.quick_version() if quick else suite
     specs = suite.cells(data_dir)
     folder = cells_folder(out, suite.name)
     with RunLock(folder.parent) as lock:

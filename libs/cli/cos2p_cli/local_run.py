@@ -31,7 +31,7 @@ from cos2p_cli import options, pool
 from cos2p_cli.fleet import LocalDevice
 from cos2p_cli.pool import NewRunJob
 from cos2p_cli.progress import Form, RunProgress, waiting
-from cos2p_cli.supervisor import Child, Crew
+from cos2p_cli.supervisor import Child, ChildProcesses
 
 REFRESH_S = 0.25
 LAST_EVALUATION_S = 20.0
@@ -103,9 +103,15 @@ class LocalRun:
     """One run and its processes. Use `initialise`, `start`, then `follow`."""
 
     def __init__(
-        self, job: NewRunJob, folder: Path, crew: Crew, bus: Bus, console: Console, form: Form
+        self,
+        job: NewRunJob,
+        folder: Path,
+        child_processes: ChildProcesses,
+        bus: Bus,
+        console: Console,
+        form: Form,
     ) -> None:
-        self._job, self._folder, self.crew, self.bus = job, folder, crew, bus
+        self._job, self._folder, self.child_processes, self.bus = job, folder, child_processes, bus
         self._clock, self._console, self._form = SystemClock(), console, form
         self._reader = HistoryReader(bus, job.settings.prefix, history=RunHistory(rows_max=None))
         self._roles: list[Child] = []
@@ -123,8 +129,8 @@ class LocalRun:
         """
         with waiting(self._console, self._form, "loading PyTorch and writing version 0"):
             await self._require_broker()
-            child = self.crew.fork("init", "job", pool.initialise, self._job)
-            await self.crew.finished(child)
+            child = self.child_processes.fork("init", "job", pool.initialise, self._job)
+            await self.child_processes.finished(child)
         async for letter in letters(self.bus, self._job.settings.prefix, FLEET):
             if isinstance(letter.message, RunRequested):
                 return letter.message
@@ -150,13 +156,15 @@ class LocalRun:
             "COS2P_LOG_FORMAT": "json",
             "COS2P_LOG_LEVEL": "info",
         }
-        self._roles.append(self.crew.start_service("planner", "cos2p_planner", env))
+        self._roles.append(self.child_processes.start_service("planner", "cos2p_planner", env))
         for shard in range(request.config.merge.shards):
             name = "aggregator" if not shard else f"aggregator-{shard}"
             shard_env = {**env, "COS2P_SHARD": str(shard)}
-            self._roles.append(self.crew.start_service(name, "cos2p_aggregator", shard_env))
+            self._roles.append(
+                self.child_processes.start_service(name, "cos2p_aggregator", shard_env)
+            )
         evaluator = self._worker_settings("evaluator", evaluate=True)
-        self._roles.append(self.crew.fork("evaluator", "service", pool.work, evaluator))
+        self._roles.append(self.child_processes.fork("evaluator", "service", pool.work, evaluator))
         for device in devices:
             settings = self._worker_settings(
                 device.worker_id,
@@ -166,7 +174,9 @@ class LocalRun:
                 memory_bytes=device.memory_bytes,
                 slowdown=device.kind.slowdown if device.kind else None,
             )
-            self._roles.append(self.crew.fork(device.worker_id, "worker", pool.work, settings))
+            self._roles.append(
+                self.child_processes.fork(device.worker_id, "worker", pool.work, settings)
+            )
         return devices
 
     def _worker_settings(self, worker_id: str, **given: object) -> WorkerSettings:
@@ -208,7 +218,7 @@ class LocalRun:
                 await self._clock.sleep(REFRESH_S)
                 await self._look(progress)
             # The roles' last messages belong in the report.
-            await self.crew.finished(*self._roles, deadline_s=LEAVE_S)
+            await self.child_processes.finished(*self._roles, deadline_s=LEAVE_S)
             await self._look(progress)
         if run.end_reason not in ("target", "stopped"):
             raise RunFailedError(
@@ -219,8 +229,8 @@ class LocalRun:
 
     async def _look(self, progress: RunProgress) -> None:
         await self._reader.poll()
-        self.crew.check()
-        progress.seen(self.history, self.crew.notes)
+        self.child_processes.check()
+        progress.on_update(self.history, self.child_processes.notes)
 
     def _require_workers(self) -> None:
         workers = [c for c in self._roles if c.kind == "worker"]
@@ -247,9 +257,9 @@ async def opened_run(
     """
     async with (
         options.opened(job.settings, must_exist=False) as bus,
-        Crew(folder / "logs", SystemClock(), pool.PRELOAD) as crew,
+        ChildProcesses(folder / "logs", SystemClock(), pool.PRELOAD) as child_processes,
     ):
-        yield LocalRun(job, folder, crew, bus, console, form)
+        yield LocalRun(job, folder, child_processes, bus, console, form)
 
 
 def with_budget(device: LocalDevice, cost: CostModel) -> LocalDevice:

@@ -249,7 +249,7 @@ def replay(
 
     With --without or --staleness it shows what would have happened instead.
     """
-    from cos2p_cli.replaying import ReplayOptions, run
+    from cos2p_cli.replay_command import ReplayOptions, run
 
     chosen = ReplayOptions(until, tuple(without or ()), staleness, shards, keys, as_json)
     run(settings_of(bus, prefix), chosen)
@@ -275,7 +275,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a version, or its submodel for a budget, as safetensors."""
-    from cos2p_cli.exporting import run
+    from cos2p_cli.export_command import run
     from cos2p_cli.figures import parse_size
 
     memory_bytes = parse_size(budget) if budget else None

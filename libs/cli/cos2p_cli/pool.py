@@ -24,7 +24,7 @@ EXITS = {"local": {"objective": "exits", "exits": {"weight": 0.1}}}
 PRELOAD = (
     "torch._dynamo",
     "cos2p_worker.__main__",
-    "cos2p_worker.alone",
+    "cos2p_worker.standalone",
     "cos2p_worker.evaluator",
     "cos2p_worker.torch_trainer",
 )
@@ -101,7 +101,7 @@ def work(settings: WorkerSettings) -> int:
 
 
 @dataclass(frozen=True)
-class AloneJob:
+class StandaloneJob:
     """The training of one worker by itself, on its one of `count` parts of the training data.
 
     Attributes:
@@ -118,17 +118,17 @@ class AloneJob:
     result: Path
 
 
-def alone(job: AloneJob) -> None:
+def alone(job: StandaloneJob) -> None:
     """Train one worker by itself and write its accuracy and submodel's size as JSON."""
     from cos2p.model.cost import CostModel
-    from cos2p_worker.alone import train_alone, units_alone
+    from cos2p_worker.standalone import standalone_units, train_standalone
     from cos2p_worker.task import load_task
 
     task = load_task(job.task).for_run(job.config).at(job.data_dir, job.config.seed)
     device = job.device
-    units = units_alone(task, job.config, device.memory_bytes or 0, device.worker_id)
+    units = standalone_units(task, job.config, device.memory_bytes or 0, device.worker_id)
     shard = task.shard(device.index, job.count)
-    accuracy = train_alone(task, shard, units, job.config, job.steps, job.config.seed)
+    accuracy = train_standalone(task, shard, units, job.config, job.steps, job.config.seed)
     found = {
         "accuracy": accuracy,
         "steps": job.steps,

@@ -52,21 +52,21 @@ class RunProgress(ExitStack):
                 Live(console=console, auto_refresh=False, transient=transient)
             )
         self._next_line_s = 0.0
-        self._told = 0
+        self._printed_notes = 0
 
-    def seen(self, run: RunHistory, notes: Sequence[str]) -> None:
+    def on_update(self, run: RunHistory, notes: Sequence[str]) -> None:
         """Draw the newest state of the run."""
         now = self._clock.now()
         if self._live is not None:
             note = "\n".join([*notes, self._note] if run.phase != "finished" else notes)
             self._live.update(render(run, now, self._console.width, note=note), refresh=True)
         elif self._form == "lines":
-            for note in notes[self._told :]:
+            for note in notes[self._printed_notes :]:
                 self._console.print(note)
             if now >= self._next_line_s and run.version:
                 self._next_line_s = now + LINE_EVERY_S
                 self._console.print(line(run, now), highlight=False)
-        self._told = len(notes)
+        self._printed_notes = len(notes)
 
 
 def line(run: RunHistory, now_s: float) -> str:

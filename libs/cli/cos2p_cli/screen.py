@@ -117,8 +117,8 @@ def _accuracy(run: RunHistory, width: int) -> Text:
 
 def _exits(run: RunHistory) -> list[Text]:
     rows = run.exits(run.accuracy[-1]) if run.accuracy else []
-    told = ", ".join(f"{name} {figures.percent(accuracy)}" for name, accuracy in rows)
-    return [Text(told, no_wrap=True, overflow="ellipsis")] if told else []
+    summary = ", ".join(f"{name} {figures.percent(accuracy)}" for name, accuracy in rows)
+    return [Text(summary, no_wrap=True, overflow="ellipsis")] if summary else []
 
 
 def _traffic(run: RunHistory) -> Text:

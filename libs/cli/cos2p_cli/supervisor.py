@@ -2,8 +2,8 @@
 
 Invariants: each child has its own process group, so Ctrl-C reaches only the command. The command
 then stops each child by its pid: SIGTERM, a deadline, SIGKILL. A child never outlives the command
-(`leash`). Each child's output goes to its own file. A child that ends with an expected error ends
-the run with that child's error line and exit code.
+(`parent_watch`). Each child's output goes to its own file. A child that ends with an expected error
+ends the run with that child's error line and exit code.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from cos2p.clock import Clock
 from cos2p.errors import Cos2pError, ExitCode, StorageError
-from cos2p.service.leash import tie_to
+from cos2p.service.parent_watch import stop_when_closed
 
 RoleKind = Literal["service", "worker", "job"]
 RESTARTS_MAX = 3
@@ -88,7 +88,7 @@ class Child:
                 os.kill(self.process.pid, number)
 
 
-class Crew:
+class ChildProcesses:
     """The children of one command. Their output goes to the folder `logs`.
 
     Forked children share the modules of `preload`, which are imported once (torch among them).
@@ -109,7 +109,7 @@ class Crew:
 
     def start_service(self, name: str, module: str, env: Mapping[str, str]) -> Child:
         """Start `python -m MODULE`. If it is killed, it is restarted."""
-        arguments = [sys.executable, "-m", "cos2p.service.leash", module]
+        arguments = [sys.executable, "-m", "cos2p.service.parent_watch", module]
         return self._add(name, "service", partial(_spawn, arguments, {**os.environ, **env}))
 
     def fork(
@@ -193,7 +193,7 @@ class Crew:
             await self._clock.sleep(POLL_S)
         return [c.name for c in late]
 
-    async def __aenter__(self) -> "Crew":
+    async def __aenter__(self) -> "ChildProcesses":
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -227,7 +227,7 @@ def _spawn(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Proce
     with log.open("ab") as out:
         popen = subprocess.Popen(
             arguments,
-            stdin=subprocess.PIPE,  # never written; closing it stops the child (`leash`)
+            stdin=subprocess.PIPE,  # never written; closing it stops the child (`parent_watch`)
             stdout=out,
             stderr=out,
             env=dict(env),
@@ -254,7 +254,7 @@ def _run(target: Callable[..., object], arguments: tuple[Any, ...], log: str) ->
     gc.freeze()
     parent = multiprocessing.parent_process()
     if parent is not None:
-        tie_to(parent.sentinel)
+        stop_when_closed(parent.sentinel)
     try:
         result = target(*arguments)
     except Cos2pError as error:

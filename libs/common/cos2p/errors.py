@@ -21,17 +21,17 @@ class ExitCode(IntEnum):
         return member
 
     OK = 0, "done, or stopped when asked to"
-    BUG = 1, "an error nobody foresaw; the traceback is on standard error"
-    USAGE = 2, "a setting, option, file or task is wrong; the text says which"
+    BUG = 1, "an unexpected error; the traceback is on standard error"
+    USAGE = 2, "a setting, option, file or task is wrong; the message names it"
     BUS = 3, "the bus can't be reached, or refuses us; the text names host and cause"
     FORCED = 4, "a second signal asked for an exit at once"
     DEADLINE = 5, "the shutdown took longer than its deadline"
     DIVERGED = 6, "a replay gave other bytes than the run; version and unit are named"
     FENCED = 7, "a newer planner has taken over this run"
-    RUN_FAILED = 8, "the run ended without reaching its target; the text says what was missing"
+    RUN_FAILED = 8, "the run ended without reaching its target; the message names what was missing"
     STORAGE = 9, "a disk is full or can't be written"
     DATA = 10, "the log or a blob in it is damaged or incomplete"
-    ENGINE = 11, "the container engine can't be reached, or refuses; the text says why"
+    ENGINE = 11, "the container engine can't be reached, or refuses; the message gives the reason"
 
 
 class Cos2pError(Exception):

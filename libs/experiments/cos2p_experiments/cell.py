@@ -47,9 +47,9 @@ def run_cell(
     spec: CellSpec,
     folder: Path | None = None,
     *,
-    tell: Callable[[float], None] = lambda _: None,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> CellResult:
-    """Run a cell to its end, and call `tell` with the progress, 0 to 1.
+    """Run a cell to its end, and call `on_progress` with the progress, 0 to 1.
 
     The folder gets the run file and the result; None keeps neither. Any error of a role is raised
     too. A run that stalls is a result that names what was missing.
@@ -63,7 +63,7 @@ def run_cell(
     cell = Cell(spec)
 
     async def work() -> None:
-        await cell.run(tell)
+        await cell.run(on_progress)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             file, bus = folder / RUN_FILE, cell.bus
@@ -98,8 +98,8 @@ class Cell:
         self.train_cpu_s = self.evaluate_cpu_s = 0.0
         """Real seconds that this process spent on training and on evaluation."""
 
-    async def run(self, tell: Callable[[float], None] = lambda _: None) -> None:
-        """Run from the run's request to its end, and call `tell` with the progress, 0 to 1.
+    async def run(self, on_progress: Callable[[float], None] = lambda _: None) -> None:
+        """Run from the run's request to its end, and call `on_progress` with the progress, 0 to 1.
 
         Any error of a role is raised, except that the run has failed, which is a result.
         """
@@ -118,7 +118,7 @@ class Cell:
             ),
         )
         links = {m.worker_id: m.bytes_per_s for m in ready.fleet}
-        ticks = asyncio.create_task(self._tick(tell))
+        ticks = asyncio.create_task(self._tick(on_progress))
         try:
             await live_together(self._live(body, links.get(name)) for name, body in bodies.items())
         finally:
@@ -129,14 +129,14 @@ class Cell:
         self.train_cpu_s = sum(trainer.cpu_s for trainer in self._trainers)
         self.evaluate_cpu_s = loop.thread_cpu_s - self.train_cpu_s
 
-    async def _tick(self, tell: Callable[[float], None]) -> None:
+    async def _tick(self, on_progress: Callable[[float], None]) -> None:
         """Report the run's progress at intervals, by its versions or by its time."""
         rounds = self._ready.config.rounds
         horizon_s = rounds.horizon_s or math.inf
         while True:
             await self._clock.sleep(min(TICK_MAX_S, horizon_s / TICKS))
-            gone_s = self._clock.now() - self._start_s
-            tell(min(1.0, max(gone_s / horizon_s, self.bus.version / rounds.versions)))
+            elapsed_s = self._clock.now() - self._start_s
+            on_progress(min(1.0, max(elapsed_s / horizon_s, self.bus.version / rounds.versions)))
 
     async def _live(self, body: Body, bytes_per_s: float | None) -> None:
         """Run a role to its end, behind the link that it has."""

@@ -9,12 +9,12 @@ from functools import partial
 
 from cos2p.log.values import Outcome
 from cos2p.model.cost import plain_bytes
-from cos2p_experiments import measures, roles, statistics, wording
+from cos2p_experiments import formatting, measures, roles, statistics
+from cos2p_experiments.formatting import number, points, size, whole
 from cos2p_experiments.result import CellResult
 from cos2p_experiments.statistics import Censored, Spread
 from cos2p_experiments.study import HORIZONS, Study
 from cos2p_experiments.table import Column, Table
-from cos2p_experiments.wording import number, points, size, whole
 
 Measure = Callable[[CellResult], float | None]
 Measured = tuple[str, str, Callable[[Spread], str], Measure]
@@ -83,8 +83,8 @@ def bytes_table(study: Study, setting: str) -> Table:
         "Accuracy in % at equal bytes, up and down over all devices: the least that a run of "
         f"{payer} had moved at each horizon. A dash: no run of the policy moved so much."
     )
-    words = (f"bytes-{setting}", "Accuracy at equal bytes", note)
-    return _measured(study, setting, words, measured)
+    headings = (f"bytes-{setting}", "Accuracy at equal bytes", note)
+    return _measured(study, setting, headings, measured)
 
 
 def difference_table(study: Study, setting: str, opponent: str) -> Table:
@@ -103,10 +103,12 @@ def difference_table(study: Study, setting: str, opponent: str) -> Table:
     columns = (
         POLICY,
         *(
-            Column(name, f"{name} ({t:.0f} s)", wording.contrast, CONTRAST)
+            Column(name, f"{name} ({t:.0f} s)", formatting.contrast, CONTRAST)
             for name, t in zip(HORIZONS, moments, strict=True)
         ),
-        Column("time_ratio", "time to its accuracy", wording.ratio, ("median", "reached", "count")),
+        Column(
+            "time_ratio", "time to its accuracy", formatting.ratio, ("median", "reached", "count")
+        ),
     )
     notes = (
         f"Policy minus {opponent}, points of accuracy, paired by seed: mean ± half of the 95 % t "
@@ -197,11 +199,11 @@ def seed_count(study: Study, setting: str, policy: str) -> str:
 
 
 def _measured(
-    study: Study, setting: str, words: tuple[str, str, str], measured: Sequence[Measured]
+    study: Study, setting: str, headings: tuple[str, str, str], measured: Sequence[Measured]
 ) -> Table:
     """Return a row of spreads for every policy, without columns that have no value at all.
 
-    `words` are the table's name, title and note.
+    `headings` are the table's name, title and note.
     """
     present = study.present(setting)
     spreads = [
@@ -215,7 +217,7 @@ def _measured(
     columns = [Column(*measured[i][:3], SPREAD) for i in kept]
     seeds = [seed_count(study, setting, policy) for policy in present]
     rows = zip(present, seeds, *(spreads[i] for i in kept), strict=True)
-    name, title, note = words
+    name, title, note = headings
     return Table(name, title, (POLICY, SEEDS, *columns), tuple(rows), (note,))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cos2p_experiments import measures, roles, statistics, wording
+from cos2p_experiments import formatting, measures, roles, statistics
 from cos2p_experiments.comparison import paired, time_ratio
 from cos2p_experiments.statistics import PairedDifference
 from cos2p_experiments.study import HORIZONS, Study
@@ -97,7 +97,7 @@ def _accuracy(study: Study, setting: str, role: str, other: str, least: float) -
 
 
 def _three(found: Sequence[PairedDifference | None]) -> str:
-    return " / ".join("-" if d is None else wording.difference(d) for d in found)
+    return " / ".join("-" if d is None else formatting.difference(d) for d in found)
 
 
 def _time(study: Study, setting: str, best: str) -> Goal:
@@ -107,7 +107,7 @@ def _time(study: Study, setting: str, best: str) -> Goal:
         return Goal(setting, goal, best, "-", None, "no common seed")
     value = found.median
     verdict = _verdict(value is not None and value <= TIME_MOST)
-    return Goal(setting, goal, best, wording.ratio(found), value, verdict)
+    return Goal(setting, goal, best, formatting.ratio(found), value, verdict)
 
 
 def _memory(study: Study, setting: str, best: str) -> Goal:

@@ -123,10 +123,10 @@ def label_distance(cell: CellResult) -> float | None:
 
     Devices that withhold their labels are left out. None where no device reports labels.
     """
-    told = [d.label_counts for d in cell.devices if d.label_counts and sum(d.label_counts)]
-    if not told:
+    reported = [d.label_counts for d in cell.devices if d.label_counts and sum(d.label_counts)]
+    if not reported:
         return None
-    counts = np.array(told, float)
+    counts = np.array(reported, float)
     own = counts / counts.sum(axis=1, keepdims=True)
-    everyone = counts.sum(axis=0) / counts.sum()
-    return float(np.abs(own - everyone).sum(axis=1).mean() / 2)
+    overall = counts.sum(axis=0) / counts.sum()
+    return float(np.abs(own - overall).sum(axis=1).mean() / 2)

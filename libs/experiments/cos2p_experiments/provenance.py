@@ -24,9 +24,9 @@ def machine() -> str:
 def commit_of(folder: Path) -> str:
     """Return the checked-out commit, with a "+" where tracked files differ; else "unknown"."""
 
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -136,12 +136,12 @@ def fit_rate(points: Sequence[Point]) -> dict[str, Slope]:
 
 def _noise(rounds: Sequence[VersionRow]) -> float | None:
     """Return the sum over versions of dispersion / (N* - 1), divided by that of |D|^2."""
-    told = [
+    scaled = [
         (r.dispersion / (r.coverage_min - 1), r.delta_square - r.dispersion)
         for r in rounds
         if r.dispersion is not None and r.delta_square is not None and r.coverage_min > 1
     ]
-    noise, whole = sum(n for n, _ in told), sum(w for _, w in told)
+    noise, whole = sum(n for n, _ in scaled), sum(w for _, w in scaled)
     return min(1.0, noise / whole) if whole > 0 else None
 
 

@@ -135,9 +135,9 @@ def figure(study: Study) -> Figure | None:
     }
     if not grids:
         return None
-    everyone = [p for points in grids.values() for p in points]
-    colours = _cycle((round(p.steps) for p in everyone), COLOURS)
-    shapes = _cycle((round(p.n_star) for p in everyone), MARKERS)
+    all_points = [p for points in grids.values() for p in points]
+    colours = _cycle((round(p.steps) for p in all_points), COLOURS)
+    shapes = _cycle((round(p.n_star) for p in all_points), MARKERS)
     drawn = sheet(4.2)
     panels = drawn.subplots(1, len(grids), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, points) in zip(panels, grids.items(), strict=True):

@@ -182,10 +182,10 @@ def describe(study: Study, setting: str) -> str:
     cell = study.cells_of(setting)[0]
     fleet = roles.devices(study, setting)
     classes = Counter(d.device_class for d in fleet.values())
-    told = ", ".join(f"{n} {name}" for name, n in classes.items())
+    class_text = ", ".join(f"{n} {name}" for name, n in classes.items())
     text = (
         f"Task {cell.identity.task}, model of {cell.parameters:,} parameters. Fleet "
-        f"{cell.identity.fleet}: {len(fleet)} devices ({told}), "
+        f"{cell.identity.fleet}: {len(fleet)} devices ({class_text}), "
         f"{len(roles.limited(study, setting))} of them too small for the full model; affordable "
         f"fractions sum to {sum(d.budget for d in fleet.values()):.2f}."
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
 from cos2p.errors import SettingsError
-from cos2p.history.curve import Judgement
+from cos2p.history.curve import EvaluationRow
 from cos2p.history.device import DeviceRow
 from cos2p.history.state import Span
 from cos2p.history.version import VersionRow, row_fields
@@ -62,7 +62,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class CurvePoint(Judgement):
+class CurvePoint(EvaluationRow):
     """The verdict on one version, with the time and bytes spent until it was published.
 
     Attributes:

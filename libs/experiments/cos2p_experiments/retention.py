@@ -28,7 +28,7 @@ Keep = Literal["all", "tail", "log"]
 TAIL_VERSIONS = 2
 """The oldest whole version kept lies at least this many versions behind the newest."""
 
-Place = tuple[int, int]
+Location = tuple[int, int]
 """Partition and first offset of a blob."""
 
 
@@ -38,7 +38,7 @@ class KeptLog(RingLog):
     def __init__(self, clock: Clock, prefix: str, keep: Keep) -> None:
         super().__init__(clock, prefix)
         self._keep = keep
-        self._blobs: dict[str, dict[str, Place]] = {
+        self._blobs: dict[str, dict[str, Location]] = {
             t.full_name(prefix): {} for t in (UPDATES, CHECKPOINTS)
         }
         self._updates, self._checkpoints = self._blobs
@@ -146,7 +146,7 @@ class _WeightsInUse:
     """Which blobs of units a plan may still read: those of open plans, and of the newest values."""
 
     def __init__(self) -> None:
-        self._records: dict[str, list[Place]] = defaultdict(list)
+        self._records: dict[str, list[Location]] = defaultdict(list)
         self._by_plan: dict[str, set[str]] = defaultdict(set)
         self._newest: dict[int, str] = {}
         self._announced: set[str] = set()
@@ -167,12 +167,12 @@ class _WeightsInUse:
         """Note that a plan reads nothing any more."""
         self._by_plan.pop(plan_id, None)
 
-    def unused(self) -> list[Place]:
+    def unused(self) -> list[Location]:
         """Return the records of blobs that are in use no more, and forget them."""
         used = set(self._newest.values()).union(*self._by_plan.values())
-        gone = self._announced - used
+        dropped = self._announced - used
         self._announced &= used
-        return [place for blob_id in gone for place in self._records.pop(blob_id)]
+        return [place for blob_id in dropped for place in self._records.pop(blob_id)]
 
 
 def _plan_of(blob_id: str) -> str:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from cos2p.errors import Cos2pError, ExitCode, SettingsError, StorageError
 from cos2p.run_config import RunConfig
-from cos2p.service.leash import tie_to
+from cos2p.service.parent_watch import stop_when_closed
 from cos2p_experiments.result import RESULT_FILE, CellResult, read_result
 from cos2p_experiments.spec import CellSpec, settings_of
 
@@ -94,7 +94,7 @@ def _same(ran_with: Mapping[str, Any], settings: RunConfig) -> bool:
 
 
 def run_cells(
-    specs: Sequence[CellSpec], folder: Path, jobs: int, tell: Callable[[Event], None]
+    specs: Sequence[CellSpec], folder: Path, jobs: int, on_event: Callable[[Event], None]
 ) -> None:
     """Run cells in this order, in `jobs` processes of one thread each.
 
@@ -114,11 +114,11 @@ def run_cells(
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(_Running(waiting.pop(), folder, forks))
-                tell(Advanced(running[-1].spec, 0.0))
+                on_event(Advanced(running[-1].spec, 0.0))
             connection.wait([r.process.sentinel for r in running], POLL_S)
             for each in list(running):
                 event = each.event()
-                tell(event)
+                on_event(event)
                 if not isinstance(event, Advanced):
                     running.remove(each)
     finally:
@@ -173,18 +173,18 @@ def failure(folder: Path) -> str | None:
 def _compute(spec: CellSpec, folder: Path, share: c_double) -> None:
     """Run a cell as the main function of its process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides and kills its cells
-    _say_into(folder / LOG_FILE)
+    _redirect_output(folder / LOG_FILE)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        tie_to(parent.sentinel)
+        stop_when_closed(parent.sentinel)
     # Imported here, so that only the cells' processes and their fork server load torch.
     from cos2p_experiments.cell import run_cell
 
-    def tell(done: float) -> None:
+    def report_progress(done: float) -> None:
         share.value = done
 
     try:
-        run_cell(spec, folder, tell=tell)
+        run_cell(spec, folder, on_progress=report_progress)
     except Cos2pError as error:
         (folder / ERROR_FILE).write_text(" ".join(str(error).split()) + "\n")
         sys.exit(int(error.exit_code))
@@ -194,7 +194,7 @@ def _compute(spec: CellSpec, folder: Path, share: c_double) -> None:
         sys.exit(int(ExitCode.BUG))
 
 
-def _say_into(file: Path) -> None:
+def _redirect_output(file: Path) -> None:
     """Redirect standard output and error to a file, so libraries don't print on the screen."""
     handle = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
     for stream in (1, 2):

@@ -108,7 +108,7 @@ class Suite(_Part):
     """How settings were chosen, in words."""
     quick: QuickPart | None = None
 
-    def quickened(self) -> "Suite":
+    def quick_version(self) -> "Suite":
         """Return the reduced suite that `--quick` runs, under its own name.
 
         Raises:

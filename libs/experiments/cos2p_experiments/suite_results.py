@@ -33,7 +33,7 @@ def read_study(folder: Path) -> Study:
     suite = load_suite(file)
     # A quick suite's folder holds the file of the full suite.
     if folder.name == f"{suite.name}-quick":
-        suite = suite.quickened()
+        suite = suite.quick_version()
     specs = suite.cells()
     places = cells_folder(folder.parent, folder.name)
     looked = [(spec, look(spec, places / spec.key)) for spec in specs]

@@ -22,7 +22,7 @@ from cos2p_sim.loop import START_S, SimulationHangsError, run_virtual
 from cos2p_sim.scenario import draw_case, load_scenario
 
 
-def spoken_log() -> Log:
+def verbose_log() -> Log:
     """Return a logger that writes to standard error with virtual times."""
 
     def stamp(
@@ -52,7 +52,7 @@ def summary(ended: Cluster, found: ReplayResult) -> dict[str, object]:
         "shards": history.shards,
         "devices": ended.case.device_count,
         "plans": len(history.plans),
-        "outcomes": dict(Counter(str(outcome) for outcome in history.endings.values())),
+        "outcomes": dict(Counter(str(outcome) for outcome in history.plan_ends.values())),
         "records_judged": ended.log.checker.record_count,
         "decisions_fenced": ended.log.checker.fenced_count,
         "kills": ended.kill_count,
@@ -71,11 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenario", default="lossy", help="a file of scenarios/ (lossy)")
-    parser.add_argument("--verbose", action="store_true", help="log what the roles say")
+    parser.add_argument("--verbose", action="store_true", help="print the log lines of the roles")
     given = parser.parse_args(arguments)
     try:
         case = draw_case(load_scenario(given.scenario), given.seed)
-        cluster = Cluster(case, spoken_log() if given.verbose else None)
+        cluster = Cluster(case, verbose_log() if given.verbose else None)
         found = run_virtual(cluster.run())
     except Cos2pError as error:
         fail("cos2p_sim", error)

@@ -88,7 +88,7 @@ def plans_are_sound(h: History, d: m.Decision) -> Faults:
         yield f"its base is {plan.base_version} where {h.version} is current"
     hello = h.hellos.get((plan.worker_id, plan.incarnation))
     if hello is None:
-        yield f"{plan.worker_id} never said hello in incarnation {plan.incarnation}"
+        yield f"{plan.worker_id} never sent a Hello in incarnation {plan.incarnation}"
     elif _bound(h) and plan.peak_bytes > hello.profile.memory_bytes:
         yield f"it needs {plan.peak_bytes} bytes; the device has {hello.profile.memory_bytes}"
     units = (*plan.trained, *plan.frozen)
@@ -124,12 +124,12 @@ def one_outcome_per_plan(h: History, d: m.Decision) -> Faults:
             yield f"plan {d.plan_id} was never issued"
         elif plan is not None and plan.worker_id != d.worker_id and not repeat:
             yield f"plan {d.plan_id} is not that of {d.worker_id}"
-        if d.plan_id in h.endings and not repeat:
-            yield f"plan {d.plan_id} has ended before: {h.endings[d.plan_id]}"
-        if repeat and plan is not None and d.plan_id not in h.endings:
+        if d.plan_id in h.plan_ends and not repeat:
+            yield f"plan {d.plan_id} has ended before: {h.plan_ends[d.plan_id]}"
+        if repeat and plan is not None and d.plan_id not in h.plan_ends:
             yield f"plan {d.plan_id} has not ended, so nothing repeats it"
-    if isinstance(d, m.RunEnded) and len(h.endings) < len(h.plans):
-        yield f"plans without an outcome: {sorted(set(h.plans) - set(h.endings))}"
+    if isinstance(d, m.RunEnded) and len(h.plan_ends) < len(h.plans):
+        yield f"plans without an outcome: {sorted(set(h.plans) - set(h.plan_ends))}"
 
 
 def one_answer_per_report(h: History, d: m.Decision) -> Faults:
@@ -147,7 +147,7 @@ def admitted_updates_count_right(h: History, d: m.Decision) -> Faults:
     plan = h.plans[d.plan_id]
     staleness = h.version - plan.base_version
     if d.staleness != staleness:
-        yield f"staleness {d.staleness} is told where it is {staleness}"
+        yield f"staleness {d.staleness} is recorded, but it is {staleness}"
     if staleness > h.started.config.rounds.staleness_max:
         yield f"staleness {staleness} is over the limit"
     if not (math.isfinite(d.weight) and d.weight > 0 and math.isfinite(d.scale) and d.scale > 0):
@@ -240,7 +240,7 @@ def untrained_units_keep_their_bytes(h: History, x: m.Message) -> Faults:
     for place, unit in enumerate(h.table.owned_by(x.shard, h.shards)):
         cut = slice(place * UNIT_DIGEST_BYTES, (place + 1) * UNIT_DIGEST_BYTES)
         if x.unit_digests[cut] != before.unit_digests[cut] and unit not in trained:
-            yield f"version {x.version} changed unit {unit}, which nobody trained"
+            yield f"version {x.version} changed unit {unit}, which no update trained"
 
 
 # ---------------------------------------------------------------- all together
@@ -316,7 +316,7 @@ class Checker:
 
     def _unanswered(self, acknowledged: Iterable[m.Message]) -> Faults:
         for message in acknowledged:
-            if isinstance(message, m.Report) and message.plan_id not in self.history.endings:
+            if isinstance(message, m.Report) and message.plan_id not in self.history.plan_ends:
                 yield f"the report of plan {message.plan_id} has no outcome"
 
 

@@ -44,8 +44,8 @@ class SimulatedProcess:
     Attributes:
         name: the name of the process, for instance worker-3.
         starts_at_s: the virtual time at which its first life begins.
-        returns: whether the process is restarted after a kill.
-        lives: how many lives have begun.
+        restarts: whether the process is restarted after a kill.
+        start_count: how many lives have begun.
     """
 
     name: str
@@ -53,8 +53,8 @@ class SimulatedProcess:
     kills: list[float] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)
     starts_at_s: float = 0.0
-    returns: bool = True
-    lives: int = 0
+    restarts: bool = True
+    start_count: int = 0
 
     @property
     def role(self) -> Role:
@@ -95,8 +95,8 @@ class Cluster:
             DivergedError: the replay's digests differ from the published ones.
         """
         self._start_s = self._clock.now()
-        chance = np.random.default_rng([self.case.seed, 4])
-        values = [chance.standard_normal(int(n), np.float32) for n in self._table.sizes]
+        rng = np.random.default_rng([self.case.seed, 4])
+        values = [rng.standard_normal(int(n), np.float32) for n in self._table.sizes]
         run = NewRun(RUN_ID, "sim:stand-in", self.case.config, self._table, values)
         await request_run(self.log, PREFIX, run)
         async with asyncio.timeout(self.case.scenario.limit_s):
@@ -134,31 +134,31 @@ class Cluster:
     # ------------------------------------------------------------ processes
 
     def _processes(self) -> list[SimulatedProcess]:
-        config, fates = self.case.config, self.case.scenario.crashes
+        config, crashes = self.case.config, self.case.scenario.crashes
         records = self.case.snapshot_records
         bodies = ring_of(
-            (shard for shard in range(config.merge.shards) if shard != fates.lost_shard),
+            (shard for shard in range(config.merge.shards) if shard != crashes.lost_shard),
             draw_fleet(self.case, self._table, self._clock),
             planner_id="planner-0",
             snapshot_records=records,
         )
         found = [SimulatedProcess(name, body) for name, body in bodies.items()]
-        chance = np.random.default_rng([self.case.seed, 5])
+        rng = np.random.default_rng([self.case.seed, 5])
         for process in found:
             process.kills = [
-                float(chance.uniform(0, fates.within_s))
-                for _ in range(fates.chances)
-                if chance.random() < fates.share
+                float(rng.uniform(0, crashes.within_s))
+                for _ in range(crashes.chances)
+                if rng.random() < crashes.share
             ]
-            if process.role == "worker" and chance.random() < fates.leaving_share:
-                process.stops = [float(chance.uniform(0, fates.within_s))]
-            if process.role == "worker" and fates.workers_die_at_s is not None:
-                process.kills, process.returns = [fates.workers_die_at_s], False
-            dying_share = fates.dying_share if process.role == "worker" else 0.0
-            if process.name != "worker-0" and chance.random() < dying_share:
-                process.kills, process.returns = [float(chance.uniform(0, fates.within_s))], False
-        if chance.random() < fates.rival_share:
-            starts_at_s = float(chance.uniform(1, fates.within_s))
+            if process.role == "worker" and rng.random() < crashes.leaving_share:
+                process.stops = [float(rng.uniform(0, crashes.within_s))]
+            if process.role == "worker" and crashes.workers_die_at_s is not None:
+                process.kills, process.restarts = [crashes.workers_die_at_s], False
+            dying_share = crashes.dying_share if process.role == "worker" else 0.0
+            if process.name != "worker-0" and rng.random() < dying_share:
+                process.kills, process.restarts = [float(rng.uniform(0, crashes.within_s))], False
+        if rng.random() < crashes.rival_share:
+            starts_at_s = float(rng.uniform(1, crashes.within_s))
             rival = partial(run_planner, planner_id="planner-1", snapshot_records=records)
             found.append(SimulatedProcess("planner-1", rival, starts_at_s=starts_at_s))
         return found
@@ -170,19 +170,19 @@ class Cluster:
         while True:
             # Not `hash`, which differs between Python processes.
             name = crc32(process.name.encode())
-            chance = np.random.default_rng([self.case.seed, 6, name, process.lives])
-            if not await self._live(process, chance):
+            rng = np.random.default_rng([self.case.seed, 6, name, process.start_count])
+            if not await self._run_once(process, rng):
                 return
             self.restart_count += 1
             low, high = self.case.scenario.crashes.restart_s
-            await self._clock.sleep(float(chance.uniform(low, high)))
+            await self._clock.sleep(float(rng.uniform(low, high)))
 
-    async def _live(self, process: SimulatedProcess, chance: np.random.Generator) -> bool:
+    async def _run_once(self, process: SimulatedProcess, rng: np.random.Generator) -> bool:
         """Run one life of a process; True if another one must follow."""
-        process.lives += 1
+        process.start_count += 1
         fleet = FLEET.full_name(PREFIX) if process.role == "worker" else None
         shared = RoleBus(self.log, process.role, PREFIX)
-        bus = FaultyBus(shared, self._clock, self.case.scenario.faults, chance, self.faults, fleet)
+        bus = FaultyBus(shared, self._clock, self.case.scenario.faults, rng, self.faults, fleet)
         stop = asyncio.Event()
         events = self._events.bind(role=process.name)
         task = asyncio.create_task(
@@ -197,24 +197,24 @@ class Cluster:
             for timer in timers:
                 timer.cancel()
         self.log.acknowledge(bus.acknowledged)
-        return self._goes_on(process, task, stop)
+        return self._is_restarted(process, task, stop)
 
-    def _goes_on(
+    def _is_restarted(
         self, process: SimulatedProcess, task: "asyncio.Task[None]", stop: asyncio.Event
     ) -> bool:
         if task.cancelled():
-            return process.returns
+            return process.restarts
         error = task.exception()
         match error:
             case None:
-                return stop.is_set() and process.returns
+                return stop.is_set() and process.restarts
             case RunFailedError():
                 return False
             case FencedError():
                 self.fenced.append(process.name)
                 return False
             case BusError():
-                return process.returns
+                return process.restarts
             case _:
                 raise error
 
@@ -237,4 +237,6 @@ class Cluster:
         deeds = [(at_s, kill) for at_s in process.kills]
         deeds += [(at_s, stop.set) for at_s in process.stops]
         # Times that have passed belong to an earlier life and are skipped.
-        return [loop.call_at(self._start_s + at_s, deed) for at_s, deed in deeds if at_s > now_s]
+        return [
+            loop.call_at(self._start_s + at_s, action) for at_s, action in deeds if at_s > now_s
+        ]

@@ -34,7 +34,7 @@ class FaultyBus(PassingBus):
     """See `cos2p.log.bus.Bus`.
 
     Args:
-        chance: the random generator of this life of this process.
+        rng: the random generator of this life of this process.
         count: the faults of all processes.
         fleet_topic: the topic on which a worker's records may be lost or repeated. None for other
             roles: their producers are idempotent, and the bus keeps what it acknowledged.
@@ -45,20 +45,20 @@ class FaultyBus(PassingBus):
         log: Bus,
         clock: Clock,
         faults: FaultPart,
-        chance: np.random.Generator,
+        rng: np.random.Generator,
         count: FaultCount,
         fleet_topic: str | None = None,
     ) -> None:
         super().__init__(log)
         self._clock, self._faults = clock, faults
-        self._chance, self._count, self._fleet_topic = chance, count, fleet_topic
+        self._rng, self._count, self._fleet_topic = rng, count, fleet_topic
         self.dead = False
         self.acknowledged: list[tuple[str, int, int]] = []
         """(topic, partition, offset) of each record whose append returned."""
 
     async def append(self, topic: str, partition: int, records: Sequence[NewRecord]) -> list[int]:
         """See `Bus.append`."""
-        await self._dawdle()
+        await self._delay()
         faults = self._faults
         if topic == self._fleet_topic and self._happens(faults.loss_share):
             self._count.lost += 1
@@ -66,26 +66,26 @@ class FaultyBus(PassingBus):
         if self._happens(faults.lost_ack_share):
             self._count.unacknowledged += 1
             # The connection may break in mid-append: the first records are written, the rest not.
-            kept = int(self._chance.integers(1, len(records) + 1)) if records else 0
+            kept = int(self._rng.integers(1, len(records) + 1)) if records else 0
             await self._inner.append(topic, partition, records[:kept])
             raise BusUnreachableError("the simulator lost the ack of this append")
         offsets = await self._inner.append(topic, partition, records)
         if topic == self._fleet_topic and self._happens(faults.duplicate_share):
             self._count.repeated += 1
             await self._inner.append(topic, partition, records)
-        await self._dawdle()
+        await self._delay()
         self.acknowledged += [(topic, partition, offset) for offset in offsets]
         return offsets
 
     def _happens(self, share: float) -> bool:
-        return share > 0 and bool(self._chance.random() < share)
+        return share > 0 and bool(self._rng.random() < share)
 
-    async def _dawdle(self) -> None:
+    async def _delay(self) -> None:
         if self.dead:
             raise asyncio.CancelledError
         if self._faults.delay_s > 0:
             self._count.delayed += 1
-            await self._clock.sleep(float(self._chance.exponential(self._faults.delay_s)))
+            await self._clock.sleep(float(self._rng.exponential(self._faults.delay_s)))
         # The process may have been killed during the delay.
         if self.dead:
             raise asyncio.CancelledError

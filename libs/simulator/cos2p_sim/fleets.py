@@ -10,7 +10,7 @@ import numpy as np
 from cos2p.clock import Clock
 from cos2p.model.cost import CostModel
 from cos2p.model.units import STEM, Kind, Unit, UnitTable
-from cos2p_sim.learner import Temper, stand_in
+from cos2p_sim.learner import Behaviour, stand_in
 from cos2p_sim.ring import Body
 from cos2p_sim.scenario import Case
 from cos2p_worker.shell import WorkerDevice, run_worker
@@ -26,11 +26,11 @@ PLAN_S = 16.0
 
 def small_table(seed: int) -> UnitTable:
     """Return a stem and three blocks: a core, two heads, two neuron groups, 4 to 16 floats each."""
-    chance = np.random.default_rng([seed, 2])
+    rng = np.random.default_rng([seed, 2])
 
     def unit(name: str, kind: Kind, block: int) -> Unit:
-        size = int(chance.integers(4, 17))
-        return Unit(name, kind, block, size, 2 * size, int(chance.integers(1, 5)))
+        size = int(rng.integers(4, 17))
+        return Unit(name, kind, block, size, 2 * size, int(rng.integers(1, 5)))
 
     units = [unit("stem", "core", STEM)]
     for block in range(BLOCKS):
@@ -45,7 +45,7 @@ def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> dict[str, Body]:
 
     All classes take turns; speeds are independent of budgets.
     """
-    chance = np.random.default_rng([case.seed, 3])
+    rng = np.random.default_rng([case.seed, 3])
     cost = CostModel.of(table, case.config)
     local = case.config.local
     whole = local.steps * local.batch_size * cost.whole_flops
@@ -53,11 +53,11 @@ def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> dict[str, Body]:
     for index in range(case.device_count):
         which = index % len(FRACTIONS)
         claimed = max(cost.memory_for_fraction(FRACTIONS[which]), cost.smallest_bytes)
-        boasts = chance.random() < case.scenario.fleet.boasting_share
-        real = max(int(0.7 * claimed), cost.smallest_bytes) if boasts else claimed
-        labels = tuple(int(n) for n in chance.integers(0, 40, 4))
-        temper = Temper(
-            flops_per_s=whole / PLAN_S * float(chance.choice(SPEEDS)),
+        overstates = rng.random() < case.scenario.fleet.boasting_share
+        real = max(int(0.7 * claimed), cost.smallest_bytes) if overstates else claimed
+        labels = tuple(int(n) for n in rng.integers(0, 40, 4))
+        behaviour = Behaviour(
+            flops_per_s=whole / PLAN_S * float(rng.choice(SPEEDS)),
             memory_bytes=real,
             failing_share=case.scenario.fleet.failing_share,
             spoilt_share=case.scenario.fleet.spoilt_share,
@@ -65,7 +65,7 @@ def draw_fleet(case: Case, table: UnitTable, clock: Clock) -> dict[str, Body]:
             label_counts=labels,
         )
         device = WorkerDevice(claimed, f"class-{which}")
-        trainer_of = stand_in(table, temper, clock)
+        trainer_of = stand_in(table, behaviour, clock)
         name = f"worker-{index}"
         workers[name] = partial(run_worker, worker_id=name, device=device, trainer_of=trainer_of)
     return workers

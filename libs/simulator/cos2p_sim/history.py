@@ -20,7 +20,7 @@ class History:
         hellos: the newest Hello of each (worker, incarnation).
         reports: the reports of each plan, by plan id.
         fleet_next: the offset after the last fleet record.
-        endings: how each ended plan ended, by plan id.
+        plan_ends: how each ended plan ended, by plan id.
         answered: (plan id, fleet offset) of each report that was admitted or refused.
         version: the newest closed version.
         fleet_offset: how far the newest decision has read `fleet`.
@@ -38,7 +38,7 @@ class History:
     fleet_next: int = 0
     started: m.RunStarted | None = None
     plans: dict[str, m.Plan] = field(default_factory=dict)
-    endings: dict[str, Outcome] = field(default_factory=dict)
+    plan_ends: dict[str, Outcome] = field(default_factory=dict)
     answered: set[tuple[str, int]] = field(default_factory=set)
     version: int = 0
     fleet_offset: int = 0
@@ -70,7 +70,7 @@ class History:
     @property
     def open_plans(self) -> set[str]:
         """The ids of the plans that have not ended."""
-        return set(self.plans) - set(self.endings)
+        return set(self.plans) - set(self.plan_ends)
 
     def open_plan_of(self, worker_id: str) -> str | None:
         """Return the id of a worker's open plan; None where it has none."""
@@ -98,10 +98,10 @@ class History:
                 self.asked_for.add((plan.worker_id, plan.base_version))
             case m.UpdateAdmitted():
                 self.merged.setdefault(self.version + 1, []).append(message)
-                self.endings[message.plan_id] = Outcome.ACCEPTED
+                self.plan_ends[message.plan_id] = Outcome.ACCEPTED
             case m.UpdateRefused() | m.PlanCancelled():
                 if message.outcome is not Outcome.DUPLICATE:
-                    self.endings[message.plan_id] = Outcome(message.outcome)
+                    self.plan_ends[message.plan_id] = Outcome(message.outcome)
             case m.RoundClosed():
                 self.version = message.version
                 self.closed_at[message.version] = offset

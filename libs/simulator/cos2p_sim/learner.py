@@ -29,7 +29,7 @@ SLICES = 3
 
 
 @dataclass(frozen=True)
-class Temper:
+class Behaviour:
     """How a stand-in device behaves.
 
     Attributes:
@@ -49,15 +49,17 @@ class Temper:
 class StandInTrainer:
     """See `cos2p_worker.trainer.Trainer`."""
 
-    def __init__(self, table: UnitTable, config: RunConfig, temper: Temper, clock: Clock) -> None:
+    def __init__(
+        self, table: UnitTable, config: RunConfig, behaviour: Behaviour, clock: Clock
+    ) -> None:
         self._cost = CostModel.of(table, config)
-        self._temper, self._clock = temper, clock
+        self._behaviour, self._clock = behaviour, clock
         self.units = table
-        self.sample_count, self.label_counts = temper.sample_count, temper.label_counts
+        self.sample_count, self.label_counts = behaviour.sample_count, behaviour.label_counts
 
     async def measure_flops_per_s(self) -> float:
-        """Return the speed that the device has by its `Temper`."""
-        return self._temper.flops_per_s
+        """Return the speed that the device has by its `Behaviour`."""
+        return self._behaviour.flops_per_s
 
     async def train(
         self,
@@ -66,21 +68,21 @@ class StandInTrainer:
         watch: TrainingControl,
     ) -> TrainResult:
         """See `Trainer.train`."""
-        mood = np.random.default_rng([plan.seed, 1]).random()
+        draw = np.random.default_rng([plan.seed, 1]).random()
         peak_bytes = self._cost.peak_bytes(plan.trained, plan.frozen)
-        if peak_bytes > self._temper.memory_bytes:
+        if peak_bytes > self._behaviour.memory_bytes:
             raise TrainingOutOfMemoryError("the stand-in device is too small", peak_bytes)
-        seconds = plan.local_steps * step_seconds(self._cost, plan, self._temper.flops_per_s)
+        seconds = plan.local_steps * step_seconds(self._cost, plan, self._behaviour.flops_per_s)
         for part in range(1, SLICES + 1):
             await self._clock.sleep(seconds / SLICES)
             if watch.stop.is_set():
                 raise TrainingStoppedError("asked to stop")
             watch.on_step(max(1, plan.local_steps * part // SLICES))
-        if mood < self._temper.failing_share:
+        if draw < self._behaviour.failing_share:
             raise TrainingFailedError("the stand-in device failed")
         deltas = stand_in_deltas(plan, base)
         # The other end of the same draw, so that failures take nothing from this share.
-        if mood > 1 - self._temper.spoilt_share:
+        if draw > 1 - self._behaviour.spoilt_share:
             deltas[plan.trained[0]][0] = np.nan
         return TrainResult(
             deltas=deltas,
@@ -92,11 +94,11 @@ class StandInTrainer:
         )
 
 
-def stand_in(table: UnitTable, temper: Temper, clock: Clock) -> TrainerOf:
+def stand_in(table: UnitTable, behaviour: Behaviour, clock: Clock) -> TrainerOf:
     """Return what gives `run_worker` the trainer of a stand-in device."""
 
     async def trainer_of(opened: RunOpened) -> StandInTrainer:
-        return StandInTrainer(table, opened.config, temper, clock)
+        return StandInTrainer(table, opened.config, behaviour, clock)
 
     return trainer_of
 

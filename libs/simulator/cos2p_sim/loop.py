@@ -44,7 +44,9 @@ class _VirtualSelector(selectors.SelectSelector):
             return []
         self._idle_rounds += 1
         if self._idle_rounds > IDLE_ROUNDS_MAX:
-            raise SimulationHangsError(f"time stands still at {self.now_s - START_S:g} s")
+            raise SimulationHangsError(
+                f"the virtual clock does not advance at {self.now_s - START_S:g} s"
+            )
         return []
 
 

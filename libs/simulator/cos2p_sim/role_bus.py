@@ -50,4 +50,6 @@ class RoleBus(PassingBus):
             self._refuse(operation, topic)
 
     def _refuse(self, operation: str, topic: str) -> NoReturn:
-        raise InvariantError(f"{self._role} needs {operation} on {topic}: the catalogue has it not")
+        raise InvariantError(
+            f"{self._role} needs {operation} on {topic}: the catalogue does not list it"
+        )

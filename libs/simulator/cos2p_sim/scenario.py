@@ -134,24 +134,24 @@ def load_scenario(name: str) -> Scenario:
 
 def draw_case(scenario: Scenario, seed: int) -> Case:
     """Draw the run's settings under a seed."""
-    chance = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, 1])
 
     def within(span: Span) -> int:
-        return int(chance.integers(span[0], span[1] + 1))
+        return int(rng.integers(span[0], span[1] + 1))
 
     config = RunConfig(
         seed=seed,
         rounds=RoundConfig(
             versions=within(scenario.run.versions),
-            update_fraction=float(chance.choice([0.3, 0.5, 1.0])),
-            staleness_max=int(chance.choice([0, 1, 3])),
+            update_fraction=float(rng.choice([0.3, 0.5, 1.0])),
+            staleness_max=int(rng.choice([0, 1, 3])),
         ),
         local=LocalConfig(steps=4, steps_min=1, batch_size=4),
-        plans=PlanConfig(hold_plans=int(chance.choice([1, 3]))),
+        plans=PlanConfig(hold_plans=int(rng.choice([1, 3]))),
         merge=MergeConfig(
-            average_decay=float(chance.choice([0.0, 0.9])),
+            average_decay=float(rng.choice([0.0, 0.9])),
             shards=within(scenario.run.shards),
-            checkpoint_every=int(chance.choice([1, 3])),
+            checkpoint_every=int(rng.choice([1, 3])),
         ),
         liveness=LivenessConfig(
             min_workers=2,

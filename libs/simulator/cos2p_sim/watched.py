@@ -22,8 +22,10 @@ class WatchedLog(RingLog):
     def __init__(self, clock: Clock, prefix: str) -> None:
         super().__init__(clock, prefix)
         self.checker = Checker()
-        self._told = {topic.full_name(prefix): topic for topic in (FLEET, DECISIONS, MODELS)}
-        self._judged = dict.fromkeys(self._told, 0)
+        self._checked_topics = {
+            topic.full_name(prefix): topic for topic in (FLEET, DECISIONS, MODELS)
+        }
+        self._checked_counts = dict.fromkeys(self._checked_topics, 0)
         self._reported: list[Message] = []
         """The messages of `fleet`, by offset."""
         self._acknowledged: list[int] = []
@@ -36,8 +38,8 @@ class WatchedLog(RingLog):
             InvariantError: an appended record breaks a rule.
         """
         offsets = await super().append(topic, partition, records)
-        if topic in self._told:
-            self._judge()
+        if topic in self._checked_topics:
+            self._check_new_records()
         if topic == SNAPSHOTS.full_name(self.prefix):
             self._parts += records
         return offsets
@@ -66,14 +68,14 @@ class WatchedLog(RingLog):
         if dead:
             raise InvariantError(f"a record could not be read: {codec.decode(dead[0])}")
 
-    def _judge(self) -> None:
+    def _check_new_records(self) -> None:
         """Judge the new records: first `fleet`, then `decisions`, then `models`."""
         # The topics are in causal order: a report leads to a decision, a decision to a version.
-        for name, topic in self._told.items():
+        for name, topic in self._checked_topics.items():
             log = self._log(name, 0)
-            while self._judged[name] < len(log):
-                record = log[self._judged[name]]
-                self._judged[name] += 1
+            while self._checked_counts[name] < len(log):
+                record = log[self._checked_counts[name]]
+                self._checked_counts[name] += 1
                 message = codec.decode(record)
                 if topic is FLEET:
                     self._reported.append(message)

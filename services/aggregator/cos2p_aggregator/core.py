@@ -29,7 +29,7 @@ from cos2p_aggregator.effects import (
     Pause,
     Publish,
 )
-from cos2p_aggregator.plans import OpenPlans, Recall, contradiction
+from cos2p_aggregator.plans import NamedDecisions, OpenPlans, contradiction
 from cos2p_aggregator.published_records import PublishedRecords, StartPoint, first_difference
 from cos2p_aggregator.store import ModelStore
 from cos2p_aggregator.update import UpdateMerge
@@ -81,11 +81,11 @@ class AggregatorCore:
         self._start = start
         self._fence = EpochFence()
         self._plans = OpenPlans()
-        self._recall = Recall(start, self._plans, self._fence)
+        self._named_decisions = NamedDecisions(start, self._plans, self._fence)
         self._run: m.RunStarted | None = None
         self._store: ModelStore | None = None
         self._open = _Open()
-        self._told: Publish | None = None
+        self._last_published: Publish | None = None
         self.version = 0
         self.ended = False
 
@@ -103,19 +103,19 @@ class AggregatorCore:
             DivergedError: a version made again differs from what was published.
             BlobError: a checkpoint is damaged.
         """
-        if self._run is not None and self._recall.takes(offset, decision):
+        if self._run is not None and self._named_decisions.takes(offset, decision):
             return
         if not self._fence.admits(decision) or self.ended or isinstance(decision, m.EpochStarted):
             return
         if isinstance(decision, m.RunStarted):
             yield from self._begin(offset, decision)
         elif self._run is None:
-            raise contradiction(offset, "speaks of a run that has not started")
+            raise contradiction(offset, "belongs to a run that has not started")
         else:
-            self._recall.require_all()
-            yield from self._obey(offset, decision)
+            self._named_decisions.require_all()
+            yield from self._apply_decision(offset, decision)
 
-    def _obey(self, offset: int, decision: m.Decision) -> Iterator[Effect]:
+    def _apply_decision(self, offset: int, decision: m.Decision) -> Iterator[Effect]:
         match decision:
             case m.PlanIssued():
                 self._plans.note(offset, decision)
@@ -144,7 +144,7 @@ class AggregatorCore:
         owned = table.owned_by(self._shard, count)
         averaged = started.config.merge.average_decay > 0
         self._run, self._shard_count = started, count
-        self._recall.begin(offset)
+        self._named_decisions.begin(offset)
         self._store = ModelStore(table, owned, averaged=averaged)
         if self._ledger is not None and not self._ledger.opened and self._shard == 0:
             yield OpenRun(
@@ -180,7 +180,9 @@ class AggregatorCore:
     def _dispatch(self, offset: int, plan: m.Plan) -> Iterator[Effect]:
         chosen = sorted({*plan.trained, *plan.frozen})
         if not chosen or chosen[-1] >= len(self.table):
-            raise contradiction(offset, f"plans units that the model lacks ({plan.plan_id})")
+            raise contradiction(
+                offset, f"plans units that the model does not have ({plan.plan_id})"
+            )
         if self._ledger is not None and plan.plan_id in self._ledger.dispatched:
             del self._ledger.dispatched[plan.plan_id]
             return
@@ -227,8 +229,8 @@ class AggregatorCore:
         """Publish the version just made, unless the ledger already holds it with its checkpoint."""
         store = self._model
         digests, norms = b"".join(store.digest(u) for u in store.owned), store.unit_norms
-        told_bytes = len(digests) + len(norms) + len(store.unit_shares)
-        told_bytes += OPEN_PLAN_BYTES * len(self._plans)
+        published_bytes = len(digests) + len(norms) + len(store.unit_shares)
+        published_bytes += OPEN_PLAN_BYTES * len(self._plans)
         message = m.VersionPublished(
             run_id=self._config.run_id,
             version=self.version,
@@ -239,7 +241,7 @@ class AggregatorCore:
             unit_digests=digests,
             unit_norms=norms,
             unit_shares=store.unit_shares,
-            left_out=tuple(self._open.left_out[: _left_out_max(told_bytes)]),
+            left_out=tuple(self._open.left_out[: _left_out_max(published_bytes)]),
             merged_count=self._open.merged_count,
             step_norm=store.step_norm,
             model_norm=store.model_norm,
@@ -250,14 +252,14 @@ class AggregatorCore:
         was = self._open
         sums = store.square_sums
         figures = Figures(was.update_count, was.weight_sum, counts, *sums, len(was.left_out))
-        self._told = Publish(message, figures)
+        self._last_published = Publish(message, figures)
         known = self._known(message)
         if known is not None and (known.checkpoint is not None or not due):
             if known.checkpoint is not None:
-                self._told = None
+                self._last_published = None
             return
         if due or checkpointed:
-            self._told = None
+            self._last_published = None
         else:
             message = message.model_copy(update={"open_plans": ()})
         yield Publish(message, figures, self._checkpoint() if due else None)
@@ -287,10 +289,12 @@ class AggregatorCore:
         if ended.version != self.version:
             raise contradiction(offset, f"ends the run at {ended.version}, not {self.version}")
         self.ended = True
-        if self._told is not None:
-            yield Publish(self._told.message, self._told.figures, self._checkpoint())
-            self._told = None
-        told = self._ledger is not None and self._ledger.finished
+        if self._last_published is not None:
+            yield Publish(
+                self._last_published.message, self._last_published.figures, self._checkpoint()
+            )
+            self._last_published = None
+        finish_published = self._ledger is not None and self._ledger.finished
         reason = f"{ended.reason}: {ended.detail}" if ended.detail else str(ended.reason)
         finished = m.RunFinished(
             run_id=self._config.run_id,
@@ -298,7 +302,7 @@ class AggregatorCore:
             version=self.version,
             reason=reason[:2000],
         )
-        yield Finish(finished if self._shard == 0 and not told else None)
+        yield Finish(finished if self._shard == 0 and not finish_published else None)
 
     @property
     def _model(self) -> ModelStore:

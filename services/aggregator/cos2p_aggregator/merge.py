@@ -21,14 +21,14 @@ F32Array = NDArray[np.float32]
 
 BLOCK = 1 << 15
 """Elements handled at once: 128 KiB, so that the product stays in the cache between two passes."""
-DOUBT = 1e-2
+ROUNDING_BAND = 1e-2
 """Relative error that a float32 sum over a block can't exceed, with a margin."""
 
-QUIET = np.errstate(over="ignore", invalid="ignore")
+IGNORE_FLOAT_ERRORS = np.errstate(over="ignore", invalid="ignore")
 """Ignores overflow in computations: it is detected in the results, where a unit can be named."""
 
 
-@QUIET
+@IGNORE_FLOAT_ERRORS
 def square_sum(values: F32Array) -> float:
     """Return the sum of squares, fast and to about six digits; infinite or NaN where an element is.
 
@@ -68,13 +68,13 @@ def inspected(
             return "not_finite", total
         # The float32 sum overflowed, but the elements are finite.
         total = exact_square_sum(delta)
-    elif abs(total - limit) <= DOUBT * limit:
+    elif abs(total - limit) <= ROUNDING_BAND * limit:
         # Too close to the limit: the order of the terms could decide.
         total = exact_square_sum(delta)
     return ("norm" if total > limit else None), total
 
 
-@QUIET
+@IGNORE_FLOAT_ERRORS
 def add_weighted(
     accumulator: F32Array, delta: F32Array, factor: float, *, first: bool, scratch: F32Array
 ) -> None:
@@ -94,7 +94,7 @@ def add_weighted(
         add(place, product, place)
 
 
-@QUIET
+@IGNORE_FLOAT_ERRORS
 def apply_step(raw: F32Array, accumulator: F32Array, rate: float, *, scratch: F32Array) -> float:
     """Raw += rate * accumulator, in place; return the sum of squares of the step.
 

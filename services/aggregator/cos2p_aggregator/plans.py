@@ -41,7 +41,7 @@ class OpenPlans:
         return plan
 
 
-class Recall:
+class NamedDecisions:
     """Takes from the log before a start point only what the point names.
 
     It names the plans that were open at the point, then the decision that made its version. All of

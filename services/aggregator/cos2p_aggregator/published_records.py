@@ -111,10 +111,10 @@ def unit_digests_of(message: VersionPublished, table: UnitTable) -> dict[int, by
     return {unit: text[i * step : (i + 1) * step] for i, unit in enumerate(owned)}
 
 
-def first_difference(told: VersionPublished, made: VersionPublished, table: UnitTable) -> str:
+def first_difference(published: VersionPublished, made: VersionPublished, table: UnitTable) -> str:
     """Name the first unit whose digest differs between two records of a version."""
     ours = unit_digests_of(made, table)
-    for unit, digest in unit_digests_of(told, table).items():
+    for unit, digest in unit_digests_of(published, table).items():
         if ours.get(unit) != digest:
             return f"unit {table.units[unit].name}"
     return "the number of its units"

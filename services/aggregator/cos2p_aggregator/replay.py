@@ -23,9 +23,15 @@ from cos2p.model.units import UnitTable
 from cos2p_aggregator.core import AggregatorCore
 from cos2p_aggregator.effects import Dispatch, Effect, Load, Merge, Publish
 from cos2p_aggregator.published_records import StartPoint, unit_digests_of
-from cos2p_aggregator.replay_plan import Survey, choose_start, read_told, seal_of, survey
+from cos2p_aggregator.replay_plan import (
+    Survey,
+    choose_start,
+    read_published_record,
+    seal_of,
+    survey,
+)
 from cos2p_aggregator.staleness import Rule, staleness_rule
-from cos2p_aggregator.start import recalled
+from cos2p_aggregator.start import named_decisions
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 
 
@@ -156,9 +162,9 @@ async def replay(
                 if isinstance(effect, Dispatch):
                     dispatched(effect)
                 await _carry_out(bus, effect, rebuild)
-        if rebuild.suspect is not None:
-            rebuild.difference = await _named(bus, prefix, run, *rebuild.suspect)
-            rebuild.suspect = None
+        if rebuild.differing is not None:
+            rebuild.difference = await _named(bus, prefix, run, *rebuild.differing)
+            rebuild.differing = None
         if rebuild.difference is not None or rebuild.reached(until):
             break
     return rebuild.result(start.version if start else 0)
@@ -168,7 +174,7 @@ async def _needed(
     bus: Bus, prefix: str, run: Survey, start: StartPoint | None
 ) -> AsyncIterator[Letter]:
     """Yield the decisions that a core needs if it begins at a start point."""
-    async for letter in recalled(bus, prefix, run.head, start):
+    async for letter in named_decisions(bus, prefix, run.head, start):
         yield letter
     offset = 0 if start is None else start.decisions_offset
     async for letter in letters(bus, prefix, DECISIONS, run.started.run_id, offset=offset):
@@ -180,11 +186,11 @@ async def _named(
 ) -> DigestDifference | None:
     """Find the first unit in which a version with these digests differs from the published one."""
     table = run.started.units.table()
-    told: dict[int, bytes] = {}
-    for record in run.told[version].values():
-        told |= unit_digests_of(await read_told(bus, prefix, record), table)
-    for unit in sorted(told):
-        if told[unit] != digests[unit]:
+    published: dict[int, bytes] = {}
+    for record in run.published[version].values():
+        published |= unit_digests_of(await read_published_record(bus, prefix, record), table)
+    for unit in sorted(published):
+        if published[unit] != digests[unit]:
             return DigestDifference(version, table.units[unit].name)
     return None
 
@@ -240,7 +246,7 @@ class _Rebuild:
     def __init__(self, run: Survey, what_if: bool, shards: int) -> None:
         self.shards = shards
         self.difference: DigestDifference | None = None
-        self.suspect: tuple[int, dict[int, bytes]] | None = None
+        self.differing: tuple[int, dict[int, bytes]] | None = None
         """The current version and its units' digests, where they differ from those published."""
         self._run, self._what_if = run, what_if
         self._table: UnitTable = run.started.units.table()
@@ -280,9 +286,9 @@ class _Rebuild:
             digests |= unit_digests_of(part.message, self._table)
         if version > 0:
             self._counts.append(np.sum([p.figures.counts for p in parts], axis=0))
-        compared = not self._what_if and version in self._run.told
+        compared = not self._what_if and version in self._run.published
         if compared and not self._agrees(version, digests):
-            self.suspect = version, digests
+            self.differing = version, digests
         self._made.append(
             VersionReplay(
                 version=version,
@@ -305,8 +311,8 @@ class _Rebuild:
 
     def _agrees(self, version: int, digests: dict[int, bytes]) -> bool:
         """Return whether each shard published these digests of its units."""
-        for shard, told in self._run.told[version].items():
-            owned = self._table.owned_by(shard, told.shard_count)
-            if seal_of(b"".join(digests[unit] for unit in owned)) != told.seal:
+        for shard, published in self._run.published[version].items():
+            owned = self._table.owned_by(shard, published.shard_count)
+            if seal_of(b"".join(digests[unit] for unit in owned)) != published.seal:
                 return False
         return True

@@ -21,7 +21,7 @@ from cos2p_aggregator.published_records import StartPoint, start_point
 
 
 @dataclass(frozen=True, slots=True)
-class BlobPlace:
+class BlobStart:
     """Where a blob begins."""
 
     topic: str
@@ -30,7 +30,7 @@ class BlobPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PublishedShard:
     """What is kept of a shard's record of a version.
 
     Attributes:
@@ -43,7 +43,7 @@ class Told:
     seal: bytes
     shard_count: int
     decisions_offset: int
-    checkpoint: BlobPlace | None
+    checkpoint: BlobStart | None
 
 
 @dataclass
@@ -57,7 +57,8 @@ class Survey:
         workers: all workers that ever had a plan.
         lost: by version, the last offset at which an update was admitted to it whose blob counted
             and has left the log.
-        told: records by version and shard; of records of one version the first with a checkpoint.
+        published: records by version and shard; of records of one version the first with a
+            checkpoint.
     """
 
     started: m.RunStarted
@@ -65,20 +66,20 @@ class Survey:
     last_version: int = 0
     workers: set[str] = field(default_factory=set)
     lost: dict[int, int] = field(default_factory=dict)
-    told: dict[int, dict[int, Told]] = field(default_factory=dict)
+    published: dict[int, dict[int, PublishedShard]] = field(default_factory=dict)
 
     def take_published(self, offset: int, message: m.VersionPublished) -> None:
         """Note a published version."""
-        shards = self.told.setdefault(message.version, {})
+        shards = self.published.setdefault(message.version, {})
         known = shards.get(message.shard)
         if known is None or known.checkpoint is None:
             blob = message.checkpoint
-            shards[message.shard] = Told(
+            shards[message.shard] = PublishedShard(
                 offset,
                 seal_of(message.unit_digests),
                 message.shard_count,
                 message.decisions_offset,
-                None if blob is None else BlobPlace(blob.topic, blob.partition, blob.first_offset),
+                None if blob is None else BlobStart(blob.topic, blob.partition, blob.first_offset),
             )
 
     def lost_before(self, version: int) -> int:
@@ -146,7 +147,8 @@ async def choose_start(bus: Bus, prefix: str, run: Survey, until: int) -> StartP
     whole = await _first_whole(extent, run, lost_before)
     if whole is not None and whole <= until:
         records = [
-            await read_told(bus, prefix, told) for _, told in sorted(run.told[whole].items())
+            await read_published_record(bus, prefix, published)
+            for _, published in sorted(run.published[whole].items())
         ]
         return start_point(tuple(records), run.started.units.table())
     possible = await _first_whole(extent, run, run.lost_before(run.last_version + 1))
@@ -162,28 +164,40 @@ async def choose_start(bus: Bus, prefix: str, run: Survey, until: int) -> StartP
     )
 
 
-async def read_told(bus: Bus, prefix: str, told: Told) -> m.VersionPublished:
+async def read_published_record(
+    bus: Bus, prefix: str, published: PublishedShard
+) -> m.VersionPublished:
     """Read the record itself.
 
     Raises:
         MessageError: the record is not in the log any more.
     """
     name = MODELS.full_name(prefix)
-    records = await bus.read(name, 0, told.offset, bytes_max=1, wait_s=1.0)
-    message = decode(records[0]) if records and records[0].offset == told.offset else None
+    records = await bus.read(name, 0, published.offset, bytes_max=1, wait_s=1.0)
+    message = decode(records[0]) if records and records[0].offset == published.offset else None
     if not isinstance(message, m.VersionPublished):
-        raise MessageError(f"record {told.offset} of {name} was a published version: it is gone")
+        raise MessageError(
+            f"record {published.offset} of {name} was a published version; it has left the log"
+        )
     return message
 
 
 async def _first_whole(extent: "_Extent", run: Survey, lost_before: int) -> int | None:
     """Return the oldest version after offset `lost_before` whose checkpoint is in the log."""
-    for version in sorted(run.told):
-        shards = list(run.told[version].values())
-        whole = len(shards) == shards[0].shard_count and all(told.checkpoint for told in shards)
+    for version in sorted(run.published):
+        shards = list(run.published[version].values())
+        whole = len(shards) == shards[0].shard_count and all(
+            published.checkpoint for published in shards
+        )
         if not version or not whole or shards[0].decisions_offset <= lost_before:
             continue
-        if all([await extent.holds(told.checkpoint) for told in shards if told.checkpoint]):
+        if all(
+            [
+                await extent.holds(published.checkpoint)
+                for published in shards
+                if published.checkpoint
+            ]
+        ):
             return version
     return None
 
@@ -195,7 +209,7 @@ class _Extent:
         self._bus = bus
         self._ends: dict[str, dict[int, Offsets]] = {}
 
-    async def holds(self, blob: m.BlobRef | BlobPlace) -> bool:
+    async def holds(self, blob: m.BlobRef | BlobStart) -> bool:
         """Return whether retention has not removed the blob; True for one that was never there."""
         if blob.topic not in self._ends:
             try:

@@ -30,7 +30,7 @@ from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore
 from cos2p_aggregator.effects import Dispatch, Effect, Finish, Load, Merge, OpenRun, Publish
 from cos2p_aggregator.published_records import StartPoint, start_point
-from cos2p_aggregator.start import read_published, recalled
+from cos2p_aggregator.start import named_decisions, read_published
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 from cos2p_aggregator.unit_places import UnitPlaces
 
@@ -56,7 +56,7 @@ async def run_aggregator(context: RoleContext, *, shard: int) -> None:
         return
     require_run(context.run_id, started.run_id, context.prefix)
     with contextlib.suppress(_StopAskedError):
-        await shell.obey(started)
+        await shell.carry_out(started)
 
 
 class _StopAskedError(Exception):
@@ -72,7 +72,7 @@ class _Shell:
         self._head: list[Letter] = []
         # Blobs of an earlier process may lie half written under the same name, so this one's names
         # differ.
-        self._life = f"{int(context.clock.now() * 1000):x}"
+        self._start_id = f"{int(context.clock.now() * 1000):x}"
         self._places = UnitPlaces()
         self._partitions = 1
         self._run_id = ""
@@ -80,9 +80,11 @@ class _Shell:
 
     async def wait_for_run(self) -> RunStarted | None:
         """Wait for the run's start, and keep the decisions up to it; None when asked to stop."""
-        told_at = self._clock.now()
+        logged_at = self._clock.now()
         fence = EpochFence()
-        head = Mailbox(self._bus, self._prefix, DECISIONS, reader=self._reader, bury_from=None)
+        head = Mailbox(
+            self._bus, self._prefix, DECISIONS, reader=self._reader, dead_letters_from=None
+        )
         while not self._stop.is_set():
             letters: list[Letter] = []
             try:
@@ -95,12 +97,12 @@ class _Shell:
                 admitted = isinstance(decision, Decision) and fence.admits(decision)
                 if admitted and isinstance(decision, RunStarted):
                     return decision
-            if self._clock.now() - told_at >= WAIT_LOG_S:
-                told_at = self._clock.now()
+            if self._clock.now() - logged_at >= WAIT_LOG_S:
+                logged_at = self._clock.now()
                 self._log.info("waited_for_run", prefix=self._prefix, topic="decisions")
         return None
 
-    async def obey(self, started: RunStarted) -> None:
+    async def carry_out(self, started: RunStarted) -> None:
         """Rebuild the state, then follow the log to the run's end."""
         self._run_id, merge = started.run_id, started.config.merge
         self._partitions, self._shard_count = started.config.partitions, merge.shards
@@ -123,7 +125,7 @@ class _Shell:
 
     async def _decisions(self, start: StartPoint | None) -> AsyncGenerator[Letter, None]:
         """Yield what the core needs of the log before the start, then all records after it."""
-        async for letter in recalled(self._bus, self._prefix, self._head, start):
+        async for letter in named_decisions(self._bus, self._prefix, self._head, start):
             yield letter
         offset = 0 if start is None else start.decisions_offset
         mailbox = Mailbox(
@@ -133,7 +135,7 @@ class _Shell:
             reader=self._reader,
             run_id=self._run_id,
             offset=offset,
-            bury_from=offset,
+            dead_letters_from=offset,
         )
         while not self._stop.is_set():
             for letter in await mailbox.poll(wait_s=POLL_S):
@@ -156,7 +158,7 @@ class _Shell:
             case Finish():
                 if effect.message is not None:
                     await self._models.send(effect.message)
-                self._log.info("run_obeyed", run=self._run_id)
+                self._log.info("run_carried_out", run=self._run_id)
             case _:
                 await asyncio.sleep(0)
 
@@ -183,7 +185,7 @@ class _Shell:
             self._bus,
             SUBMODELS.full_name(self._prefix),
             partition_of(effect.plan.plan_id, self._partitions),
-            f"{effect.plan.plan_id}.s{self._shard}.{self._life}",
+            f"{effect.plan.plan_id}.s{self._shard}.{self._start_id}",
             UnitsToWrite(store.table, {unit: store.raw(unit) for unit in digests}, digests),
             self._stop.is_set,
         )
@@ -222,7 +224,7 @@ class _Shell:
     async def _write(
         self, topic: Topic, partition: int, name: str, payload: Iterator[Buffer]
     ) -> BlobRef:
-        where, blob_id = topic.full_name(self._prefix), f"{name}.{self._life}"
+        where, blob_id = topic.full_name(self._prefix), f"{name}.{self._start_id}"
         return await write_blob(self._bus, where, partition, blob_id, self._until_stop(payload))
 
     def _until_stop(self, payload: Iterator[Buffer]) -> Iterator[Buffer]:

@@ -17,13 +17,13 @@ from cos2p.log.messages import Dispatched, RunFinished, RunOpened, VersionPublis
 from cos2p.log.topics import DECISIONS, MODELS
 from cos2p_aggregator.published_records import PublishedRecords, StartPoint
 
-TOLD = (Dispatched, RunFinished, RunOpened, VersionPublished)
+PUBLISHED_KINDS = (Dispatched, RunFinished, RunOpened, VersionPublished)
 
 
 async def read_published(bus: Bus, prefix: str, run_id: str, shard: int) -> PublishedRecords:
     """Read what a shard has published since its newest whole version; the bus's errors pass."""
     ledger = PublishedRecords(shard)
-    async for letter in newest_first(bus, prefix, MODELS, TOLD, run_id=run_id):
+    async for letter in newest_first(bus, prefix, MODELS, PUBLISHED_KINDS, run_id=run_id):
         ledger.take(letter.message)
         if ledger.complete:
             break
@@ -31,7 +31,7 @@ async def read_published(bus: Bus, prefix: str, run_id: str, shard: int) -> Publ
     return ledger
 
 
-async def recalled(
+async def named_decisions(
     bus: Bus, prefix: str, head: Sequence[Letter], point: StartPoint | None
 ) -> AsyncIterator[Letter]:
     """Yield the decisions before a start point that it depends on (see `AggregatorCore`).
@@ -48,15 +48,15 @@ async def recalled(
     if not point.version:
         return  # version 0 depends on the run's start alone
     name = DECISIONS.full_name(prefix)
-    at_hand: dict[int, Record] = {}
+    cached: dict[int, Record] = {}
     for offset in (*point.open_plans, point.decisions_offset - 1):
-        if offset not in at_hand:
+        if offset not in cached:
             records = await bus.read(name, 0, offset, bytes_max=HEAD_BYTES_MAX, wait_s=1.0)
-            at_hand = {record.offset: record for record in records}
-        if offset not in at_hand:
+            cached = {record.offset: record for record in records}
+        if offset not in cached:
             raise MessageError(
                 f"version {point.version} rests on the decision at offset {offset} of {name}, "
                 "which is not in the log: `cos2p replay` names what can still be rebuilt"
             )
-        record = at_hand[offset]
+        record = cached[offset]
         yield Letter(DECISIONS, offset, record.timestamp_s, codec.decode(record))

@@ -28,7 +28,7 @@ def serve(settings: PlannerSettings) -> int:
 
     async def body(context: RoleContext) -> None:
         def kept(text: str) -> None:
-            context.log.warning("register_kept", reason=text)
+            context.log.warning("register_unchanged", reason=text)
 
         checker = checker_of(settings.keys_file, kept)
         await run_planner(context, planner_id=settings.planner_id, checker=checker)

@@ -12,8 +12,8 @@ import numpy as np
 from cos2p.model.basket import Choice, Floats
 from cos2p.model.cost import FLOAT_BYTES, CostModel, Workload
 from cos2p_planner.baselines.policies import policy_named
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 from cos2p_planner.choosers.nesting import WEIGHT, nested_value, waiting
-from cos2p_planner.choosers.question import Ask
 from cos2p_planner.state.device import Device
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.importance import Importance
@@ -57,11 +57,11 @@ class Chooser:
         if plans and fits and plans < run.config.plans.hold_plans:
             return held
         share = run.config.plans.growth.share_at(progress)
-        choice = self._rule.choose(self._ask(device, ledger, fleet, others, limit_s, share))
-        device.unserved = "" if choice else f"no cut of {run.config.policy} fits its budget"
+        choice = self._rule.choose(self._request(device, ledger, fleet, others, limit_s, share))
+        device.no_plan_reason = "" if choice else f"no cut of {run.config.policy} fits its budget"
         return choice
 
-    def _ask(
+    def _request(
         self,
         device: Device,
         ledger: Ledger,
@@ -69,7 +69,7 @@ class Chooser:
         others: Sequence[str],
         limit_s: float,
         share: float,
-    ) -> Ask:
+    ) -> ChoiceRequest:
         """Make the question for a device, where this share of the model is in play."""
         run, plans = self._run, self._run.config.plans
         holdings = run.holdings
@@ -78,11 +78,11 @@ class Chooser:
         value = value + nested_value(run.table, plans.nested_depth, len(others) + 1)
         prices = holdings.prices.of(coverage, float(np.ptp(value)))
         late = waiting(run.table, share)
-        in_play = run.costs.memory_for_fraction(share)
+        active_bytes = run.costs.memory_for_fraction(share)
         number, choices = holdings.turn(device.worker_id)
         seconds, fixed_s = unit_seconds(device, run.costs, run.config.local.steps_min)
-        return Ask(
-            budget_bytes=min(device.budget_bytes, max(in_play, self._rule.least_bytes)),
+        return ChoiceRequest(
+            budget_bytes=min(device.budget_bytes, max(active_bytes, self._rule.least_bytes)),
             coverage=coverage,
             recency=holdings.recency(device.worker_id),
             value=value - late * WEIGHT * (len(others) + 1),

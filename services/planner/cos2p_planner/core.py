@@ -18,7 +18,7 @@ from cos2p.log.topics import FLEET
 from cos2p_planner.fold import RESTARTED, PlannerFold
 from cos2p_planner.planning import issue
 from cos2p_planner.rules.admission import judge, wrong_request
-from cos2p_planner.rules.closing import OpenRound, Standing
+from cos2p_planner.rules.closing import IdleDevice, OpenRound
 from cos2p_planner.rules.coverage_floor import FloorWatch
 from cos2p_planner.rules.stalls import waiting_for, why_expired
 from cos2p_planner.rules.weights import weigh
@@ -86,7 +86,7 @@ class PlannerCore:
         Silence since the newest record of any device proves nothing, because no planner listened.
         """
         self._begun_s = self._advanced_s = now
-        self.fleet.shift(max(0.0, now - self._heard_s))
+        self.fleet.shift_last_heard(max(0.0, now - self._heard_s))
         self.known.publications.resume(now)
         self.notices.clear()
 
@@ -120,20 +120,20 @@ class PlannerCore:
         run = self.ledger.run
         if run is None or self.ledger.ended is not None:
             return self._taken()
-        self._forgive_own_absence(run, now)
+        self._discount_own_downtime(run, now)
         if self.known.stop_reason is not None:
             self._finish("stopped", self.known.stop_reason, now)
             return self._taken()
         self._expire(run, now)
         self._judge_devices(now)
-        able = self._able(run, now)
-        state = self._close_round(run, able, now)
+        trainable = self._trainable(run, now)
+        state = self._close_round(run, trainable, now)
         if run.progress(self.ledger.version, now) >= 1:
             self._finish("target", "", now)
         elif now - self._progress_s >= run.config.liveness.stall_after_s:
             self._finish("stalled", self.waiting_for(now), now)
         else:
-            self._issue(run, able, state)
+            self._issue(run, trainable, state)
         return self._taken()
 
     def waiting_for(self, now: float) -> str:
@@ -165,14 +165,14 @@ class PlannerCore:
     def _progress_s(self) -> float:
         return max(self.ledger.progress_s, self._begun_s)
 
-    def _forgive_own_absence(self, run: Run, now: float) -> None:
+    def _discount_own_downtime(self, run: Run, now: float) -> None:
         """Forgive the fleet's silence after this planner was suspended and did not listen."""
         before = now if self._advanced_s is None else self._advanced_s
         self._advanced_s = now
         if now - before > run.config.liveness.lost_after_s / 2:
-            self.fleet.shift(now - before)
+            self.fleet.shift_last_heard(now - before)
 
-    def _able(self, run: Run, now: float) -> list[Device]:
+    def _trainable(self, run: Run, now: float) -> list[Device]:
         lost_after_s = run.config.liveness.lost_after_s
         return [d for d in self.fleet if d.can_train(now, lost_after_s)]
 
@@ -297,43 +297,45 @@ class PlannerCore:
             else:
                 self._decide(now, m.DeviceAdmitted, worker_id=worker_id)
 
-    def _close_round(self, run: Run, able: list[Device], now: float) -> OpenRound:
+    def _close_round(self, run: Run, trainable: list[Device], now: float) -> OpenRound:
         """Close the open version if it is time; return the round that is open then."""
         assert self.known.rules is not None
         closing = self.known.rules.closing
-        state = OpenRound.of(self.ledger, run, able, now)
+        state = OpenRound.of(self.ledger, run, trainable, now)
         reason = closing.reason(state)
         if reason is None:
             return state
         step = closing.step(state)
-        self._decide(now, m.RoundClosed, reason=reason, step=step, **state.figures(run, able))
+        self._decide(now, m.RoundClosed, reason=reason, step=step, **state.figures(run, trainable))
         progress = run.progress(self.ledger.version, now)
-        self.fleet.notices += self._floor.closed(run, able, progress)
-        return OpenRound.of(self.ledger, run, able, now)
+        self.fleet.notices += self._floor.closed(run, trainable, progress)
+        return OpenRound.of(self.ledger, run, trainable, now)
 
-    def _issue(self, run: Run, able: list[Device], state: OpenRound) -> None:
+    def _issue(self, run: Run, trainable: list[Device], state: OpenRound) -> None:
         assert self.known.rules is not None
         closing, now = self.known.rules.closing, state.now
         liveness = run.config.liveness
         there = self.fleet.present(now, liveness.lost_after_s)
         if not self.ledger.plan_count and there < liveness.min_workers:
             return
-        idle = [d for d in able if d.worker_id not in self.ledger.open_of]
+        idle = [d for d in trainable if d.worker_id not in self.ledger.open_of]
         self._retry_s = min((d.not_before_s for d in idle if d.not_before_s > now), default=INF)
         ready = [d for d in idle if d.not_before_s <= now]
-        asked = [d for d in ready if closing.invites(Standing.of(d, self.ledger), state)]
+        recipients = [
+            d for d in ready if closing.may_get_plan(IdleDevice.of(d, self.ledger), state)
+        ]
         if closing.fastest_first:
-            asked.sort(key=lambda d: d.whole_s)
-        for plan in issue(asked, able, state, self.known.rules, self.ledger, self.fleet):
+            recipients.sort(key=lambda d: d.whole_s)
+        for plan in issue(recipients, trainable, state, self.known.rules, self.ledger, self.fleet):
             self._decide(now, m.PlanIssued, plan=plan)
         self._due_s = closing.due_s(state)
 
     def _finish(
         self, reason: Literal["target", "stopped", "stalled"], detail: str, now: float
     ) -> None:
-        words = {"target": "the run has reached its end", "stopped": "the run was stopped"}
+        reasons = {"target": "the run has reached its end", "stopped": "the run was stopped"}
         for plan in list(self.ledger.open.values()):
-            self._cancel(plan, Outcome.CANCELLED, words.get(reason, "the run stalled"), now)
+            self._cancel(plan, Outcome.CANCELLED, reasons.get(reason, "the run stalled"), now)
         self._end_run(reason, detail, now)
 
     def _end_run(

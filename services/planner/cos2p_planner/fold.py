@@ -114,12 +114,12 @@ class PlannerFold:
             case m.Goodbye():
                 self.fleet.goodbye(message, now)
             case m.Report():
-                self.fleet.heard(message.worker_id, message.incarnation, now)
+                self.fleet.note_heard(message.worker_id, message.incarnation, now)
                 self._report = message
             case m.StopRequested():
                 self.stop_reason = message.reason or "asked to stop"
             case m.AdmitRequested():
-                self.fleet.forgive(message.worker_id)
+                self.fleet.reset_failed_checks(message.worker_id)
             case _:
                 pass
 
@@ -152,7 +152,7 @@ class PlannerFold:
             case m.UpdateAdmitted():
                 self.fleet.answered(self.ledger.newest[decision.worker_id])
             case m.UpdateRefused(outcome=Outcome.INVALID):
-                self.fleet.strike(decision.worker_id)
+                self.fleet.count_failed_check(decision.worker_id)
             case m.PlanCancelled(outcome=outcome, reason=reason) if (
                 outcome is Outcome.EXPIRED or reason == RESTARTED
             ):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cos2p.log import messages as m
 from cos2p.log.bus import Record
-from cos2p.log.mailbox import BURIED_MAX, Check, Mailbox, Refusal
+from cos2p.log.mailbox import DEAD_LETTERS_MAX, Check, Mailbox, Refusal
 from cos2p.log.topics import FLEET, HEARTBEATS, Topic
 from cos2p.service.open_bus import signing_packages
 from cos2p.service.role import RoleContext
@@ -57,7 +57,7 @@ class Refusals:
         self._next_offset = refusal.offset + 1
         self._watch.refused(self._topic)
         number = refusal.number
-        if number <= BURIED_MAX or number.bit_count() == 1:  # 16, 32, 64, ...
+        if number <= DEAD_LETTERS_MAX or number.bit_count() == 1:  # 16, 32, 64, ...
             self._log.warning(
                 "record_refused", topic=self._topic, reason=refusal.reason, number=number
             )
@@ -76,13 +76,13 @@ class Intake:
         self._checker = checker or (lambda sequences: unchecked)
         self._refused = {topic: Refusals(topic, context) for topic in (FLEET, HEARTBEATS)}
 
-    def heard(
+    def open_mailbox(
         self,
         topic: Topic,
         *,
         run_id: str | None = None,
         offset: int = 0,
-        bury_from: int | None = 0,
+        dead_letters_from: int | None = 0,
         sequences: dict[str, int] | None = None,
     ) -> Mailbox:
         """Read what devices and operators write, with this planner's checks."""
@@ -94,7 +94,7 @@ class Intake:
             run_id=run_id,
             offset=offset,
             check=self._checker({} if sequences is None else sequences),
-            bury_from=bury_from,
+            dead_letters_from=dead_letters_from,
             refused=self._refused[topic],
         )
 

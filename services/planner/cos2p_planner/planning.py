@@ -62,8 +62,8 @@ def speed_of(device: Device, run: Run, choice: Choice) -> Speed:
 
 
 def issue(
-    asked: Sequence[Device],
-    able: Sequence[Device],
+    recipients: Sequence[Device],
+    trainable: Sequence[Device],
     state: OpenRound,
     by: Rules,
     ledger: Ledger,
@@ -73,8 +73,8 @@ def issue(
     assert ledger.run is not None
     run, config = ledger.run, ledger.run.config
     progress = run.progress(state.version, state.now)
-    for device in asked:
-        others = [d.worker_id for d in able if d is not device]
+    for device in recipients:
+        others = [d.worker_id for d in trainable if d is not device]
         limit_s = by.closing.limit_s(state)
         choice = by.chooser.choose(
             device, ledger, fleet, others, limit_s=limit_s, progress=progress
@@ -82,7 +82,7 @@ def issue(
         if choice is None:
             continue
         number = ledger.plan_count + 1
-        order = by.closing.order(speed_of(device, run, choice), number, state)
+        terms = by.closing.terms(speed_of(device, run, choice), number, state)
         yield m.Plan(
             plan_id=f"p{number:06d}",
             worker_id=device.worker_id,
@@ -90,12 +90,12 @@ def issue(
             base_version=state.version,
             trained=choice.trained,
             frozen=choice.frozen,
-            local_steps=order.steps,
+            local_steps=terms.steps,
             batch_size=config.local.batch_size,
             learning_rate=config.local.learning_rate_at(progress),
             progress=progress,
             seed=plan_seed(config.seed, number),
-            deadline_s=order.deadline_s,
-            group=order.group,
+            deadline_s=terms.deadline_s,
+            group=terms.group,
             peak_bytes=run.costs.peak_bytes(choice.trained, choice.frozen),
         )

@@ -75,17 +75,17 @@ async def _find_run(intake: Intake) -> str | None:
         return decisions.run_id
     context.log.info("run_awaited")
     # What is refused here is read again, and buried, once the run is known.
-    fleet = intake.heard(FLEET, bury_from=None)
+    fleet = intake.open_mailbox(FLEET, dead_letters_from=None)
     await fleet.end()
     while not context.stop.is_set():
         fleet.run_id = None  # read letters of any run until a request arrives
-        for letter in await _unless(context.stop, fleet.poll(READ_WAIT_S)) or []:
+        for letter in await _run_until_stop(context.stop, fleet.poll(READ_WAIT_S)) or []:
             if isinstance(letter.message, m.RunRequested):
                 return letter.message.run_id
     return None
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+async def _run_until_stop(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Return the work's result, or None where `stop` is set first."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
@@ -227,24 +227,24 @@ class _Session:
         offsets = await self._outbox.send(*decisions)
         self._appended = offsets[-1] + 1 if offsets else self._appended
         for decision in decisions:
-            self._tell(decision)
+            self._log_decision(decision)
         for event, fields in self._core.notices:
             self._log.warning(event, **fields)
         self._core.notices.clear()
-        self._mind_stall(now)
+        self._log_stall(now)
 
-    def _mind_stall(self, now: float) -> None:
+    def _log_stall(self, now: float) -> None:
         """Warn once per version about what the run waits for; blocked until a new version."""
         version = self._core.ledger.version
         if not self._core.waits_long(now):
-            self._context.watch.freed("run")
+            self._context.watch.unblocked("run")
         elif version != self._warned_version:
             self._warned_version = version
             detail = self._core.waiting_for(now)
             self._context.watch.blocked("run", f"no version after {version}: {detail}")
             self._log.warning("run_stalled", version=version, detail=detail)
 
-    def _tell(self, decision: m.Decision) -> None:
+    def _log_decision(self, decision: m.Decision) -> None:
         """Log one line per decision that an operator may look for."""
         log = self._log
         match decision:
@@ -281,5 +281,5 @@ class _Session:
 
 def _obeys(made: Letter) -> int:
     """Return the offset after the decision that a record of `models` carries out."""
-    assert isinstance(made.message, m.Made)
+    assert isinstance(made.message, m.AggregatorMessage)
     return made.message.decisions_offset

@@ -99,7 +99,7 @@ async def _fold_to(log: RunLog, folds: Folds, snapshot: Snapshot) -> None:
     log.models.stop_at(ends[MODELS.name])
     log.decisions.stop_at(ends[DECISIONS.name])
     log.fleet.stop_at(ends[FLEET.name])
-    for letters in (log.decided(), log.said()):
+    for letters in (log.decided(), log.fleet_letters()):
         async for letter in letters:
             folds.known.take(letter)
             folds.history.take_letter(letter)
@@ -119,7 +119,7 @@ def _log(
         reader="replay",
         offset=offsets[FLEET],
         check=unchecked if checker is None else checker(known.sequences),
-        bury_from=None,
+        dead_letters_from=None,
     )
     decisions, models = (
         Tape.of(bus, prefix, topic, offset=offsets[topic]) for topic in (DECISIONS, MODELS)

@@ -90,7 +90,7 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
     )
     pending: list[m.Decision] = []
     now = clock.now()
-    async for letter in log.said():
+    async for letter in log.fleet_letters():
         history.take_letter(letter)
         # What waited for a planner was done when it was written: the pace of a device must not
         # contain the planner's absence. The bounds keep a wrong clock within the log's time.
@@ -98,7 +98,7 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
         pending += core.handle(letter.offset, letter.message, at_s)
     heartbeats = await _heartbeats(intake, run_id, core, history)
     core.resume(clock.now())
-    context.watch.shows(history)
+    context.watch.show_history(history)
     number = await next_number(bus, prefix)
     return TakenOver(core, folds, pending, log, heartbeats, number, record_count)
 
@@ -108,7 +108,7 @@ async def _heartbeats(
 ) -> Mailbox:
     """Take the newest heartbeats; return the mailbox that later ones come from."""
     end = await intake.read(HEARTBEATS, run_id).end()
-    mailbox = intake.heard(HEARTBEATS, run_id=run_id, bury_from=end)
+    mailbox = intake.open_mailbox(HEARTBEATS, run_id=run_id, dead_letters_from=end)
     await mailbox.end()
     mailbox.offset = max(mailbox.offset, end - beats_kept(len(core.fleet)))
     while mailbox.offset < end and (letters := await mailbox.poll()):
@@ -146,11 +146,11 @@ async def _start(intake: Intake, run_id: str) -> tuple[Folds, int | None]:
 
 async def _log(intake: Intake, run_id: str, folds: Folds) -> RunLog:
     """Return the run's log from where the folds end."""
-    fleet = intake.heard(
+    fleet = intake.open_mailbox(
         FLEET,
         run_id=run_id,
         offset=folds.history.offset(FLEET.name),
-        bury_from=await _handled_before(intake),
+        dead_letters_from=await _handled_before(intake),
         sequences=folds.known.sequences,
     )
     decisions, models = (

@@ -107,7 +107,7 @@ class Activity:
             match effect:
                 case Send(message):
                     if isinstance(message, Report):
-                        self._tell(message)
+                        self._log_report(message)
                     alive = isinstance(message, Heartbeat)
                     await (self._heartbeats if alive else self._fleet).send(message)
                 case Fetch(plan):
@@ -127,11 +127,11 @@ class Activity:
                     if not self._left.done():
                         self._left.set_result(None)
 
-    def _tell(self, report: Report) -> None:
+    def _log_report(self, report: Report) -> None:
         """Log one wide line per plan: what it cost and how it ended."""
-        say = self._log.info if report.status == "done" else self._log.warning
+        write_log = self._log.info if report.status == "done" else self._log.warning
         facts = report.model_dump(exclude={"run_id", "worker_id", "plan_id", "blob", "scores"})
-        say("plan_reported", plan=report.plan_id, **facts)
+        write_log("plan_reported", plan=report.plan_id, **facts)
 
     # ------------------------------------------------------------ steps of a plan
 

@@ -20,16 +20,16 @@ WIDTH_MIN = 0.5
 
 
 def fill_budget(
-    cost: CostModel, memory_bytes: int, scores: NDArray[np.float64], who: str
+    cost: CostModel, memory_bytes: int, scores: NDArray[np.float64], owner: str
 ) -> tuple[int, ...]:
     """Return the units of the submodel, ascending, closed under their cores.
 
-    `scores` has shape (units,); those of core units are not read. The error's text names `who`.
+    `scores` has shape (units,); those of core units are not read. The error's text names `owner`.
 
     Raises:
         BudgetError: not even the smallest submodel fits; the text names the memory that it needs.
     """
-    cost.require(memory_bytes, who)
+    cost.require(memory_bytes, owner)
     table = cost.table
     blocks = _blocks(cost, memory_bytes, scores)
     units = np.flatnonzero(table.prunable & np.isin(table.blocks, blocks))

@@ -283,7 +283,7 @@ class WorkerCore:
             )
         for found in message.blobs:
             if found.blob.topic != self._submodels:
-                return f"the weights lie in {found.blob.topic}, not in {self._submodels}"
+                return f"the weights are in {found.blob.topic}, not in {self._submodels}"
         if plan != self._plan:
             return "two shards dispatched different plans under one id"
         return ""
@@ -327,7 +327,7 @@ class WorkerCore:
         """End the plan with its Report, and the worker if it was asked to stop."""
         assert self._plan is not None
         plan, result = self._plan, self._result
-        told = result.scores if result and blob else None
+        scores_sent = result.scores if result and blob else None
         by_label = self._hello.label_counts is not None
         self._enter("idle", now)
         report = Report(
@@ -348,7 +348,8 @@ class WorkerCore:
             bytes_up=blob.byte_count if blob else 0,
             loss_first=_finite(result.loss_first) if result else None,
             loss_last=_finite(result.loss_last) if result else None,
-            scores=told and UnitScores.of(told.sums, told.counts, by_label=by_label),
+            scores=scores_sent
+            and UnitScores.of(scores_sent.sums, scores_sent.counts, by_label=by_label),
             detail=detail[:2000],
         )
         self._forget()

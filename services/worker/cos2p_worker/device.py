@@ -93,9 +93,9 @@ def _memory_limits(root: Path) -> Iterator[int]:
     files = [f / "memory.max" for f in _folders(root)]
     files += [f / "memory.limit_in_bytes" for f in _folders(root, "memory")]
     for file in files:
-        words = _text(file).split()
-        if words and words[0].isdigit() and 0 < int(words[0]) < UNLIMITED_BYTES:
-            yield int(words[0])
+        fields = _text(file).split()
+        if fields and fields[0].isdigit() and 0 < int(fields[0]) < UNLIMITED_BYTES:
+            yield int(fields[0])
 
 
 def _folders(root: Path, controller: str = "") -> list[Path]:
@@ -129,9 +129,9 @@ def _upwards(mount: Path, own: str) -> list[Path]:
 
 def _quota(text: str) -> list[float]:
     """Return the CPUs of a quota "MICROSECONDS PERIOD"; none where it is max or -1."""
-    words = text.split()
-    if len(words) == 2 and all(w.isdigit() for w in words) and int(words[1]) > 0:
-        return [int(words[0]) / int(words[1])] if int(words[0]) > 0 else []
+    fields = text.split()
+    if len(fields) == 2 and all(w.isdigit() for w in fields) and int(fields[1]) > 0:
+        return [int(fields[0]) / int(fields[1])] if int(fields[0]) > 0 else []
     return []
 
 
@@ -148,9 +148,9 @@ def _cpuset(file: Path) -> list[float]:
 
 def _kilobytes(file: Path, name: str) -> int | None:
     for line in _text(file).splitlines():
-        words = line.split()
-        if len(words) >= 2 and words[0] == f"{name}:" and words[1].isdigit():
-            return int(words[1]) * 1024
+        fields = line.split()
+        if len(fields) >= 2 and fields[0] == f"{name}:" and fields[1].isdigit():
+            return int(fields[1]) * 1024
     return None
 
 

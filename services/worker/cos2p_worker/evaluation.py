@@ -30,7 +30,7 @@ class Evaluation:
     mean_accuracy: float | None = None
 
 
-def judge(task: Task, module: nn.Module, data: Dataset) -> Evaluation:
+def evaluate(task: Task, module: nn.Module, data: Dataset) -> Evaluation:
     """Evaluate a module without training it."""
     module.eval()
     loss_sum, right = 0.0, torch.zeros(0, dtype=torch.int64)
@@ -56,10 +56,10 @@ def _right(heads: tuple[Tensor, ...], labels: Tensor) -> Tensor:
     return (guesses == labels).sum(-1)
 
 
-def judge_values(
+def evaluate_values(
     task: Task, values: UnitArrays, data: Dataset, units: tuple[int, ...] | None = None
 ) -> Evaluation:
     """Evaluate the (sub)model with these values; all units unless `units` names some."""
     chosen = all_units(task.model) if units is None else units
     module = build_submodel(task.model, (), chosen, values, torch.device("cpu"))
-    return judge(task, module, data)
+    return evaluate(task, module, data)

@@ -18,12 +18,12 @@ from cos2p.log.mailbox import Mailbox, Outbox
 from cos2p.log.messages import Evaluated, Message, RunFinished, RunOpened, VersionPublished
 from cos2p.log.topics import FLEET, MODELS
 from cos2p.service.role import RoleContext
-from cos2p_worker.evaluation import Evaluation, judge_values
+from cos2p_worker.evaluation import Evaluation, evaluate_values
 from cos2p_worker.joining import await_run, require_model
 from cos2p_worker.layout import UnitArrays
 from cos2p_worker.submodel import scaled_units
 from cos2p_worker.task import Task
-from cos2p_worker.versions import Backlog, Version, VersionShelf, read_version
+from cos2p_worker.versions import Backlog, Version, VersionCollector, read_version
 
 POLL_S = 0.5
 
@@ -56,28 +56,28 @@ async def run_evaluator(
     task = await asyncio.to_thread(lambda: task_of(opened).for_run(opened.config))
     require_model(opened, task.units.digest, "the evaluator")
     context = replace(context, log=context.log.bind(run=opened.run_id))
-    bench = _Bench(context, evaluator_id, task, opened)
+    evaluator = _VersionEvaluator(context, evaluator_id, task, opened)
     outbox = Outbox(bus, prefix, FLEET)
     mailbox.offset = await end_of(bus, prefix, MODELS)
-    await bench.look_back(mailbox.offset)
-    judged_turn = -1.0
+    await evaluator.look_back(mailbox.offset)
+    last_turn = -1.0
     while not stop.is_set():
-        turn = (clock.now() - opened_s) // every_s if every_s else judged_turn + 1
-        if turn > judged_turn or bench.finished:
-            evaluated = await bench.judge_newest()
+        turn = (clock.now() - opened_s) // every_s if every_s else last_turn + 1
+        if turn > last_turn or evaluator.finished:
+            evaluated = await evaluator.evaluate_newest()
             if evaluated is not None:
-                judged_turn = turn
+                last_turn = turn
                 await outbox.send(evaluated)
-            if bench.finished:
+            if evaluator.finished:
                 return
         for letter in await mailbox.poll(POLL_S):
-            bench.take(letter.message)
+            evaluator.take(letter.message)
         async for letter in mailbox.stream():
-            bench.take(letter.message)
+            evaluator.take(letter.message)
 
 
 @dataclass
-class _Bench:
+class _VersionEvaluator:
     """The versions of one run that wait to be evaluated."""
 
     context: RoleContext
@@ -85,7 +85,7 @@ class _Bench:
     task: Task
     opened: RunOpened
     finished: bool = False
-    shelf: VersionShelf = field(default_factory=VersionShelf)
+    collector: VersionCollector = field(default_factory=VersionCollector)
     newest: int = -1
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class _Bench:
             message = letter.message
             self.take(message)
             if isinstance(message, VersionPublished):
-                if whole := self.shelf.whole_versions():
+                if whole := self.collector.whole_versions():
                     back.needed = first_version(whole[-1])
                 if back.ends_with(message):
                     break
@@ -111,32 +111,32 @@ class _Bench:
     def take(self, message: Message) -> None:
         """Note a published version, or the run's end."""
         if isinstance(message, VersionPublished):
-            self.shelf.add(message)
+            self.collector.add(message)
             self.survival.take(message)
-            if self.shelf.whole(message.version):
+            if self.collector.whole(message.version):
                 self.survival.forget_before(message.version)
         elif isinstance(message, RunFinished):
             self.finished = True
 
-    async def judge_newest(self) -> Evaluated | None:
+    async def evaluate_newest(self) -> Evaluated | None:
         """Evaluate the newest version that is whole, unless that was done before."""
-        waiting = [v for v in self.shelf.whole_versions() if v > self.newest]
+        waiting = [v for v in self.collector.whole_versions() if v > self.newest]
         if not waiting:
             return None
         number = waiting[-1]
         started_s = self.clock.now()
         try:
-            version = await read_version(self.bus, self.task.units, self.shelf.parts(number))
+            version = await read_version(self.bus, self.task.units, self.collector.parts(number))
         except ChunkMissingError:
             if self.finished:
                 raise
             # Retention may be short, and a newer version is coming.
-            self.log.warning("version_gone", version=number)
+            self.log.warning("version_expired", version=number)
             self.newest = number
             return None
-        verdict = await asyncio.to_thread(self._judge, version)
+        verdict = await asyncio.to_thread(self._evaluate, version)
         self.newest = number
-        self.shelf.forget_below(number)
+        self.collector.forget_below(number)
         self.log.info(
             "version_evaluated",
             version=number,
@@ -145,16 +145,16 @@ class _Bench:
         )
         return verdict
 
-    def _judge(self, version: Version) -> Evaluated:
+    def _evaluate(self, version: Version) -> Evaluated:
         factors = self.survival.at(version.number)
         scales = self.opened.config.evaluation.scaling == "survival"
 
-        def judged(values: UnitArrays, *, scales: bool) -> Evaluation:
+        def evaluation_of(values: UnitArrays, *, scales: bool) -> Evaluation:
             chosen = scaled_units(self.task.model, values, factors) if scales else values
-            return judge_values(self.task, chosen, self.data)
+            return evaluate_values(self.task, chosen, self.data)
 
-        plain = judged(version.average, scales=False)
-        scaled = judged(version.average, scales=True)
+        plain = evaluation_of(version.average, scales=False)
+        scaled = evaluation_of(version.average, scales=True)
         published = scaled if scales else plain
         return Evaluated(
             run_id=self.opened.run_id,
@@ -163,7 +163,7 @@ class _Bench:
             sample_count=len(self.data),
             loss=published.loss,
             accuracy=published.accuracy,
-            raw_accuracy=judged(version.raw, scales=scales).accuracy,
+            raw_accuracy=evaluation_of(version.raw, scales=scales).accuracy,
             plain_accuracy=plain.accuracy,
             scaled_accuracy=scaled.accuracy,
             exit_accuracies=published.exit_accuracies,

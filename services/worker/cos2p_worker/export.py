@@ -37,7 +37,7 @@ FORMAT = "cos2p-2"
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportRequest:
     """What to export."""
 
     version: int | None = None
@@ -59,7 +59,7 @@ class Exported:
     parameter_count: int
 
 
-async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Exported:
+async def export(bus: Bus, prefix: str, request: ExportRequest, out: Path, task: Task) -> Exported:
     """Write a version of the run under `prefix` to `out`.
 
     A cut one has the units with the largest L2 norm per cost (see `energy_scores`).
@@ -73,13 +73,13 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
     task = task.for_run(opened.config)
     if task.units.digest != opened.units_digest:
         raise SettingsError(f"run {opened.run_id} trains another model than task {task.name}")
-    parts = await stored_parts(bus, prefix, opened.run_id, wish.version)
+    parts = await stored_parts(bus, prefix, opened.run_id, request.version)
     version = await read_version(bus, task.units, parts)
-    values: UnitArrays = version.raw if wish.raw else version.average
+    values: UnitArrays = version.raw if request.raw else version.average
     units = all_units(task.model)
-    if wish.memory_bytes is not None:
+    if request.memory_bytes is not None:
         cost = CostModel.of(task.units, opened.config)
-        units = fill_budget(cost, wish.memory_bytes, energy_scores(cost, values), "export")
+        units = fill_budget(cost, request.memory_bytes, energy_scores(cost, values), "export")
     scaling = opened.config.evaluation.scaling if len(units) == len(values) else "none"
     if scaling == "survival":
         survival = await read_survival(bus, prefix, opened.run_id, task.units, version.number)
@@ -89,7 +89,7 @@ async def export(bus: Bus, prefix: str, wish: Wish, out: Path, task: Task) -> Ex
         "run": opened.run_id,
         "task": opened.task,
         "version": str(version.number),
-        "state": "raw" if wish.raw else "average",
+        "state": "raw" if request.raw else "average",
         "digests": ",".join(part.digest.hex() for part in parts),
         "units": json.dumps([task.units.units[u].name for u in units]),
         "blocks": json.dumps(

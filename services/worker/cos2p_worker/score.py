@@ -32,7 +32,7 @@ PRODUCT_ELEMENTS = 2**15
 PRODUCT_SHARE = 8
 """A product covers at least 1 / PRODUCT_SHARE of the batch: few kernels on a GPU."""
 
-Place = tuple[int, Kind]
+BlockKind = tuple[int, Kind]
 """A block and a kind: what one call of a tap shows."""
 
 
@@ -45,7 +45,7 @@ class GateScorer:
     def __init__(
         self, table: UnitTable, trained: Sequence[int], classes: int | None, device: torch.device
     ) -> None:
-        self._members: dict[Place, list[int]] = {}
+        self._members: dict[BlockKind, list[int]] = {}
         for unit in trained:
             if table.gated[unit]:
                 place = (table.units[unit].block, table.units[unit].kind)
@@ -55,7 +55,7 @@ class GateScorer:
         self._by_label = classes is not None
         self._sums = torch.zeros(classes or 1, len(units), device=device)
         self._counts = torch.zeros(classes or 1, dtype=torch.int64, device=device)
-        self._seen: dict[Place, Tensor] = {}
+        self._seen: dict[BlockKind, Tensor] = {}
 
     @contextmanager
     def scoring(self, module: nn.Module, labels: Tensor) -> Iterator[None]:
@@ -88,7 +88,7 @@ class GateScorer:
             return None
         return GateScores(np.ascontiguousarray(sums), self._counts.cpu().numpy())
 
-    def _watched(self, place: Place, activation: Tensor) -> Tensor:
+    def _watched(self, place: BlockKind, activation: Tensor) -> Tensor:
         if place not in self._members or not activation.requires_grad:
             return activation
         waiting = [activation.detach()]  # released in the hook; detached, or it would hold itself

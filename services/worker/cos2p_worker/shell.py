@@ -76,7 +76,7 @@ async def run_worker(
     context = replace(context, log=context.log.bind(run=opened.run_id))
     if opened.protocol != PROTOCOL:
         raise SettingsError(
-            f"run {opened.run_id} speaks protocol {opened.protocol}, this worker {PROTOCOL}: "
+            f"run {opened.run_id} uses protocol {opened.protocol}, this worker {PROTOCOL}: "
             "their images are of different versions"
         )
     trainer = await trainer_of(opened)

@@ -90,7 +90,7 @@ def check_module(model: Architecture, module: nn.Module, units: Sequence[int]) -
         if found.get(name) != expected.get(name):
             raise SettingsError(
                 f"parameter {name}: the module has {found.get(name, 'none')}, "
-                f"its layout says {expected.get(name, 'none')}"
+                f"its layout declares {expected.get(name, 'none')}"
             )
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:

@@ -206,7 +206,7 @@ class Task:
             if labels.dtype != torch.int64 or labels.ndim != 1:
                 raise SettingsError(f"task {self.name}: labels must be int64, one per sample")
             if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
-                raise SettingsError(f"task {self.name}: labels must lie in 0..{self.classes - 1}")
+                raise SettingsError(f"task {self.name}: labels must be in 0..{self.classes - 1}")
         return data
 
 

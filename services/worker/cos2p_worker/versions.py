@@ -40,7 +40,7 @@ class Version:
     """Moving average of versions: what counts as the model."""
 
 
-class VersionShelf:
+class VersionCollector:
     """Collects the shards' announcements until a version is whole."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ async def run_opened(bus: Bus, prefix: str) -> RunOpened:
     Raises:
         SettingsError: there is no run.
     """
-    mailbox = Mailbox(bus, prefix, MODELS, reader="versions", bury_from=None)
+    mailbox = Mailbox(bus, prefix, MODELS, reader="versions", dead_letters_from=None)
     while letters := await mailbox.poll(bytes_max=HEAD_BYTES_MAX):
         for letter in letters:
             if isinstance(letter.message, RunOpened):
@@ -93,12 +93,12 @@ async def stored_parts(
     Raises:
         SettingsError: there is none; the text names the nearest that are.
     """
-    shelf = VersionShelf()
+    collector = VersionCollector()
     async for message in _newest_published(bus, prefix, run_id):
-        shelf.add(message)
-        if shelf.whole(message.version) and wanted in (None, message.version):
-            return shelf.parts(message.version)
-    stored = shelf.whole_versions()
+        collector.add(message)
+        if collector.whole(message.version) and wanted in (None, message.version):
+            return collector.parts(message.version)
+    stored = collector.whole_versions()
     if wanted is None or not stored:
         raise SettingsError("no version has a checkpoint yet")
     near = sorted(stored, key=lambda v: (abs(v - wanted), v))[:3]

@@ -247,7 +247,7 @@ class Script:
             shard=shard,
         )
 
-    async def told(self) -> list[m.Message]:
+    async def published_messages(self) -> list[m.Message]:
         """All records of `models`."""
         found: list[m.Message] = []
         while records := await self.bus.read(f"{PREFIX}-{MODELS.name}", 0, len(found)):
@@ -258,14 +258,14 @@ class Script:
         """The newest record of each version."""
         return {
             t.version: t
-            for t in await self.told()
+            for t in await self.published_messages()
             if isinstance(t, m.VersionPublished) and t.shard == shard
         }
 
     async def payloads(self, kind: type[m.Message]) -> list[bytes]:
         """The bytes of each blob that records of a kind on `models` refer to."""
         found = []
-        for t in await self.told():
+        for t in await self.published_messages():
             if isinstance(t, m.Dispatched) and isinstance(t, kind):
                 found.append(b"".join((await weights(self.bus, self.table, t)).values()))
             elif isinstance(t, m.VersionPublished) and isinstance(t, kind) and t.checkpoint:

@@ -51,7 +51,7 @@ async def wrong_end(s: Script) -> None:
         (second_start, "offset 3 starts a run that has started before"),
         (stray_update, r"offset 3 admits an update of no open plan \(p999999\)"),
         (second_admission, r"offset 4 admits an update of no open plan \(p000000\)"),
-        (unknown_unit, "offset 3 plans units that the model lacks"),
+        (unknown_unit, "offset 3 plans units that the model does not have"),
         (wrong_end, "offset 2 ends the run at 4, not 0"),
     ],
 )
@@ -218,9 +218,9 @@ def test_decisions_after_the_end_change_nothing(new_script: NewScript) -> None:
         await s.plan("late")
         await s.aggregate()
 
-        told = await s.told()
-        assert isinstance(told[-1], m.RunFinished)
-        assert all(t.plan.worker_id != "late" for t in told if isinstance(t, m.Dispatched))
+        published = await s.published_messages()
+        assert isinstance(published[-1], m.RunFinished)
+        assert all(t.plan.worker_id != "late" for t in published if isinstance(t, m.Dispatched))
 
     asyncio.run(go())
 
@@ -237,9 +237,9 @@ def test_shards_give_the_same_bytes_as_one(new_script: NewScript, shards: int) -
         found: dict[int, dict[int, bytes]] = {}
         for shard in range(count):
             owned = s.table.owned_by(shard, count)
-            for version, told in (await s.versions(shard)).items():
+            for version, published in (await s.versions(shard)).items():
                 for i, unit in enumerate(owned):
-                    digest = told.unit_digests[8 * i : 8 * i + 8]
+                    digest = published.unit_digests[8 * i : 8 * i + 8]
                     found.setdefault(version, {})[unit] = digest
         return found
 
@@ -255,12 +255,12 @@ def test_shards_tell_the_norms_that_one_would(new_script: NewScript, shards: int
         await s.usual()
         for shard in range(shards):
             await s.aggregate(shard)
-        told = [await s.versions(shard) for shard in range(shards)]
+        published = [await s.versions(shard) for shard in range(shards)]
 
         weights = np.random.default_rng(s.seed)
         first = [np.linalg.norm(weights.normal(size=u.size)) for u in s.table.units]
         norms = np.zeros(len(s.table))
-        for shard, versions in enumerate(told):
+        for shard, versions in enumerate(published):
             owned = list(s.table.owned_by(shard, shards))
             norms[owned] = np.frombuffer(versions[0].unit_norms, "<f4")
         np.testing.assert_allclose(norms, first, rtol=1e-6)
@@ -273,7 +273,7 @@ def test_shards_tell_the_norms_that_one_would(new_script: NewScript, shards: int
         total = mass[0] * 0.25 * squares[0] + mass[1] * squares[1]
         touched = mass.sum(0) > 0
         expected = (total[touched] / mass.sum(0)[touched]).sum()
-        assert pytest.approx(expected, rel=1e-5) == sum(v[1].delta_square for v in told)
+        assert pytest.approx(expected, rel=1e-5) == sum(v[1].delta_square for v in published)
 
     asyncio.run(go())
 
@@ -287,19 +287,19 @@ def test_shards_tell_the_shares_that_one_would(new_script: NewScript, shards: in
         await s.usual()
         for shard in range(shards):
             await s.aggregate(shard)
-        told = [await s.versions(shard) for shard in range(shards)]
+        published = [await s.versions(shard) for shard in range(shards)]
 
         a, b = (s.plans[p] for p in ("p000000", "p000001"))
         expected = np.zeros(len(s.table))
         expected[list({*a.trained, *a.frozen})] += 1.7
         expected[list({*b.trained, *b.frozen})] += 0.3
         found = np.full(len(s.table), np.nan)
-        for shard, versions in enumerate(told):
+        for shard, versions in enumerate(published):
             owned = list(s.table.owned_by(shard, shards))
             found[owned] = np.frombuffer(versions[1].unit_shares, "<f4")
         assert 3 in b.frozen
         np.testing.assert_allclose(found, expected / 2.0, rtol=1e-6)
-        assert b"" == told[0][0].unit_shares
+        assert b"" == published[0][0].unit_shares
 
     asyncio.run(go())
 
@@ -313,9 +313,9 @@ def test_every_shard_dispatches_its_units_of_every_plan(new_script: NewScript) -
         for shard in (0, 1, 2):
             await s.aggregate(shard)
 
-        told = [t for t in await s.told() if isinstance(t, m.Dispatched)]
-        assert [0, 1, 2] == [t.shard for t in told]
-        assert 4 * (23 + 7 + 40) < sum(b.blob.byte_count for t in told for b in t.blobs)
+        published = [t for t in await s.published_messages() if isinstance(t, m.Dispatched)]
+        assert [0, 1, 2] == [t.shard for t in published]
+        assert 4 * (23 + 7 + 40) < sum(b.blob.byte_count for t in published for b in t.blobs)
 
     asyncio.run(go())
 
@@ -327,9 +327,9 @@ def test_only_shard_0_opens_and_finishes_the_run(new_script: NewScript) -> None:
         for shard in (1, 0):
             await s.aggregate(shard)
 
-        told = await s.told()
-        assert 1 == sum(isinstance(t, m.RunOpened) for t in told)
-        assert isinstance(told[-1], m.RunFinished)
+        published = await s.published_messages()
+        assert 1 == sum(isinstance(t, m.RunOpened) for t in published)
+        assert isinstance(published[-1], m.RunFinished)
 
     asyncio.run(go())
 

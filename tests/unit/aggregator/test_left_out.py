@@ -132,9 +132,9 @@ async def one_faulty_round(s: Script, upload: Upload, shards: int) -> dict[int, 
     left: dict[int, str] = {}
     for shard in range(shards):
         await s.aggregate(shard)
-        told = (await s.versions(shard))[1]
-        assert {"bad"} >= {out.worker_id for out in told.left_out}
-        left |= {out.unit: out.reason for out in told.left_out}
+        published = (await s.versions(shard))[1]
+        assert {"bad"} >= {out.worker_id for out in published.left_out}
+        left |= {out.unit: out.reason for out in published.left_out}
     return left
 
 
@@ -202,8 +202,8 @@ def test_what_is_left_out_was_in_the_submodel_all_the_same(
 
         shares = np.zeros(len(s.table))
         for shard in range(shards):
-            told = (await s.versions(shard))[1].unit_shares
-            shares[list(s.table.owned_by(shard, shards))] = np.frombuffer(told, "<f4")
+            published = (await s.versions(shard))[1].unit_shares
+            shares[list(s.table.owned_by(shard, shards))] = np.frombuffer(published, "<f4")
         assert [1.0 if u in (0, 1, 2, 3) else 0.5 for u in ALL] == shares.tolist()
 
     asyncio.run(go())

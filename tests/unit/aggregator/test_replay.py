@@ -96,7 +96,7 @@ def test_it_tells_updates_weights_coverage_and_norms(new_script: NewScript) -> N
         s = await finished(new_script())
         return await replay(s.bus, PREFIX), await s.versions()
 
-    found, told = asyncio.run(go())
+    found, published = asyncio.run(go())
 
     assert [0, 2, 3, 2, 3, 3, 1] == [v.update_count for v in found.versions]
     assert [0, 2.0, 2.9, 1.2, 2.9, 2.9, 0.9] == [
@@ -104,8 +104,8 @@ def test_it_tells_updates_weights_coverage_and_norms(new_script: NewScript) -> N
     ]
     assert [0, 0, 1, 2, 3, 4, 4] == [v.coverage_min for v in found.versions]
     for v in found.versions:
-        assert pytest.approx(told[v.version].model_norm) == v.model_norm
-        assert pytest.approx(told[v.version].step_norm) == v.step_norm
+        assert pytest.approx(published[v.version].model_norm) == v.model_norm
+        assert pytest.approx(published[v.version].step_norm) == v.step_norm
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -315,7 +315,7 @@ def test_what_is_kept_of_a_version_does_not_grow_with_the_model(new_script: NewS
         found = await survey(s.bus, PREFIX)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert count == len(found.told)
+        assert count == len(found.published)
         return held
 
     assert 1500 * count > asyncio.run(go())

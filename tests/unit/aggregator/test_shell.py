@@ -77,8 +77,8 @@ def without_places(message: m.Message) -> m.Message:
 
 async def outcome(s: Script) -> tuple[list[m.Message], list[bytes], list[bytes]]:
     """What a run told, and the bytes of each blob that it told of."""
-    told = [without_places(t) for t in await s.told()]
-    return told, await s.payloads(m.Dispatched), await s.payloads(m.VersionPublished)
+    published = [without_places(t) for t in await s.published_messages()]
+    return published, await s.payloads(m.Dispatched), await s.payloads(m.VersionPublished)
 
 
 async def until_published(s: Script, version: int) -> None:

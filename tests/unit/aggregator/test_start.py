@@ -75,15 +75,15 @@ async def turn(s: Script) -> None:
     await s.close()
 
 
-async def told(s: Script) -> list[m.Message]:
+async def messages_of(s: Script) -> list[m.Message]:
     """What stands on `models`, without where blobs lie."""
     places = {"blobs": (), "checkpoint": None}
-    return [t.model_copy(update=places) for t in await s.told()]
+    return [t.model_copy(update=places) for t in await s.published_messages()]
 
 
 async def of_one_life(s: Script, shard: int = 0) -> list[m.Message]:
     await s.aggregate(shard)
-    return await told(s)
+    return await messages_of(s)
 
 
 def records_of_a_restart(new_script: NewScript, versions: int) -> Counter[str]:
@@ -197,7 +197,7 @@ def test_a_run_that_ends_with_a_plan_open_tells_nothing_twice(new_script: NewScr
                 await run_on(s.bus)
             else:
                 break
-            assert expected == await told(s), f"crash at append {crash_at}"
+            assert expected == await messages_of(s), f"crash at append {crash_at}"
         assert 10 < crash_at < 100
 
     asyncio.run(go())

@@ -243,14 +243,14 @@ class LoggedRun:
         wanted = specs(self.PREFIX, self.script.config.partitions)
         await self.bus.create_topics([x for x in wanted if x.name != name])
 
-    async def tell(self, *messages: m.Message) -> None:
+    async def append(self, *messages: m.Message) -> None:
         """Append messages; a decision is made now, and has handled all of the fleet so far."""
         for message in messages:
             topic = next(t for t in CATALOGUE if type(message) in t.messages)
             if isinstance(message, m.Decision):
                 update = {"at_s": self.clock.now(), "fleet_offset": self.ends["fleet"]}
                 message = message.model_copy(update=update)
-            elif isinstance(message, m.Made):
+            elif isinstance(message, m.AggregatorMessage):
                 update = {"decisions_offset": self.ends["decisions"]}
                 message = message.model_copy(update=update)
             self.ends[topic.name] += 1
@@ -260,15 +260,15 @@ class LoggedRun:
         """A short run with two workers, to its end."""
         s = self.script
         await self.create()
-        await self.tell(s.requested(), *s.started(), s.opened(), s.published(0))
-        await self.tell(s.hello("w0"), s.hello("w1"))
+        await self.append(s.requested(), *s.started(), s.opened(), s.published(0))
+        await self.append(s.hello("w0"), s.hello("w1"))
         for n in range(1, 5):
             for w in ("w0", "w1"):
                 plan = s.issued(f"p{w}{n}", w, base=n - 1)
-                await self.tell(plan, s.dispatched(plan.plan), s.report(f"p{w}{n}", w))
-                await self.tell(s.admitted(f"p{w}{n}", w))
-            await self.tell(s.closed(n), s.published(n), s.evaluated(n, n / 5))
-        await self.tell(s.ended(), s.finished())
+                await self.append(plan, s.dispatched(plan.plan), s.report(f"p{w}{n}", w))
+                await self.append(s.admitted(f"p{w}{n}", w))
+            await self.append(s.closed(n), s.published(n), s.evaluated(n, n / 5))
+        await self.append(s.ended(), s.finished())
 
 
 @pytest.fixture

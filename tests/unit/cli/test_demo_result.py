@@ -9,30 +9,30 @@ from fed import Fed
 from rich.console import Console
 
 from cos2p_cli.audit import Audit
-from cos2p_cli.demo_result import Alone, DemoResult, program, to_document, to_text
+from cos2p_cli.demo_result import DemoResult, StandaloneResult, program, to_document, to_text
 from cos2p_cli.fleet import demo_devices
 
 
 def result(script: Any, *, bus: str = "sqlite:runs/demo", prefix: str = "cos2p") -> DemoResult:
     view = Fed()
     devices = demo_devices(8)
-    words = [script.requested(), *script.started()]
+    records = [script.requested(), *script.started()]
     for device in devices:
         assert device.kind is not None
-        words.append(script.hello(device.worker_id, kind=device.kind.name, memory=1_234_567))
-        words += [
+        records.append(script.hello(device.worker_id, kind=device.kind.name, memory=1_234_567))
+        records += [
             script.issued(f"p{device.index}", device.worker_id),
             script.report(f"p{device.index}", device.worker_id),
             script.admitted(f"p{device.index}", device.worker_id),
         ]
-    words += [script.closed(1), script.evaluated(1, 0.942), script.ended(), script.finished()]
-    for message in words:
+    records += [script.closed(1), script.evaluated(1, 0.942), script.ended(), script.finished()]
+    for message in records:
         view.apply(message, 100.0)
     return DemoResult(
         run=view,
         audit=Audit(plan_count=8, dispatch_count=8, parameters=1000, parameters_max=560),
         devices=devices,
-        alone=[Alone(d.worker_id, (40 + d.index) / 100, 5) for d in devices],
+        alone=[StandaloneResult(d.worker_id, (40 + d.index) / 100, 5) for d in devices],
         folder=Path("runs/demo"),
         bus=bus,
         prefix=prefix,

@@ -67,7 +67,7 @@ def test_records_that_cannot_be_read_are_a_failure_with_the_code_for_data(logged
 def test_silent_roles_of_a_running_run_are_named(logged: Any) -> None:
     async def body() -> None:
         await logged.create()
-        await logged.tell(logged.script.requested())
+        await logged.append(logged.script.requested())
 
     asyncio.run(body())
 
@@ -82,10 +82,10 @@ def test_a_device_that_gets_no_plans_is_named_with_the_reason(logged: Any) -> No
     async def body() -> None:
         s = logged.script
         await logged.create()
-        await logged.tell(s.requested(), *s.started(), s.opened(), s.hello("w0"), s.hello("w1"))
+        await logged.append(s.requested(), *s.started(), s.opened(), s.hello("w0"), s.hello("w1"))
         stamp = {"run_id": "r1", "epoch": 1, "fleet_offset": 0, "at_s": 0.0}
         excluded = stamp | {"worker_id": "w1", "reason": "it has no samples"}
-        await logged.tell(m.DeviceExcluded.model_validate(excluded))
+        await logged.append(m.DeviceExcluded.model_validate(excluded))
 
     asyncio.run(body())
 

@@ -36,7 +36,7 @@ def test_a_later_poll_takes_only_what_is_new(logged: Any) -> None:
         await logged.create()
         reader = HistoryReader(logged.bus, "t")
         first = await reader.poll()
-        await logged.tell(logged.script.requested())
+        await logged.append(logged.script.requested())
         return first, await reader.poll(wait_s=1.0), await reader.poll()
 
     assert (0, 1, 0) == asyncio.run(body())
@@ -45,11 +45,11 @@ def test_a_later_poll_takes_only_what_is_new(logged: Any) -> None:
 def test_a_reader_that_waits_takes_what_comes(logged: Any) -> None:
     async def body() -> int:
         await logged.create()
-        await logged.tell(logged.script.requested())
+        await logged.append(logged.script.requested())
         reader = await open_history(logged.bus, "t")
         waiting = asyncio.create_task(reader.poll(wait_s=30.0))
         await asyncio.sleep(0)
-        await logged.tell(logged.script.hello("w0"))
+        await logged.append(logged.script.hello("w0"))
         return await waiting
 
     assert 1 == asyncio.run(body())
@@ -76,9 +76,9 @@ def test_records_of_another_run_are_counted_and_skipped(logged: Any) -> None:
     async def body() -> None:
         other = {"run_id": "other"}
         await logged.create()
-        await logged.tell(logged.script.hello("w8").model_copy(update=other))
-        await logged.tell(logged.script.requested(), *logged.script.started())
-        await logged.tell(logged.script.hello("w9").model_copy(update=other))
+        await logged.append(logged.script.hello("w8").model_copy(update=other))
+        await logged.append(logged.script.requested(), *logged.script.started())
+        await logged.append(logged.script.hello("w9").model_copy(update=other))
 
     asyncio.run(body())
 
@@ -130,10 +130,10 @@ def test_the_order_is_the_fleet_a_decision_handled_the_decision_what_was_made_of
     async def body() -> list[str]:
         s = logged.script
         await logged.create()
-        await logged.tell(s.requested(), *s.started(), s.opened(), s.hello("w0"))
+        await logged.append(s.requested(), *s.started(), s.opened(), s.hello("w0"))
         plan = s.issued("p1", "w0")
-        await logged.tell(plan, s.dispatched(plan.plan), s.hello("w1"), s.closed(1))
-        await logged.tell(s.hello("w2"))
+        await logged.append(plan, s.dispatched(plan.plan), s.hello("w1"), s.closed(1))
+        await logged.append(s.hello("w2"))
         log = RunLog.of(logged.bus, "t", "r1")
         return [type(letter.message).__name__ async for letter in log.letters()]
 
@@ -159,9 +159,9 @@ def test_each_letter_that_counts_is_shown_to_who_asks(logged: Any) -> None:
 def test_the_run_is_the_one_that_was_asked_for_first(logged: Any) -> None:
     async def body() -> tuple[str, str]:
         await logged.create()
-        await logged.tell(logged.script.hello("w0").model_copy(update={"run_id": "other"}))
+        await logged.append(logged.script.hello("w0").model_copy(update={"run_id": "other"}))
         before = await run_of(logged.bus, "t")
-        await logged.tell(logged.script.requested())
+        await logged.append(logged.script.requested())
         return before, await run_of(logged.bus, "t")
 
     assert ("", "r1") == asyncio.run(body())
@@ -179,8 +179,8 @@ async def half(logged: Any) -> None:
     """Two versions, then a snapshot."""
     s = logged.script
     await logged.create()
-    await logged.tell(s.requested(), *s.started(), s.opened(), s.hello("w0"))
-    await logged.tell(s.closed(1), s.evaluated(1, 0.5), s.closed(2))
+    await logged.append(s.requested(), *s.started(), s.opened(), s.hello("w0"))
+    await logged.append(s.closed(1), s.evaluated(1, 0.5), s.closed(2))
     run = (await open_history(logged.bus, "t")).history
     await write_snapshot(logged.bus, "t", snapshot_of(run, 0))
 
@@ -188,7 +188,7 @@ async def half(logged: Any) -> None:
 def test_a_reader_begins_at_the_newest_snapshot(logged: Any) -> None:
     async def body() -> tuple[HistoryReader, RunHistory]:
         await half(logged)
-        await logged.tell(logged.script.closed(3), logged.script.hello("w1"))
+        await logged.append(logged.script.closed(3), logged.script.hello("w1"))
         whole = RunHistory()
         await HistoryReader(logged.bus, "t", history=whole).poll()
         return await open_history(logged.bus, "t"), whole

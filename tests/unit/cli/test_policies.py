@@ -15,11 +15,11 @@ def test_every_policy_is_listed_with_its_source_and_what_it_changes(
 ) -> None:
     policies(as_json=False)
 
-    said = capsys.readouterr().out
-    assert all(f"{p.name}: {p.source}" in said for p in POLICIES.values())
-    assert "rounds.closing=buffer" in said
-    assert "local.objective=final" not in said
-    assert "plans.nested_depth=0.0" in said
+    output = capsys.readouterr().out
+    assert all(f"{p.name}: {p.source}" in output for p in POLICIES.values())
+    assert "rounds.closing=buffer" in output
+    assert "local.objective=final" not in output
+    assert "plans.nested_depth=0.0" in output
 
 
 def test_as_json_presets_are_sections_of_a_run_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,9 @@ from cos2p_cli.report import ReportInput, page
 def view_of(script: Any, worker: str = "w0") -> Fed:
     view = Fed(rows_max=None)
     at = 100.0
-    words = [script.requested(), *script.started(), script.hello(worker)]
+    records = [script.requested(), *script.started(), script.hello(worker)]
     for n in range(1, 5):
-        words += [
+        records += [
             script.issued(f"p{n}", worker),
             script.report(f"p{n}", worker),
             script.admitted(f"p{n}", worker, staleness=n % 2),
@@ -23,7 +23,7 @@ def view_of(script: Any, worker: str = "w0") -> Fed:
             script.published(n),
             script.evaluated(n, n / 5),
         ]
-    for message in [*words, script.ended(), script.finished()]:
+    for message in [*records, script.ended(), script.finished()]:
         at += 1
         view.apply(message, at)
     return view

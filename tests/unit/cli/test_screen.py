@@ -26,14 +26,14 @@ def excluded(worker_id: str, reason: str) -> m.DeviceExcluded:
 
 def running(script: Any) -> Fed:
     view = Fed()
-    words = [script.requested(), *script.started()]
+    records = [script.requested(), *script.started()]
     for i in range(12):
-        words += [
+        records += [
             script.hello(f"worker-{i}", memory=123_456_789),
             script.report("p", f"worker-{i}"),
         ]
-    words += [script.issued("p1", "worker-3"), script.closed(1), script.evaluated(1, 0.874)]
-    for message in words:
+    records += [script.issued("p1", "worker-3"), script.closed(1), script.evaluated(1, 0.874)]
+    for message in records:
         view.apply(message, 100.0)
     return view
 

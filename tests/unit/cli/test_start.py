@@ -34,14 +34,16 @@ def test_a_run_file_overrides_single_settings_of_the_task(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("[rounds]\nversoins = 3\n", "versoins"), ("[rounds]\nversions = 0\n", "versions"), ("x", "")],
 )
-def test_a_wrong_run_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_run_file_is_named_with_what_is_wrong(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / "run.toml"
     file.write_text(text)
 
-    with pytest.raises(SettingsError, match=r"run\.toml.*" + told):
+    with pytest.raises(SettingsError, match=r"run\.toml.*" + message):
         changes_of(file)
 
 

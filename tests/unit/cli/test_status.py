@@ -17,7 +17,7 @@ from cos2p_cli.status import ROWS_MAX, document, print_table
 @pytest.fixture
 def view(script: Any) -> Fed:
     view = Fed()
-    words = [
+    records = [
         script.requested(),
         *script.started(),
         script.hello("w0", memory=10**9),
@@ -25,10 +25,10 @@ def view(script: Any) -> Fed:
     ]
     for version in range(1, ROWS_MAX + 3):
         plan = script.issued(f"p{version}", "w0", base=version - 1)
-        words += [plan, script.dispatched(plan.plan), script.report(f"p{version}", "w0")]
-        words += [script.admitted(f"p{version}", "w0"), script.closed(version)]
-        words += [script.published(version), script.evaluated(version, 0.5)]
-    for at_s, message in enumerate(words):
+        records += [plan, script.dispatched(plan.plan), script.report(f"p{version}", "w0")]
+        records += [script.admitted(f"p{version}", "w0"), script.closed(version)]
+        records += [script.published(version), script.evaluated(version, 0.5)]
+    for at_s, message in enumerate(records):
         view.apply(message, float(at_s))
     return view
 
@@ -102,10 +102,10 @@ def test_the_table_has_a_line_of_csv_per_version_whatever_a_history_keeps(logged
     async def body() -> None:
         s = logged.script
         await logged.create()
-        await logged.tell(s.requested(), *s.started(), s.hello("w0"), s.published(0))
+        await logged.append(s.requested(), *s.started(), s.hello("w0"), s.published(0))
         for n in range(1, count + 1):
-            await logged.tell(s.issued(f"p{n}", "w0", base=n - 1), s.admitted(f"p{n}", "w0"))
-            await logged.tell(s.closed(n), s.published(n))
+            await logged.append(s.issued(f"p{n}", "w0", base=n - 1), s.admitted(f"p{n}", "w0"))
+            await logged.append(s.closed(n), s.published(n))
 
     asyncio.run(body())
 

@@ -13,7 +13,7 @@ import pytest
 
 from cos2p.clock import SystemClock
 from cos2p.errors import ExitCode, SettingsError
-from cos2p_cli.supervisor import ChildError, Crew
+from cos2p_cli.supervisor import ChildError, ChildProcesses
 
 
 def fails() -> None:
@@ -48,86 +48,92 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-def crewed(logs: Path, body: Callable[[Crew], Awaitable[None]]) -> Crew:
-    async def run() -> Crew:
-        async with Crew(logs, SystemClock()) as crew:
-            await body(crew)
-        return crew
+def with_child_processes(
+    logs: Path, body: Callable[[ChildProcesses], Awaitable[None]]
+) -> ChildProcesses:
+    async def run() -> ChildProcesses:
+        async with ChildProcesses(logs, SystemClock()) as child_processes:
+            await body(child_processes)
+        return child_processes
 
     return asyncio.run(run())
 
 
 def test_a_child_does_its_work_and_is_waited_for(tmp_path: Path) -> None:
-    async def body(crew: Crew) -> None:
-        assert await crew.finished(crew.fork("a", "job", writes, str(tmp_path / "out")))
+    async def body(child_processes: ChildProcesses) -> None:
+        assert await child_processes.finished(
+            child_processes.fork("a", "job", writes, str(tmp_path / "out"))
+        )
 
-    crewed(tmp_path, body)
+    with_child_processes(tmp_path, body)
 
     assert "done" == (tmp_path / "out").read_text()
 
 
 def test_a_foreseen_error_of_a_child_comes_with_its_line_and_code(tmp_path: Path) -> None:
-    async def body(crew: Crew) -> None:
-        await crew.finished(crew.fork("worker-1", "worker", fails))
+    async def body(child_processes: ChildProcesses) -> None:
+        await child_processes.finished(child_processes.fork("worker-1", "worker", fails))
 
     with pytest.raises(ChildError, match=r"^worker-1: the task is wrong$") as caught:
-        crewed(tmp_path, body)
+        with_child_processes(tmp_path, body)
 
     assert ExitCode.USAGE == caught.value.exit_code
 
 
 def test_a_bug_in_a_child_names_its_log(tmp_path: Path) -> None:
-    async def body(crew: Crew) -> None:
-        await crew.finished(crew.fork("worker-1", "worker", breaks))
+    async def body(child_processes: ChildProcesses) -> None:
+        await child_processes.finished(child_processes.fork("worker-1", "worker", breaks))
 
     with pytest.raises(ChildError, match=r"a bug.*worker-1\.log") as caught:
-        crewed(tmp_path, body)
+        with_child_processes(tmp_path, body)
 
     assert ExitCode.BUG == caught.value.exit_code
 
 
 def test_a_killed_worker_is_noted_and_stops_nothing(tmp_path: Path) -> None:
-    async def body(crew: Crew) -> None:
-        child = crew.fork("worker-1", "worker", waits)
+    async def body(child_processes: ChildProcesses) -> None:
+        child = child_processes.fork("worker-1", "worker", waits)
         os.kill(child.process.pid, signal.SIGKILL)
-        await crew.finished(child)
+        await child_processes.finished(child)
 
-    crew = crewed(tmp_path, body)
+    child_processes = with_child_processes(tmp_path, body)
 
-    assert ["worker-1 was killed (SIGKILL); the run goes on without it"] == crew.notes
+    assert ["worker-1 was killed (SIGKILL); the run goes on without it"] == child_processes.notes
 
 
 def test_a_killed_evaluator_is_started_again(tmp_path: Path) -> None:
-    async def body(crew: Crew) -> None:
-        child = crew.fork("evaluator", "service", waits)
+    async def body(child_processes: ChildProcesses) -> None:
+        child = child_processes.fork("evaluator", "service", waits)
         first = child.process.pid
         os.kill(first, signal.SIGKILL)
         while child.process.pid == first:
-            crew.check()
+            child_processes.check()
             await asyncio.sleep(0.02)
         assert child.running
 
-    crew = crewed(tmp_path, body)
+    child_processes = with_child_processes(tmp_path, body)
 
-    assert ["evaluator was killed (SIGKILL) and started again"] == crew.notes
-    assert not any(c.running for c in crew.children)
+    assert ["evaluator was killed (SIGKILL) and started again"] == child_processes.notes
+    assert not any(c.running for c in child_processes.children)
 
 
 def test_a_child_that_ignores_the_request_to_stop_is_killed_at_the_deadline(tmp_path: Path) -> None:
-    async def body(crew: Crew) -> None:
-        child = crew.fork("deaf", "worker", ignores_term)
+    async def body(child_processes: ChildProcesses) -> None:
+        child = child_processes.fork("deaf", "worker", ignores_term)
         await until(lambda: child.log.exists() and "deaf" in child.log.read_text())
-        assert ["deaf"] == await crew.stop(deadline_s=0.2)
+        assert ["deaf"] == await child_processes.stop(deadline_s=0.2)
 
-    crew = crewed(tmp_path, body)
+    child_processes = with_child_processes(tmp_path, body)
 
-    assert -signal.SIGKILL == crew.children[0].process.code()
+    assert -signal.SIGKILL == child_processes.children[0].process.code()
 
 
 def test_children_are_in_their_own_process_groups(tmp_path: Path) -> None:
-    async def body(crew: Crew) -> None:
-        forked = crew.fork("a", "worker", waits)
-        service = crew.start_service("b", "a_module_that_waits", {"PYTHONPATH": str(tmp_path)})
+    async def body(child_processes: ChildProcesses) -> None:
+        forked = child_processes.fork("a", "worker", waits)
+        service = child_processes.start_service(
+            "b", "a_module_that_waits", {"PYTHONPATH": str(tmp_path)}
+        )
         for child in (forked, service):
             pid = child.process.pid
             await until(partial(leads_a_group, pid))
@@ -136,11 +142,11 @@ def test_children_are_in_their_own_process_groups(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text("import time\ndef main():\n    time.sleep(60)\n")
-    crewed(tmp_path, body)
+    with_child_processes(tmp_path, body)
 
 
 def test_a_service_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    """The leash: no role outlives the command, even one that was killed."""
+    """No role outlives the command, even one that was killed."""
     package = tmp_path / "a_module_that_waits"
     package.mkdir()
     (package / "__init__.py").touch()

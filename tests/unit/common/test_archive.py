@@ -85,11 +85,11 @@ class Stage:
         return ends, found
 
 
-def story(tmp_path: Path, tell: Callable[[Stage], Awaitable[None]]) -> None:
+def story(tmp_path: Path, body: Callable[[Stage], Awaitable[None]]) -> None:
     async def whole() -> None:
         stage = await Stage(tmp_path).open()
         try:
-            await tell(stage)
+            await body(stage)
         finally:
             await stage.bus.close()
 
@@ -97,7 +97,7 @@ def story(tmp_path: Path, tell: Callable[[Stage], Awaitable[None]]) -> None:
 
 
 def test_what_expires_before_its_copy_is_left_out_and_said(tmp_path: Path) -> None:
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         await stage.bus.append(BLOBS, 0, [NewRecord(b"old" * 100)] * 5)
         stage.clock.ahead_s += HOUR_S
         await stage.bus.append(BLOBS, 0, [NewRecord(b"new" * 100)] * 3)
@@ -108,13 +108,13 @@ def test_what_expires_before_its_copy_is_left_out_and_said(tmp_path: Path) -> No
         assert Offsets(5, 8) == ends
         assert [b"new" * 100] * 3 == [r.value for r in found]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_what_expires_in_the_middle_leaves_no_gap(tmp_path: Path) -> None:
     """The records before it are dropped from the file again: a partition has one beginning."""
 
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         values = [bytes([i]) * BIG for i in range(16)]
         await stage.bus.append(BLOBS, 0, [NewRecord(v) for v in values[:12]])
         stage.clock.ahead_s += HOUR_S
@@ -126,11 +126,11 @@ def test_what_expires_in_the_middle_leaves_no_gap(tmp_path: Path) -> None:
         assert Offsets(12, 16) == ends
         assert values[12:] == [r.value for r in found]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_what_expires_behind_the_copy_stays_in_it(tmp_path: Path) -> None:
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         await stage.bus.append(BLOBS, 0, [NewRecord(b"o" * BIG)] * 5)
         stage.clock.ahead_s += HOUR_S
         await stage.bus.append(BLOBS, 0, [NewRecord(b"n" * BIG)] * 5)
@@ -138,11 +138,11 @@ def test_what_expires_behind_the_copy_stays_in_it(tmp_path: Path) -> None:
 
         assert (0, 10) == (copied[BLOBS].first_offset, copied[BLOBS].record_count)
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_a_topic_that_expires_whole_keeps_its_place(tmp_path: Path) -> None:
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         async def expire() -> None:
             await stage.expire()
             await stage.bus.append(BLOBS, 0, [NewRecord(b"after the extent")])
@@ -155,11 +155,11 @@ def test_a_topic_that_expires_whole_keeps_its_place(tmp_path: Path) -> None:
         assert archive.Copied(BLOBS, 0, 5, 0, 0) == copied[BLOBS]
         assert (Offsets(5, 5), []) == await stage.archived(BLOBS)
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_a_compacted_topic_keeps_offsets_and_gaps(tmp_path: Path) -> None:
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         for i in range(6):
             await stage.bus.append(BEATS, 0, [NewRecord(b"%d" % i, b"w%d" % (i % 2))])
         await stage.bus.append(BEATS, 0, [NewRecord(b"one", b"w9")])
@@ -173,13 +173,13 @@ def test_a_compacted_topic_keeps_offsets_and_gaps(tmp_path: Path) -> None:
             (r.offset, r.key, r.value) for r in found
         ]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_a_record_replaced_during_the_copy_is_left_out(tmp_path: Path) -> None:
     """A snapshot is written into its slot while we copy: the other slot is whole."""
 
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         async def write() -> None:
             await stage.bus.append(STATES, 0, [NewRecord(b"third", b"slot 0")])
 
@@ -191,11 +191,11 @@ def test_a_record_replaced_during_the_copy_is_left_out(tmp_path: Path) -> None:
         assert Offsets(0, 2) == ends
         assert [b"second"] == [r.value for r in found]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_a_topic_of_which_all_was_replaced_is_empty(tmp_path: Path) -> None:
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         async def beat() -> None:
             await stage.bus.append(BEATS, 0, [NewRecord(b"new", b"w")])
 
@@ -205,13 +205,13 @@ def test_a_topic_of_which_all_was_replaced_is_empty(tmp_path: Path) -> None:
         assert 0 == copied[BEATS].record_count
         assert [] == (await stage.archived(BEATS))[1]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_a_log_that_was_not_compacted_yet_is_compacted_in_the_file(tmp_path: Path) -> None:
     """Kafka compacts late: nothing of that is worth keeping."""
 
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         bus = MemoryBus(stage.clock)
         await bus.create_topics([replace(spec, compacted=False) for spec in specs("site", 1)])
         await bus.append(BEATS, 0, [NewRecord(b"%d" % i, b"w%d" % (i % 2)) for i in range(50)])
@@ -220,11 +220,11 @@ def test_a_log_that_was_not_compacted_yet_is_compacted_in_the_file(tmp_path: Pat
         assert 2 == copied[BEATS].record_count
         assert [48, 49] == [r.offset for r in (await stage.archived(BEATS))[1]]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_a_segment_removed_by_hand_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         await stage.bus.append(BLOBS, 0, [NewRecord(b"x" * BIG)])
         (tmp_path / "run" / "segments" / "00000001.seg").unlink()
         with pytest.raises(OffsetExpiredError, match=r"00000001\.seg"):
@@ -232,7 +232,7 @@ def test_a_segment_removed_by_hand_is_an_error_and_leaves_no_file(tmp_path: Path
 
         assert ["run"] == [p.name for p in tmp_path.iterdir()]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_an_extent_holds_what_its_records_refer_to(tmp_path: Path) -> None:
@@ -244,17 +244,17 @@ def test_an_extent_holds_what_its_records_refer_to(tmp_path: Path) -> None:
                 await self.append(each.full_name("site"), 0, [NewRecord(b"x", b"k")])
             return await super().end_offsets(topic)
 
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         extent = await archive.extent_of(Busy(stage.bus), "site")
         ends = [extent[t.full_name("site")][0].next for t in (MODELS, DECISIONS, FLEET, SUBMODELS)]
 
         assert sorted(ends) == ends
 
-    story(tmp_path, tell)
+    story(tmp_path, body)
 
 
 def test_an_unfinished_file_is_not_left_behind(tmp_path: Path) -> None:
-    async def tell(stage: Stage) -> None:
+    async def body(stage: Stage) -> None:
         async def fail() -> None:
             raise ConnectionError
 
@@ -264,4 +264,4 @@ def test_an_unfinished_file_is_not_left_behind(tmp_path: Path) -> None:
 
         assert ["run"] == [p.name for p in tmp_path.iterdir()]
 
-    story(tmp_path, tell)
+    story(tmp_path, body)

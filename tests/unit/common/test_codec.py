@@ -270,12 +270,12 @@ def test_a_version_after_the_newest_is_refused_and_not_guessed_at() -> None:
 
 @pytest.mark.parametrize("body", [{}, {"reason": 3}, {"reason": None}, {"reason": b"x"}])
 def test_an_old_body_that_cant_be_lifted_is_an_error(body: dict[str, object]) -> None:
-    with pytest.raises(MessageError, match="Farewell version 1 can't be lifted"):
+    with pytest.raises(MessageError, match="Farewell version 1 can't be upgraded"):
         lifted(body, 1)
 
 
 def test_a_missing_upcast_is_an_error() -> None:
-    with pytest.raises(MessageError, match="can't be lifted"):
+    with pytest.raises(MessageError, match="can't be upgraded"):
         codec.decode(record(goodbye(), "Farewell"), KINDS, {})
 
 

@@ -85,8 +85,8 @@ def test_rows_that_nobody_would_see_need_not_be_made(seed: int) -> None:
 def test_heartbeats_leave_no_trace_in_the_state(writer: Writer) -> None:
     writer.hello("a", None)
     before = packed(writer.folded())
-    writer.say(m.Heartbeat, worker_id="a", incarnation=1, state="training")
-    writer.say(m.Heartbeat, worker_id="b", incarnation=1, state="training")
+    writer.append_message(m.Heartbeat, worker_id="a", incarnation=1, state="training")
+    writer.append_message(m.Heartbeat, worker_id="b", incarnation=1, state="training")
 
     run = writer.folded()
 
@@ -115,10 +115,12 @@ def long_run(versions: int) -> Fed:
             writer.admit(plan)
         writer.plan(f"p{version}c", "a", (CORE0, HEAD1))
         gone = {"plan_id": f"p{version}c", "worker_id": "a", "reason": "silent"}
-        writer.say(m.PlanCancelled, outcome="expired", **gone)
+        writer.append_message(m.PlanCancelled, outcome="expired", **gone)
         writer.close(version)
         writer.publish(version, decisions_offset=len(writer.log))
-        writer.say(m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0)
+        writer.append_message(
+            m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0
+        )
     return writer.folded()
 
 
@@ -139,7 +141,9 @@ def test_no_plan_is_kept_that_has_ended_and_that_every_shard_has_passed() -> Non
 def test_a_curve_is_thinned_evenly_and_keeps_the_newest_verdict(writer: Writer) -> None:
     count = 3 * POINTS_MAX
     for version in range(1, count + 1):
-        writer.say(m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0)
+        writer.append_message(
+            m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0
+        )
 
     versions = [p.version for p in writer.folded().accuracy]
 
@@ -150,14 +154,18 @@ def test_a_curve_is_thinned_evenly_and_keeps_the_newest_verdict(writer: Writer) 
 
 def test_a_history_that_keeps_all_keeps_the_whole_curve(writer: Writer) -> None:
     for version in range(1, POINTS_MAX + 10):
-        writer.say(m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0)
+        writer.append_message(
+            m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0
+        )
 
     assert POINTS_MAX + 9 == len(writer.folded(rows_max=None).accuracy)
 
 
 def test_verdicts_are_in_the_order_of_versions(writer: Writer) -> None:
     for version in (2, 1, 3, 2):
-        writer.say(m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0)
+        writer.append_message(
+            m.Evaluated, evaluator_id="e", version=version, sample_count=9, loss=1.0
+        )
 
     assert [1, 2, 3] == [p.version for p in writer.folded().accuracy]
 
@@ -167,8 +175,8 @@ def test_verdicts_are_in_the_order_of_versions(writer: Writer) -> None:
 
 def test_a_run_goes_from_requested_to_running_to_finished(writer: Writer) -> None:
     run, phases = Fed(), []
-    writer.say(m.RunEnded, version=4, reason="target")
-    writer.say(m.RunFinished, decisions_offset=3, version=4, reason="target")
+    writer.append_message(m.RunEnded, version=4, reason="target")
+    writer.append_message(m.RunFinished, decisions_offset=3, version=4, reason="target")
     for at_s, message in writer.log:
         run.apply(message, at_s)
         phases.append(run.phase)
@@ -207,7 +215,7 @@ def test_coverage_counts_merged_updates_per_unit_and_version(writer: Writer) -> 
 def test_a_newer_plan_is_not_ended_by_the_refusal_of_an_older_one(writer: Writer) -> None:
     writer.plan("p2", "a", (CORE0, HEAD0))
     gone = {"plan_id": "p1", "worker_id": "a", "reason": "twice"}
-    writer.say(m.UpdateRefused, outcome=Outcome.DUPLICATE, **gone)
+    writer.append_message(m.UpdateRefused, outcome=Outcome.DUPLICATE, **gone)
     run = writer.folded()
 
     assert ("p2", 1) == (run.devices["a"].plan_id, run.plans_open)
@@ -218,7 +226,7 @@ def test_a_refused_duplicate_ends_no_open_plan(writer: Writer) -> None:
     plan = writer.plan("p1", "a", (CORE0, HEAD0))
     for worker in ("a", "b"):
         ids = {"plan_id": "p1", "worker_id": worker, "reason": "not now"}
-        writer.say(m.UpdateRefused, outcome=Outcome.DUPLICATE, **ids)
+        writer.append_message(m.UpdateRefused, outcome=Outcome.DUPLICATE, **ids)
     run = writer.folded()
     assert ("p1", 1) == (run.devices["a"].plan_id, run.plans_open)
 
@@ -238,7 +246,9 @@ def test_bytes_are_those_of_records_and_of_the_blobs_that_they_name(writer: Writ
 def test_spans_of_a_report_lie_back_to_back_before_it(writer: Writer) -> None:
     spent: dict[str, Any] = {"upload_s": 0.5, "train_s": 2.0, "fetch_s": 0.5, "idle_s": 1.0}
     writer.now = 109.0
-    writer.say(m.Report, worker_id="a", incarnation=1, plan_id="p", status="done", **spent)
+    writer.append_message(
+        m.Report, worker_id="a", incarnation=1, plan_id="p", status="done", **spent
+    )
 
     assert [
         ("upload", 109.5, 110),
@@ -265,7 +275,7 @@ def test_a_silent_device_is_lost_until_its_heartbeat_is_read(writer: Writer) -> 
     lost_s = writer.now + 11
     before = writer.folded()
     writer.now += 9
-    writer.say(m.Heartbeat, worker_id="a", incarnation=1, state="idle")
+    writer.append_message(m.Heartbeat, worker_id="a", incarnation=1, state="idle")
     after = writer.folded()
 
     assert "lost" == before.state_of(before.devices["a"], lost_s)
@@ -274,8 +284,8 @@ def test_a_silent_device_is_lost_until_its_heartbeat_is_read(writer: Writer) -> 
 
 def test_a_heartbeat_from_before_the_report_says_nothing_of_now(writer: Writer) -> None:
     writer.hello("a", None)
-    writer.say(m.Heartbeat, worker_id="a", incarnation=1, state="uploading")
-    writer.say(m.Report, worker_id="a", incarnation=1, plan_id="p", status="done")
+    writer.append_message(m.Heartbeat, worker_id="a", incarnation=1, state="uploading")
+    writer.append_message(m.Report, worker_id="a", incarnation=1, plan_id="p", status="done")
     run = writer.folded()
 
     assert "idle" == run.state_of(run.devices["a"], writer.now)
@@ -283,7 +293,7 @@ def test_a_heartbeat_from_before_the_report_says_nothing_of_now(writer: Writer) 
 
 def test_no_device_is_lost_after_the_end(writer: Writer) -> None:
     writer.hello("a", None)
-    writer.say(m.RunEnded, version=0, reason="stopped")
+    writer.append_message(m.RunEnded, version=0, reason="stopped")
     run = writer.folded()
 
     assert "idle" == run.state_of(run.devices["a"], writer.now + 1000)
@@ -291,7 +301,7 @@ def test_no_device_is_lost_after_the_end(writer: Writer) -> None:
 
 def test_a_device_that_left_and_came_back_is_there_again(writer: Writer) -> None:
     writer.hello("a", None)
-    writer.say(m.Goodbye, worker_id="a", incarnation=1)
+    writer.append_message(m.Goodbye, worker_id="a", incarnation=1)
     left = writer.folded()
     writer.hello("a", None, incarnation=2)
     back = writer.folded()
@@ -306,11 +316,11 @@ def test_a_device_that_left_and_came_back_is_there_again(writer: Writer) -> None
 def test_an_excluded_device_is_shown_as_such_once_it_has_no_plan(writer: Writer) -> None:
     writer.hello("a", None)
     plan = writer.plan("p1", "a", (CORE0, HEAD0))
-    writer.say(m.DeviceExcluded, worker_id="a", reason="it has no samples")
+    writer.append_message(m.DeviceExcluded, worker_id="a", reason="it has no samples")
     busy = writer.folded()
     writer.admit(plan)
     idle = writer.folded()
-    writer.say(m.DeviceAdmitted, worker_id="a")
+    writer.append_message(m.DeviceAdmitted, worker_id="a")
     admitted = writer.folded()
 
     shown = [run.state_of(run.devices["a"], writer.now) for run in (busy, idle, admitted)]

@@ -229,10 +229,10 @@ def test_a_verdict_finds_its_row_whichever_comes_first(writer: Writer, *, early:
     verdict["scaled_accuracy"] = 0.65
     given = {"evaluator_id": "e", "version": 1, "sample_count": 9, "loss": 1.0} | verdict
     if early:
-        writer.say(m.Evaluated, exit_accuracies=(0.5, 0.6), **given)
+        writer.append_message(m.Evaluated, exit_accuracies=(0.5, 0.6), **given)
     writer.close(1)
     if not early:
-        writer.say(m.Evaluated, exit_accuracies=(0.5, 0.6), **given)
+        writer.append_message(m.Evaluated, exit_accuracies=(0.5, 0.6), **given)
 
     found = writer.row().verdict
 
@@ -253,7 +253,7 @@ def test_decisions_of_a_replaced_planner_leave_no_trace(writer: Writer) -> None:
     """The first planner goes on for a while after the second has begun."""
     plan = writer.plan("p1", "a", (CORE0, HEAD0))
     writer.epoch = 2
-    writer.say(m.EpochStarted, planner_id="q")
+    writer.append_message(m.EpochStarted, planner_id="q")
     writer.epoch = 1
     writer.admit(plan, staleness=5)
     writer.plan("p2", "b", (CORE0, HEAD0))
@@ -298,12 +298,12 @@ def test_a_device_is_told_by_seconds_bytes_peaks_and_outcomes(writer: Writer) ->
         "bytes_up": 90,
         "loss_last": 1.5,
     }
-    writer.say(m.Report, **report)
+    writer.append_message(m.Report, **report)
     writer.admit(first, staleness=1)
     writer.plan("p2", "a", (CORE0, HEAD0), peak_bytes=4_000)
-    writer.say(m.Report, **(report | {"peak_bytes": 1, "loss_last": None}))
+    writer.append_message(m.Report, **(report | {"peak_bytes": 1, "loss_last": None}))
     gone = {"plan_id": "p2", "worker_id": "a", "reason": "late"}
-    writer.say(m.UpdateRefused, outcome=Outcome.STALE, **gone)
+    writer.append_message(m.UpdateRefused, outcome=Outcome.STALE, **gone)
 
     device = writer.folded().devices["a"]
 

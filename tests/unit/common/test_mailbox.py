@@ -10,7 +10,7 @@ from cos2p.clock import SystemClock
 from cos2p.log import codec
 from cos2p.log.bus import NewRecord
 from cos2p.log.buses.memory import MemoryBus
-from cos2p.log.mailbox import BURIED_MAX, WRITERS_MAX, Letter, Mailbox, Outbox, Refusal
+from cos2p.log.mailbox import DEAD_LETTERS_MAX, WRITERS_MAX, Letter, Mailbox, Outbox, Refusal
 from cos2p.log.messages import DeadLetter, EpochStarted, Goodbye, Message, StopRequested
 from cos2p.log.topics import DEAD_LETTERS, DECISIONS, FLEET, specs
 
@@ -200,7 +200,7 @@ def test_of_one_writer_only_the_first_refused_records_are_buried() -> None:
         await streamed(box)
 
         buried = [dead.offset for dead in await dead_letters(bus)]
-        assert [*range(BURIED_MAX), count] == buried
+        assert [*range(DEAD_LETTERS_MAX), count] == buried
         assert count + 1 == box.unreadable_count
 
     run(story)
@@ -213,7 +213,7 @@ def test_writers_beyond_what_is_counted_share_one_grave() -> None:
         await streamed(inbox(bus))
 
         end = (await bus.end_offsets(DEAD_LETTERS.full_name(PREFIX)))[0].next
-        assert WRITERS_MAX + BURIED_MAX == end
+        assert WRITERS_MAX + DEAD_LETTERS_MAX == end
 
     run(story)
 
@@ -223,7 +223,13 @@ def test_a_refused_record_that_an_earlier_reader_buried_is_told_and_not_buried()
         told: list[Refusal] = []
         await bus.append(NAME, 0, [unreadable(b"w"), unreadable(b"w"), unreadable(b"w")])
         box = Mailbox(
-            bus, PREFIX, FLEET, reader="planner", run_id="r1", bury_from=2, refused=told.append
+            bus,
+            PREFIX,
+            FLEET,
+            reader="planner",
+            run_id="r1",
+            dead_letters_from=2,
+            refused=told.append,
         )
         await box.poll()
 

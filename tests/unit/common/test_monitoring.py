@@ -45,7 +45,7 @@ class DeadBus(MemoryBus):
 def monitor_of(writer: Writer, now: float | None = None) -> Monitor:
     clock = SetClock(writer.now if now is None else now)
     monitor = Monitor("planner", "1.2.3", "t", clock)
-    monitor.shows(writer.folded())
+    monitor.show_history(writer.folded())
     return monitor
 
 
@@ -132,7 +132,7 @@ def test_a_device_is_shown_as_gone_when_it_is_silent_too_long(writer: Writer) ->
 def test_outcomes_and_memory_are_told_by_device(writer: Writer) -> None:
     writer.hello("w1", (5, 5))
     plan = writer.plan("p1", "w1", (CORE0, HEAD0), peak_bytes=7_000)
-    writer.say(
+    writer.append_message(
         m.Report,
         plan_id="p1",
         worker_id="w1",
@@ -141,7 +141,7 @@ def test_outcomes_and_memory_are_told_by_device(writer: Writer) -> None:
         peak_bytes=9_000,
         train_s=2.5,
     )
-    writer.say(
+    writer.append_message(
         m.UpdateRefused,
         plan_id=plan.plan_id,
         worker_id="w1",
@@ -206,9 +206,9 @@ def test_a_lost_bus_blocks_until_a_call_succeeds() -> None:
         bus = monitor.metered(DeadBus(clock))
         with pytest.raises(BusUnreachableError):
             await bus.end_offsets("t-fleet")
-        lost, shown = monitor.hindrances, read(monitor)
+        lost, shown = monitor.blockers, read(monitor)
         await bus.create_topics(specs("t", 1))
-        return lost, monitor.hindrances, shown
+        return lost, monitor.blockers, shown
 
     lost, found_again, shown = asyncio.run(body())
 
@@ -223,10 +223,10 @@ def test_a_service_is_ready_once_the_bus_has_answered_whatever_it_said() -> None
         clock = LoopClock()
         monitor = Monitor("worker", "1", "t", clock)
         bus = monitor.metered(MemoryBus(clock))
-        before = monitor.hindrances
+        before = monitor.blockers
         with pytest.raises(TopicMissingError):
             await bus.end_offsets("t-fleet")
-        return before, monitor.hindrances
+        return before, monitor.blockers
 
     before, after = asyncio.run(body())
 

@@ -215,7 +215,7 @@ def test_a_header_may_have_sixteen_bytes_a_unit_beside_what_is_fixed_and_no_more
     units = (0,) * count
 
     list(PayloadReader(TABLE, "p1", units).feed(length_only(limit)))
-    with pytest.raises(BlobError, match="what should be the payload of p1"):
+    with pytest.raises(BlobError, match="these bytes are not the payload of p1"):
         list(PayloadReader(TABLE, "p1", units).feed(length_only(limit + 1)))
 
 
@@ -223,7 +223,7 @@ def test_no_number_of_units_lets_a_header_be_over_four_mib() -> None:
     units = (0,) * 300_000
 
     list(PayloadReader(TABLE, "p1", units).feed(length_only(4 << 20)))
-    with pytest.raises(BlobError, match="what should be the payload of p1"):
+    with pytest.raises(BlobError, match="these bytes are not the payload of p1"):
         list(PayloadReader(TABLE, "p1", units).feed(length_only((4 << 20) + 1)))
 
 

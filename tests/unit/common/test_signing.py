@@ -73,7 +73,9 @@ class Site:
     def signing(self, name: str, clock: Still | None = None) -> SigningBus:
         return SigningBus(self.bus, {TOPIC}, self.keys[name], clock or Still())
 
-    def said(self, name: str, *messages: Message, clock: Still | None = None) -> list[Record]:
+    def fleet_letters(
+        self, name: str, *messages: Message, clock: Still | None = None
+    ) -> list[Record]:
         """The records of these messages, signed by this name."""
 
         async def body() -> list[Record]:
@@ -106,21 +108,21 @@ def accept(verifier: Verifier, *records: Record) -> None:
 
 
 def test_what_a_device_signs_is_accepted_in_order(site: Site) -> None:
-    accept(site.verifier(), *site.said("orin-1", goodbye(), goodbye(), goodbye()))
+    accept(site.verifier(), *site.fleet_letters("orin-1", goodbye(), goodbye(), goodbye()))
 
 
 def test_each_role_says_its_own(site: Site) -> None:
     verifier = site.verifier()
     judged = m.Evaluated(run_id="r", evaluator_id="judge", version=1, sample_count=1, loss=1.0)
 
-    accept(verifier, *site.said("judge", judged))
-    accept(verifier, *site.said("me", m.StopRequested(run_id="r", reason="enough")))
+    accept(verifier, *site.fleet_letters("judge", judged))
+    accept(verifier, *site.fleet_letters("me", m.StopRequested(run_id="r", reason="enough")))
 
 
 def test_a_record_in_anothers_name_is_refused(site: Site) -> None:
-    (record,) = site.said("orin-1", goodbye("nano-1"))
+    (record,) = site.fleet_letters("orin-1", goodbye("nano-1"))
 
-    assert "Goodbye of nano-1: said by orin-1 in another's name" == refusal(site.verifier(), record)
+    assert "Goodbye of nano-1: sent by orin-1 in another's name" == refusal(site.verifier(), record)
 
 
 def test_an_unsigned_record_is_refused(site: Site) -> None:
@@ -132,7 +134,7 @@ def test_an_unsigned_record_is_refused(site: Site) -> None:
 
 def test_a_replayed_record_is_refused(site: Site) -> None:
     verifier = site.verifier()
-    first, second = site.said("orin-1", goodbye(), goodbye())
+    first, second = site.fleet_letters("orin-1", goodbye(), goodbye())
     accept(verifier, first, second)
 
     assert "replayed" in refusal(verifier, first)
@@ -140,14 +142,14 @@ def test_a_replayed_record_is_refused(site: Site) -> None:
 
 
 def test_a_worker_may_not_stop_the_run(site: Site) -> None:
-    (record,) = site.said("orin-1", m.StopRequested(run_id="r", reason="sabotage"))
+    (record,) = site.fleet_letters("orin-1", m.StopRequested(run_id="r", reason="sabotage"))
 
-    assert "orin-1 is a worker, who can't say that" in refusal(site.verifier(), record)
+    assert "orin-1 is a worker, which must not send that" in refusal(site.verifier(), record)
 
 
 def test_an_unregistered_key_is_refused_by_its_id(site: Site) -> None:
     site.keys["orin-1"] = Ed25519PrivateKey.generate()
-    (record,) = site.said("orin-1", goodbye())
+    (record,) = site.fleet_letters("orin-1", goodbye())
 
     assert "is not registered" in refusal(site.verifier(), record)
 
@@ -165,21 +167,21 @@ CHANGES: dict[str, Callable[[Record], Record]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_record_that_was_changed_is_refused(site: Site, change: str) -> None:
-    (record,) = site.said("orin-1", goodbye())
+    (record,) = site.fleet_letters("orin-1", goodbye())
 
-    assert "does not fit the record" in refusal(site.verifier(), CHANGES[change](record))
+    assert "does not match the record" in refusal(site.verifier(), CHANGES[change](record))
 
 
 def test_a_number_of_another_length_is_refused(site: Site) -> None:
-    (record,) = site.said("orin-1", goodbye())
+    (record,) = site.fleet_letters("orin-1", goodbye())
     odd = replace(record, headers={**record.headers, SEQUENCE_HEADER: b"\x01"})
 
-    assert "its sequence number is not one" in refusal(site.verifier(), odd)
+    assert "its sequence number is not a number" in refusal(site.verifier(), odd)
 
 
 def test_a_refused_record_leaves_the_next_one_acceptable(site: Site) -> None:
     verifier = site.verifier()
-    (record,) = site.said("orin-1", goodbye())
+    (record,) = site.fleet_letters("orin-1", goodbye())
     forged = CHANGES["number"](record)
 
     refusal(verifier, forged)
@@ -189,22 +191,22 @@ def test_a_refused_record_leaves_the_next_one_acceptable(site: Site) -> None:
 def test_a_restarted_device_goes_on_above_its_former_numbers(site: Site) -> None:
     verifier = site.verifier()
 
-    accept(verifier, *site.said("orin-1", goodbye(), goodbye(), clock=Still(1000.0)))
-    accept(verifier, *site.said("orin-1", goodbye(), clock=Still(1000.1)))
+    accept(verifier, *site.fleet_letters("orin-1", goodbye(), goodbye(), clock=Still(1000.0)))
+    accept(verifier, *site.fleet_letters("orin-1", goodbye(), clock=Still(1000.1)))
 
 
 def test_a_clock_that_went_back_is_named(site: Site) -> None:
     verifier = site.verifier()
-    accept(verifier, *site.said("orin-1", goodbye(), clock=Still(1000.0)))
-    (late,) = site.said("orin-1", goodbye(), clock=Still(900.0))
+    accept(verifier, *site.fleet_letters("orin-1", goodbye(), clock=Still(1000.0)))
+    (late,) = site.fleet_letters("orin-1", goodbye(), clock=Still(900.0))
 
     assert "or the clock of orin-1 went back" in refusal(verifier, late)
 
 
 def test_the_old_key_and_the_new_one_serve_the_same_name(site: Site) -> None:
-    (old,) = site.said("orin-1", goodbye(), clock=Still(1000.0))
+    (old,) = site.fleet_letters("orin-1", goodbye(), clock=Still(1000.0))
     site.admit("worker", "orin-1")
-    (new,) = site.said("orin-1", goodbye(), clock=Still(1001.0))
+    (new,) = site.fleet_letters("orin-1", goodbye(), clock=Still(1001.0))
 
     accept(site.verifier(), old, new)
 
@@ -257,7 +259,7 @@ def test_a_mailbox_buries_what_its_check_refuses_and_says_why(site: Site) -> Non
     letters, dead = asyncio.run(body())
 
     assert [goodbye("orin-1")] == letters
-    assert ["Goodbye of nano-1: said by orin-1 in another's name"] == [x.reason for x in told]
+    assert ["Goodbye of nano-1: sent by orin-1 in another's name"] == [x.reason for x in told]
     assert told[0].reason == dead.reason
 
 
@@ -317,7 +319,7 @@ KEY = register_line("worker", "a", Ed25519PrivateKey.from_private_bytes(bytes(32
         (f"driver a {KEY}", "line 2: 'driver' is not a role"),
         ("worker a AAAA", "line 2: no public key"),
         ("worker a ???", "line 2: no public key"),
-        (f"worker a {KEY}\nworker b {KEY}", "line 3: this key has a line already"),
+        (f"worker a {KEY}\nworker b {KEY}", "line 3: this key is registered on another line"),
     ],
 )
 def test_a_wrong_line_of_the_register_is_named(line: str, told: str) -> None:
@@ -338,7 +340,7 @@ def test_a_register_that_changes_is_read_again(site: Site, tmp_path: Path) -> No
     file = tmp_path / "register"
     file.write_text(site.lines[0])
     verifier = Verifier(Register(file).find)
-    (record,) = site.said("nano-1", goodbye("nano-1"))
+    (record,) = site.fleet_letters("nano-1", goodbye("nano-1"))
     assert "is not registered" in refusal(verifier, record)
 
     file.write_text("\n".join(site.lines))
@@ -350,7 +352,7 @@ def test_a_key_struck_from_the_register_counts_no_more(site: Site, tmp_path: Pat
     file = tmp_path / "register"
     file.write_text("\n".join(site.lines))
     verifier = Verifier(Register(file).find)
-    first, second = site.said("orin-1", goodbye(), goodbye())
+    first, second = site.fleet_letters("orin-1", goodbye(), goodbye())
     accept(verifier, first)
 
     file.write_text(site.lines[1])
@@ -365,7 +367,7 @@ def test_a_register_that_became_unreadable_keeps_its_keys_and_says_so(
     file = tmp_path / "register"
     file.write_text("\n".join(site.lines))
     verifier = Verifier(Register(file, warnings.append).find)
-    first, second = site.said("orin-1", goodbye(), goodbye())
+    first, second = site.fleet_letters("orin-1", goodbye(), goodbye())
     accept(verifier, first)
 
     file.write_text("worker orin-1")

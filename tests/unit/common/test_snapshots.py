@@ -127,7 +127,7 @@ def test_a_snapshot_with_an_altered_byte_is_skipped() -> None:
         await log.bus.append(TOPIC, 0, [codec.encode(altered)])
 
         assert before == await log.newest()
-        assert "its bytes don't have its digest" == log.skipped[1]
+        assert "its bytes do not match its digest" == log.skipped[1]
 
     on_a_log(body)
 

@@ -23,7 +23,7 @@ TABLE = UnitTable(
 )
 
 
-def told(
+def published(
     version: int,
     shares: Sequence[float],
     *,
@@ -53,14 +53,16 @@ def folded(*messages: VersionPublished) -> Survival:
 
 
 def test_before_the_first_version_every_unit_counts_in_full() -> None:
-    silent = told(0, [0] * 5).model_copy(update={"unit_shares": b""})
+    silent = published(0, [0] * 5).model_copy(update={"unit_shares": b""})
 
     assert [1.0] * 5 == folded(silent).at(0).tolist()
 
 
 def test_the_newest_shares_count_most_and_each_older_version_nine_tenths_of_the_next() -> None:
     survival = folded(
-        told(1, [1, 1, 0.5, 0, 0]), told(2, [1, 0.5, 0.5, 0, 1]), told(3, [1, 0, 0.5, 0, 0])
+        published(1, [1, 1, 0.5, 0, 0]),
+        published(2, [1, 0.5, 0.5, 0, 1]),
+        published(3, [1, 0, 0.5, 0, 0]),
     )
 
     assert [1, 1, 0.5, 0, 0] == survival.at(1).tolist()
@@ -69,7 +71,9 @@ def test_the_newest_shares_count_most_and_each_older_version_nine_tenths_of_the_
 
 
 def test_what_no_submodel_holds_any_more_falls_silent() -> None:
-    survival = folded(told(1, [1, 1, 1, 0, 0]), *(told(v, [1, 1, 0, 0, 0]) for v in range(2, 102)))
+    survival = folded(
+        published(1, [1, 1, 1, 0, 0]), *(published(v, [1, 1, 0, 0, 0]) for v in range(2, 102))
+    )
 
     found = survival.at(101)
 
@@ -79,7 +83,7 @@ def test_what_no_submodel_holds_any_more_falls_silent() -> None:
 
 def test_versions_before_the_window_don_t_count() -> None:
     """By whatever the shares began with: a reader from the end has the same factors."""
-    rows = [told(v, [1, (v % 7) / 7, v % 2, 0, 0.3]) for v in range(1, 301)]
+    rows = [published(v, [1, (v % 7) / 7, v % 2, 0, 0.3]) for v in range(1, 301)]
     newest_first = folded(*reversed(rows[300 - WINDOW :]))
 
     assert folded(*rows).at(300).tolist() == newest_first.at(300).tolist()
@@ -87,7 +91,7 @@ def test_versions_before_the_window_don_t_count() -> None:
 
 
 def test_what_is_forgotten_is_not_needed_later() -> None:
-    rows = [told(v, [1, (v % 7) / 7, v % 2, 0, 0.3]) for v in range(1, 301)]
+    rows = [published(v, [1, (v % 7) / 7, v % 2, 0, 0.3]) for v in range(1, 301)]
     survival = folded(*rows[:290])
     survival.forget_before(290)
     for message in rows:
@@ -98,7 +102,7 @@ def test_what_is_forgotten_is_not_needed_later() -> None:
 
 
 def test_versions_that_nobody_asked_for_count_all_the_same() -> None:
-    messages = [told(v, [1, 1 / v, 0, 1, 0.3]) for v in (1, 2, 3)]
+    messages = [published(v, [1, 1 / v, 0, 1, 0.3]) for v in (1, 2, 3)]
     step_by_step = folded(*messages)
     for version in (1, 2):
         step_by_step.at(version)
@@ -107,7 +111,7 @@ def test_versions_that_nobody_asked_for_count_all_the_same() -> None:
 
 
 def test_versions_after_the_one_asked_for_wait() -> None:
-    survival = folded(told(2, [1, 0, 0, 0, 0]), told(1, [1, 1, 1, 1, 1]))
+    survival = folded(published(2, [1, 0, 0, 0, 0]), published(1, [1, 1, 1, 1, 1]))
 
     assert [1.0] * 5 == survival.at(1).tolist()
     assert pytest.approx([1] + 4 * [0.9 / 1.9]) == survival.at(2)
@@ -115,7 +119,7 @@ def test_versions_after_the_one_asked_for_wait() -> None:
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_version_told_again_counts_once(*, asked: bool) -> None:
-    first, second = told(1, [1, 1, 1, 0, 0]), told(2, [1, 0, 0, 1, 1])
+    first, second = published(1, [1, 1, 1, 0, 0]), published(2, [1, 0, 0, 1, 1])
     survival = folded(first)
     if asked:
         survival.at(1)
@@ -128,8 +132,8 @@ def test_a_version_told_again_counts_once(*, asked: bool) -> None:
 def test_units_of_a_shard_that_has_not_told_keep_what_they_had() -> None:
     """Of two shards one has block 0 alone; the other's part of version 2 is not there."""
     of_block0 = next(s for s in (0, 1) if TABLE.owned_by(s, 2) == (1, 2))
-    parts = [told(1, [0.5] * 5, shard=s, shard_count=2) for s in (0, 1)]
-    survival = folded(*parts, told(2, [0.0] * 5, shard=of_block0, shard_count=2))
+    parts = [published(1, [0.5] * 5, shard=s, shard_count=2) for s in (0, 1)]
+    survival = folded(*parts, published(2, [0.0] * 5, shard=of_block0, shard_count=2))
 
     found = survival.at(2)
 
@@ -138,14 +142,14 @@ def test_units_of_a_shard_that_has_not_told_keep_what_they_had() -> None:
 
 
 def test_shares_of_another_number_of_units_say_nothing() -> None:
-    short = told(1, [0] * 5)
+    short = published(1, [0] * 5)
     short = short.model_copy(update={"unit_shares": short.unit_shares[:-4]})
 
     assert [1.0] * 5 == folded(short).at(1).tolist()
 
 
 def test_shares_that_are_none_are_held_between_0_and_1() -> None:
-    broken = told(1, [float("nan"), float("inf"), float("-inf"), 7, -1])
+    broken = published(1, [float("nan"), float("inf"), float("-inf"), 7, -1])
 
     assert [0, 1, 0, 1, 0] == folded(broken).at(1).tolist()
 
@@ -158,9 +162,9 @@ def test_shards_in_any_order_give_the_factors_that_one_gives(data: st.DataObject
     rows = data.draw(st.lists(row, min_size=1, max_size=4))
     one, many = Survival(table), Survival(table)
     for version, shares in enumerate(rows, 1):
-        one.take(told(version, shares, table=table))
+        one.take(published(version, shares, table=table))
     parts = [
-        told(version, shares, table=table, shard=shard, shard_count=shards)
+        published(version, shares, table=table, shard=shard, shard_count=shards)
         for version, shares in enumerate(rows, 1)
         for shard in range(shards)
     ]

@@ -16,24 +16,24 @@ def scores(units: int, classes: int, *, by_label: bool = True) -> UnitScores:
 
 
 def test_sums_come_back_as_they_went() -> None:
-    told = scores(3, 2)
+    packed = scores(3, 2)
 
-    assert (2, (2**40, 2**40)) == (told.classes, told.counts)
-    assert [[0, 1], [2, 3], [4, 5]] == told.matrix().tolist()
+    assert (2, (2**40, 2**40)) == (packed.classes, packed.counts)
+    assert [[0, 1], [2, 3], [4, 5]] == packed.matrix().tolist()
 
 
 def test_withheld_labels_are_added_up() -> None:
-    told = scores(3, 2, by_label=False)
+    packed = scores(3, 2, by_label=False)
 
-    assert (1, (2**41,)) == (told.classes, told.counts)
-    assert [[1], [5], [9]] == told.matrix().tolist()
+    assert (1, (2**41,)) == (packed.classes, packed.counts)
+    assert [[1], [5], [9]] == packed.matrix().tolist()
 
 
 @pytest.mark.parametrize(("units", "classes"), [(1, 50_000), (140, 1000), (65_536, 2)])
 def test_scores_always_fit_a_record(units: int, classes: int) -> None:
-    told = scores(units, classes, by_label=True)
+    packed = scores(units, classes, by_label=True)
     report = Report(
-        run_id="r", worker_id="w", incarnation=1, plan_id="p", status="done", scores=told
+        run_id="r", worker_id="w", incarnation=1, plan_id="p", status="done", scores=packed
     )
 
     assert len(codec.encode(report).value) < RECORD_BYTES_MAX

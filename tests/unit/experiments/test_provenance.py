@@ -4,10 +4,10 @@ from pathlib import Path
 from cos2p_experiments.provenance import commit_of
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     done = subprocess.run(
-        ["git", "-C", str(folder), *who, *words], capture_output=True, text=True, check=True
+        ["git", "-C", str(folder), *who, *arguments], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 

@@ -17,7 +17,7 @@ def grid(law: Callable[[int, int], float]) -> list[Point]:
     return [Point(n, e, 100, law(n, e)) for n, e in GRID]
 
 
-def told(n_stars: tuple[int, ...], proxies: tuple[float | None, ...]) -> CellResult:
+def result_of(n_stars: tuple[int, ...], proxies: tuple[float | None, ...]) -> CellResult:
     """A cell with these N* and proxies, 4 and 6 steps in turn."""
     found = cell("co-s2p", 0, (0.1,), coverage=n_stars)
     rounds = tuple(
@@ -29,7 +29,7 @@ def told(n_stars: tuple[int, ...], proxies: tuple[float | None, ...]) -> CellRes
 
 def test_a_cell_is_its_harmonic_coverage_its_steps_its_versions_and_its_mean_proxy() -> None:
     """N* 2 and 6: 1 / N* is 1/3 in the mean."""
-    found = point_of(told((2, 6), (3.0, 1.0)))
+    found = point_of(result_of((2, 6), (3.0, 1.0)))
 
     assert found is not None
     assert pytest.approx(3.0) == found.n_star
@@ -38,7 +38,7 @@ def test_a_cell_is_its_harmonic_coverage_its_steps_its_versions_and_its_mean_pro
 
 def test_noise_is_the_variance_of_the_mean_of_n_star_updates() -> None:
     """|D|^2 is 12 - 6 = 6 in both versions; the variance of the mean 6 / 2 and 6 / 5."""
-    found = told((3, 6), (1.0, 1.0))
+    found = result_of((3, 6), (1.0, 1.0))
     rounds = tuple(replace(r, delta_square=12.0, dispersion=6.0) for r in found.rounds)
 
     point = point_of(replace(found, rounds=rounds))
@@ -48,7 +48,7 @@ def test_noise_is_the_variance_of_the_mean_of_n_star_updates() -> None:
 
 
 def test_one_update_shows_no_noise() -> None:
-    found = told((1, 1), (1.0, 1.0))
+    found = result_of((1, 1), (1.0, 1.0))
     rounds = tuple(replace(r, delta_square=12.0, dispersion=6.0) for r in found.rounds)
 
     point = point_of(replace(found, rounds=rounds))
@@ -58,7 +58,8 @@ def test_one_update_shows_no_noise() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [told((2, 0), (3.0, 1.0)), told((2, 2), (3.0, None)), told((2, 2), (0.0, 0.0))]
+    "given",
+    [result_of((2, 0), (3.0, 1.0)), result_of((2, 2), (3.0, None)), result_of((2, 2), (0.0, 0.0))],
 )
 def test_a_cell_without_coverage_or_without_proxy_has_no_point(given: CellResult) -> None:
     assert None is point_of(given)

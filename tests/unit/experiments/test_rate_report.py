@@ -22,7 +22,7 @@ from cos2p_experiments.study import Study
 from cos2p_experiments.table import markdown
 
 
-def told(setting: str, n_star: int, steps: int, seed: int, proxy: float) -> CellResult:
+def result_of(setting: str, n_star: int, steps: int, seed: int, proxy: float) -> CellResult:
     found = cell(f"e{steps}", seed, (0.5,), setting=setting, coverage=(n_star,) * 4)
     rounds = tuple(replace(r, gradient_proxy=proxy, steps_mean=float(steps)) for r in found.rounds)
     return replace(found, rounds=rounds)
@@ -32,7 +32,7 @@ def told(setting: str, n_star: int, steps: int, seed: int, proxy: float) -> Cell
 def suite() -> Study:
     """IID data follow the rate, seeds a factor of 2 up and down; skewed data stay level."""
     cells = [
-        told(f"{family}-n{n}", n, e, seed, level * noise)
+        result_of(f"{family}-n{n}", n, e, seed, level * noise)
         for family in ("iid", "skewed")
         for n in (1, 2, 4, 6)
         for e in (2, 5, 10)

@@ -67,7 +67,7 @@ alpha = inf
 
 
 @dataclass(frozen=True)
-class Told:
+class RecordedEvents:
     """What a runner told of three cells of which one could not begin."""
 
     folder: Path
@@ -78,39 +78,41 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordedEvents:
     folder = tmp_path_factory.mktemp("cells")
     events: list[Event] = []
     run_cells([BROKEN, TINY, replace(TINY, seed=1)], folder, 2, events.append)
-    return Told(folder, events)
+    return RecordedEvents(folder, events)
 
 
-def test_every_cell_is_begun_and_ended(told: Told) -> None:
-    assert 3 == len({e.spec.key for e in told.of(Advanced)})
-    assert [0, 1] == sorted(e.result.identity.seed for e in told.of(Finished))
+def test_every_cell_is_begun_and_ended(recorded: RecordedEvents) -> None:
+    assert 3 == len({e.spec.key for e in recorded.of(Advanced)})
+    assert [0, 1] == sorted(e.result.identity.seed for e in recorded.of(Finished))
 
 
-def test_a_finished_cell_leaves_its_run_file(told: Told) -> None:
-    assert (told.folder / TINY.key / RUN_FILE).exists()
+def test_a_finished_cell_leaves_its_run_file(recorded: RecordedEvents) -> None:
+    assert (recorded.folder / TINY.key / RUN_FILE).exists()
 
 
-def test_a_cell_that_fails_says_why_and_stops_no_other(told: Told) -> None:
-    (failed,) = told.of(Failed)
+def test_a_cell_that_fails_says_why_and_stops_no_other(recorded: RecordedEvents) -> None:
+    (failed,) = recorded.of(Failed)
 
     assert "broken" == failed.spec.policy
     assert failed.reason.startswith("no policy is named 'best': take one of")
-    assert failed.reason == failure(told.folder / BROKEN.key)
+    assert failed.reason == failure(recorded.folder / BROKEN.key)
 
 
-def test_what_is_done_is_not_due_again(told: Told) -> None:
-    done, due = split_done([TINY, BROKEN], told.folder)
+def test_what_is_done_is_not_due_again(recorded: RecordedEvents) -> None:
+    done, due = split_done([TINY, BROKEN], recorded.folder)
 
     assert ["ours"] == [r.identity.policy for r in done]
     assert [BROKEN] == due
 
 
-def test_a_cell_whose_method_has_changed_since_is_due_again(told: Told, tmp_path: Path) -> None:
-    shutil.copytree(told.folder / TINY.key, tmp_path / TINY.key)
+def test_a_cell_whose_method_has_changed_since_is_due_again(
+    recorded: RecordedEvents, tmp_path: Path
+) -> None:
+    shutil.copytree(recorded.folder / TINY.key, tmp_path / TINY.key)
     file = tmp_path / TINY.key / RESULT_FILE
     result = json.loads(file.read_text())
     result["config"]["plans"]["growth"]["start"] = 0.9
@@ -181,12 +183,12 @@ def test_no_process_outlives_a_runner_that_was_stopped(
         try:
             computing = wait_for_cell(tmp_path, running)
             running.send_signal(end)
-            _, said = running.communicate(timeout=60)
+            _, output = running.communicate(timeout=60)
         finally:
             running.kill()
 
     assert code == running.returncode
-    assert ("--resume continues there" in said) == (end is signal.SIGINT)
+    assert ("--resume continues there" in output) == (end is signal.SIGINT)
     assert gone_within(30.0, computing)
 
 
@@ -232,11 +234,11 @@ def test_a_suite_with_a_failed_cell_names_it_and_ends_with_an_error(tmp_path: Pa
 
 
 def test_a_folder_that_holds_results_is_not_taken_without_a_word(
-    tmp_path: Path, told: Told
+    tmp_path: Path, recorded: RecordedEvents
 ) -> None:
     arguments = command(tmp_path, "--json")
     (first, _) = load_suite(tmp_path / "tiny.toml").cells()
-    shutil.copytree(told.folder / TINY.key, cells_folder(tmp_path, "tiny") / first.key)
+    shutil.copytree(recorded.folder / TINY.key, cells_folder(tmp_path, "tiny") / first.key)
 
     code, found = run_json(arguments)
 

@@ -94,7 +94,7 @@ def test_a_grid_makes_a_form_of_each_combination(tmp_path: Path) -> None:
 
 
 def test_quick_takes_what_its_part_says(tmp_path: Path) -> None:
-    quick = load(tmp_path).quickened()
+    quick = load(tmp_path).quick_version()
 
     cells = quick.cells()
     assert "small-quick" == quick.name
@@ -106,7 +106,7 @@ def test_a_suite_without_a_quick_part_says_so(tmp_path: Path) -> None:
     suite = load(tmp_path, BODY[: BODY.index("[quick]")])
 
     with pytest.raises(SettingsError, match=r"small has no \[quick\] part"):
-        suite.quickened()
+        suite.quick_version()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_suite_without_a_quick_part_says_so(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        load(tmp_path, BODY.replace(*change)).quickened()
+        load(tmp_path, BODY.replace(*change)).quick_version()
 
 
 def test_a_missing_suite_is_named(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_documented_suite_can_begin(tmp_path: Path) -> None:
     page = (ROOT / "docs/experiments.md").read_text()
     suite = load(tmp_path, page.split("```toml")[1].split("```")[0])
 
-    forms = {c.policy for c in suite.quickened().cells()}
+    forms = {c.policy for c in suite.quick_version().cells()}
 
     assert {"rolling", "co-s2p,steps=2", "co-s2p,steps=5", "co-s2p,steps=10"} == forms
     assert {"co-s2p", "fedrolex"} == {prepare(c).config.policy for c in suite.cells()[:4]}

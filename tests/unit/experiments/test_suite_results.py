@@ -138,8 +138,8 @@ def test_the_command_tells_programs_its_files_gaps_and_goals(
 
     experiment_report.run(folder, folder / "elsewhere", plots=False, as_json=True)
 
-    told = json.loads(capsys.readouterr().out)
-    assert str(folder / "elsewhere/report.md") == told["report"]
-    assert (1, 3) == (told["cells"], len(told["missing"]))
-    assert all(Path(f).exists() for f in told["files"])
-    assert {"dir03"} == {g["setting"] for g in told["goals"]}
+    document = json.loads(capsys.readouterr().out)
+    assert str(folder / "elsewhere/report.md") == document["report"]
+    assert (1, 3) == (document["cells"], len(document["missing"]))
+    assert all(Path(f).exists() for f in document["files"])
+    assert {"dir03"} == {g["setting"] for g in document["goals"]}

@@ -1,8 +1,8 @@
 """Tables as Markdown and as CSV."""
 
+from cos2p_experiments.formatting import points
 from cos2p_experiments.statistics import Spread
 from cos2p_experiments.table import Column, Table, as_csv, markdown
-from cos2p_experiments.wording import points
 
 TABLE = Table(
     "t",

@@ -123,20 +123,20 @@ def test_a_stopped_plan_ends_before_its_next_step_and_its_state_is_lost() -> Non
 
 
 def test_steps_are_told_as_they_pass() -> None:
-    told: list[tuple[int, float]] = []
+    reported: list[tuple[int, float]] = []
 
     async def listen() -> None:
         begun = asyncio.get_running_loop().time()
 
         def on_step(steps: int) -> None:
-            told.append((steps, asyncio.get_running_loop().time() - begun))
+            reported.append((steps, asyncio.get_running_loop().time() - begun))
 
         await trainer().train(plan(), VALUES, TrainingControl(on_step=on_step))
 
     run_virtual(listen())
 
-    assert [1, 2, 3, 4] == [steps for steps, _ in told]
-    assert pytest.approx([told[0][1] * n for n in (1, 2, 3, 4)]) == [s for _, s in told]
+    assert [1, 2, 3, 4] == [steps for steps, _ in reported]
+    assert pytest.approx([reported[0][1] * n for n in (1, 2, 3, 4)]) == [s for _, s in reported]
 
 
 def test_the_device_says_the_speed_that_it_was_given() -> None:

@@ -100,7 +100,7 @@ class Stage:
 
     def request(self) -> list[m.Decision]:
         size = expected_bytes(self.table, "v0", range(len(self.table)))
-        return self.say(
+        return self.deliver(
             m.RunRequested(
                 run_id=RUN,
                 config=self.config,
@@ -118,7 +118,7 @@ class Stage:
             flops_per_s=changes.pop("flops_per_s", 1e9),
         )
         fields = {"sample_count": 100, "units_digest": self.table.digest} | changes
-        return self.say(
+        return self.deliver(
             m.Hello.model_validate(
                 {"run_id": RUN, "worker_id": worker, "incarnation": incarnation}
                 | {"profile": profile}
@@ -131,12 +131,12 @@ class Stage:
         return self.hear(m.Heartbeat.model_validate(body))
 
     def goodbye(self, worker: str, incarnation: int = 1) -> list[m.Decision]:
-        return self.say(
+        return self.deliver(
             m.Goodbye(run_id=RUN, worker_id=worker, incarnation=incarnation, reason="SIGTERM")
         )
 
     def report(self, plan: m.Plan, **changes: Any) -> list[m.Decision]:
-        return self.say(self.report_of(plan, **changes))
+        return self.deliver(self.report_of(plan, **changes))
 
     def report_of(self, plan: m.Plan, **changes: Any) -> m.Report:
         size = expected_bytes(self.table, plan.plan_id, plan.trained)
@@ -180,7 +180,7 @@ class Stage:
 
     # ---------------------------------------------------------------- time and the log
 
-    def say(self, message: m.Message, survivors: int | None = None) -> list[m.Decision]:
+    def deliver(self, message: m.Message, survivors: int | None = None) -> list[m.Decision]:
         """Append to `fleet`, let the core handle it and advance; `survivors`: then crash."""
         offset = len(self.fleet_log)
         self.fleet_log.append((self.now, message))

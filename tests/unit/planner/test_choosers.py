@@ -16,7 +16,7 @@ from cos2p_planner.baselines import depth, width
 from cos2p_planner.baselines.magnitude import MagnitudeRule
 from cos2p_planner.baselines.policies import BASELINES, Policy, policy_named
 from cos2p_planner.baselines.whole import SmallestRule, WholeRule
-from cos2p_planner.choosers.question import Ask, ChoiceRule
+from cos2p_planner.choosers.choice_request import ChoiceRequest, ChoiceRule
 
 HEADS, NEURONS = 4, 3
 UNIT_BYTES = 80
@@ -38,13 +38,13 @@ def costs_of(blocks: int = 2) -> CostModel:
     return CostModel(small_table(blocks), slots=0, batch_size=1)
 
 
-def ask(unit_count: int, size: int = 18) -> Ask:
+def request(unit_count: int, size: int = 18) -> ChoiceRequest:
     """A budget of so many units."""
     zeros = np.zeros(size)
-    return Ask(UNIT_BYTES * unit_count, zeros, zeros, zeros, phase=0, width_min=0.5)
+    return ChoiceRequest(UNIT_BYTES * unit_count, zeros, zeros, zeros, phase=0, width_min=0.5)
 
 
-def chosen(rule: ChoiceRule, question: Ask) -> list[int]:
+def chosen(rule: ChoiceRule, question: ChoiceRequest) -> list[int]:
     choice = rule.choose(question)
     assert choice is not None
     return list(choice.trained)
@@ -61,8 +61,8 @@ def cores(*prunable: int) -> list[int]:
 def test_the_whole_model_or_nothing() -> None:
     rule = WholeRule(costs_of())
 
-    assert list(range(18)) == chosen(rule, ask(18))
-    assert rule.choose(ask(17)) is None
+    assert list(range(18)) == chosen(rule, request(18))
+    assert rule.choose(request(17)) is None
     assert 18 * UNIT_BYTES == rule.least_bytes
 
 
@@ -80,7 +80,7 @@ def test_the_smallest_budget_is_everybodys_submodel(smallest: int, expected: Ite
     budgets = (UNIT_BYTES * smallest, UNIT_BYTES * 18)
 
     for own in (smallest, 18):
-        question = replace(ask(own), fleet_budgets=budgets)
+        question = replace(request(own), fleet_budgets=budgets)
         assert list(expected) == chosen(SmallestRule(costs_of()), question)
 
 
@@ -100,13 +100,13 @@ def test_the_smallest_budget_is_everybodys_submodel(smallest: int, expected: Ite
 def test_heterofl_keeps_the_first_units_at_the_largest_rate_that_fits(
     budget: int, expected: Iterable[int]
 ) -> None:
-    assert list(expected) == chosen(width.heterofl(costs_of()), ask(budget))
+    assert list(expected) == chosen(width.heterofl(costs_of()), request(budget))
 
 
 def test_heterofl_needs_every_block() -> None:
     rule = width.heterofl(costs_of())
 
-    assert rule.choose(ask(7)) is None
+    assert rule.choose(request(7)) is None
     assert 8 * UNIT_BYTES == rule.least_bytes
 
 
@@ -115,7 +115,7 @@ def test_heterofl_needs_every_block() -> None:
 )
 def test_fjord_takes_the_largest_rate_of_its_grid(budget: int, heads: int, groups: int) -> None:
     """0.2 keeps 1 and 1, 0.4 keeps 2 and 2, 0.6 keeps 3 and 2, 0.8 and 1 all."""
-    units = chosen(width.fjord(costs_of()), ask(budget))
+    units = chosen(width.fjord(costs_of()), request(budget))
 
     expected = [*range(2, 2 + heads), *range(6, 6 + groups)]
     assert cores(*expected, *(u + 8 for u in expected)) == units
@@ -123,7 +123,7 @@ def test_fjord_takes_the_largest_rate_of_its_grid(budget: int, heads: int, group
 
 def test_fedrolex_moves_one_window_by_a_unit_per_version() -> None:
     rule = width.fedrolex(costs_of())
-    windows = [chosen(rule, replace(ask(13), version=v, device=v)) for v in range(5)]
+    windows = [chosen(rule, replace(request(13), version=v, device=v)) for v in range(5)]
 
     assert cores(2, 3, 6, 7, 10, 11, 14, 15) == windows[0]
     assert cores(3, 4, 7, 8, 11, 12, 15, 16) == windows[1]
@@ -136,7 +136,7 @@ def test_staggered_windows_start_apart_and_move_by_their_own_width() -> None:
     """Device 1: phases 0.618 and 0.988, so heads begin at 2 and 3, neurons at 1 and 2."""
     rule = width.fedrolex_staggered(costs_of())
     first, second = (
-        chosen(rule, replace(ask(13), device=1, choice=c, version=7)) for c in range(2)
+        chosen(rule, replace(request(13), device=1, choice=c, version=7)) for c in range(2)
     )
 
     assert cores(4, 5, 7, 8, 13, 10, 16, 14) == first
@@ -148,7 +148,7 @@ def test_a_device_too_small_for_a_part_of_every_block_may_move_over_the_depth_to
     rule = width.fedrolex_staggered_skip(costs_of(4))
 
     def blocks(budget: int, choice: int, device: int = 0) -> list[int]:
-        units = chosen(rule, replace(ask(budget, 34), choice=choice, device=device))
+        units = chosen(rule, replace(request(budget, 34), choice=choice, device=device))
         return sorted({(u - 1) // 8 for u in units} - {-1, 4})
 
     assert [0, 1, 2, 3] == blocks(14, 0)
@@ -156,21 +156,23 @@ def test_a_device_too_small_for_a_part_of_every_block_may_move_over_the_depth_to
     assert [2, 3] == blocks(13, 0, device=1)
     assert [[0], [1], [2], [3], [0]] == [blocks(7, c) for c in range(5)]
     assert 5 * UNIT_BYTES == rule.least_bytes
-    assert chosen(width.fedrolex_staggered(costs_of(4)), ask(30, 34)) == chosen(rule, ask(30, 34))
+    assert chosen(width.fedrolex_staggered(costs_of(4)), request(30, 34)) == chosen(
+        rule, request(30, 34)
+    )
 
 
 def test_federated_dropout_draws_anew_for_each_plan_and_ring_from_the_runs_seed() -> None:
     rule = width.federated_dropout(costs_of(), seed=1)
-    draws = [chosen(rule, replace(ask(13), plan=p)) for p in range(1, 30)]
+    draws = [chosen(rule, replace(request(13), plan=p)) for p in range(1, 30)]
 
     for units in draws:
         kept = [sum(a <= u < b for u in units) for a, b in ((2, 6), (6, 9), (10, 14), (14, 17))]
         assert [2, 2, 2, 2] == kept
     assert 20 < len({tuple(d) for d in draws})
     assert any({u + 8 for u in d if 1 < u < 9} != {u for u in d if 9 < u < 17} for d in draws)
-    assert draws[0] == chosen(width.federated_dropout(costs_of(), seed=1), ask(13))
+    assert draws[0] == chosen(width.federated_dropout(costs_of(), seed=1), request(13))
     assert draws != [
-        chosen(width.federated_dropout(costs_of(), seed=2), replace(ask(13), plan=p))
+        chosen(width.federated_dropout(costs_of(), seed=2), replace(request(13), plan=p))
         for p in range(1, 30)
     ]
 
@@ -182,8 +184,8 @@ def test_federated_dropout_draws_anew_for_each_plan_and_ring_from_the_runs_seed(
 def test_depthfl_keeps_the_first_blocks_whole(budget: int, blocks: int) -> None:
     rule = depth.depthfl(costs_of(4))
 
-    assert [*range(1 + 8 * blocks), 33] == chosen(rule, ask(budget, 34))
-    assert rule.choose(ask(9, 34)) is None
+    assert [*range(1 + 8 * blocks), 33] == chosen(rule, request(budget, 34))
+    assert rule.choose(request(9, 34)) is None
 
 
 def test_scalefl_keeps_the_largest_of_four_levels() -> None:
@@ -194,12 +196,12 @@ def test_scalefl_keeps_the_largest_of_four_levels() -> None:
         inner = [0, *range(1, 1 + heads), *range(5, 5 + groups)]
         return [0, *(1 + 8 * b + u for b in range(blocks) for u in inner), 33]
 
-    assert level(2, 2, 2) == chosen(rule, ask(12, 34))
-    assert level(2, 2, 2) == chosen(rule, ask(13, 34))
-    assert level(2, 3, 2) == chosen(rule, ask(14, 34))
-    assert level(3, 3, 3) == chosen(rule, ask(33, 34))
-    assert level(4, 4, 3) == chosen(rule, ask(34, 34))
-    assert rule.choose(ask(11, 34)) is None
+    assert level(2, 2, 2) == chosen(rule, request(12, 34))
+    assert level(2, 2, 2) == chosen(rule, request(13, 34))
+    assert level(2, 3, 2) == chosen(rule, request(14, 34))
+    assert level(3, 3, 3) == chosen(rule, request(33, 34))
+    assert level(4, 4, 3) == chosen(rule, request(34, 34))
+    assert rule.choose(request(11, 34)) is None
 
 
 # ---------------------------------------------------------------- magnitude
@@ -211,10 +213,10 @@ def test_fiarse_keeps_the_largest_magnitudes_of_the_whole_model_with_their_cores
     norms[[14, 4, 15, 3]] = 9, 8, 7, 6
     rule = MagnitudeRule(costs_of())
 
-    assert [0, 9, 14, 17] == chosen(rule, replace(ask(4), norms=norms))
-    assert [0, 9, 14, 15, 17] == chosen(rule, replace(ask(5), norms=norms))
-    assert cores(4, 14) == chosen(rule, replace(ask(6), norms=norms))
-    assert cores(4, 14, 15, 3) == chosen(rule, replace(ask(8), norms=norms))
+    assert [0, 9, 14, 17] == chosen(rule, replace(request(4), norms=norms))
+    assert [0, 9, 14, 15, 17] == chosen(rule, replace(request(5), norms=norms))
+    assert cores(4, 14) == chosen(rule, replace(request(6), norms=norms))
+    assert cores(4, 14, 15, 3) == chosen(rule, replace(request(8), norms=norms))
 
 
 def test_fiarse_compares_units_by_the_size_of_a_weight_not_of_a_unit() -> None:
@@ -225,7 +227,7 @@ def test_fiarse_compares_units_by_the_size_of_a_weight_not_of_a_unit() -> None:
         Unit("narrow", "neurons", 0, 10, 1, 0),
     ]
     costs = CostModel(UnitTable(tuple(units)), 0, 1)
-    question = replace(ask(6, 4), norms=np.array([0, 0, 1.9, 1.0]))
+    question = replace(request(6, 4), norms=np.array([0, 0, 1.9, 1.0]))
 
     assert [0, 1, 3] == chosen(MagnitudeRule(costs), question)
 
@@ -242,7 +244,7 @@ def test_no_rule_exceeds_the_budget_or_leaves_a_core_out(
     costs = CostModel(table, 2, 8)
     rng = np.random.default_rng(seed)
     zeros = np.zeros(len(table))
-    question = Ask(
+    question = ChoiceRequest(
         budget_bytes=costs.memory_for_fraction(fraction),
         coverage=zeros,
         recency=zeros,

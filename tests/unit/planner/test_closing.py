@@ -7,7 +7,7 @@ import pytest
 
 from cos2p.log.messages import Plan
 from cos2p.run_config import LocalConfig, RoundConfig
-from cos2p_planner.rules.closing import Closing, OpenRound, Order, Standing, closing_of
+from cos2p_planner.rules.closing import Closing, IdleDevice, OpenRound, PlanTerms, closing_of
 from cos2p_planner.rules.pace import Pace
 from cos2p_planner.state.arrivals import Arrivals
 from cos2p_planner.state.device import Speed
@@ -27,7 +27,7 @@ def state(**changes: Any) -> OpenRound:
         opened_s=95.0,
         update_count=0,
         open_count=0,
-        able_count=10,
+        trainable_count=10,
         pace=Pace(deadline_s=8.0, typical_s=4.0, aligned_s=8.0, intervals_s=()),
         arrivals=Arrivals(),
     )
@@ -43,15 +43,15 @@ def state(**changes: Any) -> OpenRound:
 def test_a_share_of_the_devices_closes_a_version(devices: int, needed: int) -> None:
     semi = rule("semi-async", update_fraction=0.4)
 
-    assert semi.reason(state(able_count=devices, update_count=needed - 1)) is None
-    assert "count" == semi.reason(state(able_count=devices, update_count=needed))
+    assert semi.reason(state(trainable_count=devices, update_count=needed - 1)) is None
+    assert "count" == semi.reason(state(trainable_count=devices, update_count=needed))
 
 
 def test_k_min_may_be_a_number() -> None:
     semi = rule("semi-async", update_count=6)
 
-    assert semi.reason(state(update_count=5, able_count=2)) is None
-    assert "count" == semi.reason(state(update_count=6, able_count=99))
+    assert semi.reason(state(update_count=5, trainable_count=2)) is None
+    assert "count" == semi.reason(state(update_count=6, trainable_count=99))
 
 
 def test_a_version_with_too_few_updates_closes_at_the_deadline() -> None:
@@ -75,7 +75,7 @@ def test_semi_async_plans_are_no_longer_than_their_updates_stay_fresh() -> None:
     """Four deadlines of 8 s before the pace is known: 15 steps of 2 s and 2 s beside them."""
     semi = rule("semi-async", local={"steps": 20})
 
-    assert Order(15, 8.0) == semi.order(Speed(2.0, 2.0), 1, state())
+    assert PlanTerms(15, 8.0) == semi.terms(Speed(2.0, 2.0), 1, state())
 
 
 # ---------------------------------------------------------------- synchronous
@@ -94,8 +94,8 @@ def test_behind_a_barrier_a_device_has_one_plan_for_each_version() -> None:
     barrier = rule("synchronous")
     open_round = state(update_count=1, open_count=2)
 
-    assert barrier.invites(Standing(joined_version=2, base_version=2), open_round)
-    assert not barrier.invites(Standing(joined_version=2, base_version=3), open_round)
+    assert barrier.may_get_plan(IdleDevice(joined_version=2, base_version=2), open_round)
+    assert not barrier.may_get_plan(IdleDevice(joined_version=2, base_version=3), open_round)
 
 
 def test_who_joins_a_barrier_late_waits_for_the_next_version() -> None:
@@ -103,21 +103,21 @@ def test_who_joins_a_barrier_late_waits_for_the_next_version() -> None:
     barrier = rule("synchronous")
     open_round = state(open_count=2)
 
-    assert barrier.invites(Standing(joined_version=2), open_round)
-    assert not barrier.invites(Standing(joined_version=3), open_round)
+    assert barrier.may_get_plan(IdleDevice(joined_version=2), open_round)
+    assert not barrier.may_get_plan(IdleDevice(joined_version=3), open_round)
 
 
 def test_if_every_plan_of_a_version_failed_all_are_asked_again() -> None:
     barrier = rule("synchronous")
     failed = state(update_count=0, open_count=0)
 
-    assert barrier.invites(Standing(joined_version=2, base_version=3), failed)
-    assert barrier.invites(Standing(joined_version=3), failed)
+    assert barrier.may_get_plan(IdleDevice(joined_version=2, base_version=3), failed)
+    assert barrier.may_get_plan(IdleDevice(joined_version=3), failed)
 
 
 @pytest.mark.parametrize("closing", ["synchronous", "buffer"])
 def test_published_rules_ask_the_slowest_for_all_steps(closing: str) -> None:
-    assert 10 == rule(closing, local={"steps": 10}).order(Speed(1e4, 1.0), 1, state()).steps
+    assert 10 == rule(closing, local={"steps": 10}).terms(Speed(1e4, 1.0), 1, state()).steps
 
 
 # ---------------------------------------------------------------- buffer
@@ -137,9 +137,9 @@ def test_a_buffer_of_one_closes_at_each_arrival() -> None:
 
 @pytest.mark.parametrize("closing", ["semi-async", "buffer"])
 def test_who_has_answered_is_asked_again_at_once(closing: str) -> None:
-    answered = Standing(joined_version=3, base_version=3)
+    answered = IdleDevice(joined_version=3, base_version=3)
 
-    assert rule(closing).invites(answered, state(update_count=1, open_count=5))
+    assert rule(closing).may_get_plan(answered, state(update_count=1, open_count=5))
 
 
 # ---------------------------------------------------------------- compass
@@ -158,7 +158,7 @@ class Bay:
 
     def plan(self, now: float, step_s: float, fixed_s: float = 0.0) -> Plan:
         number = len(self.plans) + 1
-        order = self.rule.order(Speed(step_s, fixed_s), number, self.at(now))
+        order = self.rule.terms(Speed(step_s, fixed_s), number, self.at(now))
         plan = Plan(
             plan_id=f"p{number}",
             worker_id=f"w{number}",
@@ -188,7 +188,7 @@ class Bay:
         return self.rule.reason(self.at(now))
 
     def waits(self, plan: Plan, now: float) -> bool:
-        return not self.rule.invites(Standing(0, 0, plan.group), self.at(now))
+        return not self.rule.may_get_plan(IdleDevice(0, 0, plan.group), self.at(now))
 
 
 def test_the_first_device_founds_a_group_with_most_steps() -> None:
@@ -314,7 +314,7 @@ def test_devices_that_are_always_late_still_make_versions() -> None:
 def test_a_device_of_unknown_speed_shows_it_with_fewest_steps_and_a_version_of_its_own() -> None:
     bay = Bay()
 
-    order = bay.rule.order(Speed(1.0, 0.0, known=False), 1, bay.at(0.0))
+    order = bay.rule.terms(Speed(1.0, 0.0, known=False), 1, bay.at(0.0))
     assert (20, 0) == (order.steps, order.group)
     unknown = bay.plan(0.0, step_s=1.0).model_copy(update={"group": 0})
     bay.update(unknown, 5.0)
@@ -340,5 +340,5 @@ def test_what_a_plan_needs_beside_its_steps_is_counted_once() -> None:
 
 def test_a_group_moves_the_model_by_its_share_of_the_devices() -> None:
     """Published is the sum of s(tau) * delta / n: a mean of 2 updates of 10 devices counts .2."""
-    assert 0.2 == rule("compass").step(state(update_count=2, able_count=10))
-    assert 1.0 == rule("buffer").step(state(update_count=2, able_count=10))
+    assert 0.2 == rule("compass").step(state(update_count=2, trainable_count=10))
+    assert 1.0 == rule("buffer").step(state(update_count=2, trainable_count=10))

@@ -39,7 +39,7 @@ def test_a_request_whose_version_0_has_a_wrong_size_fails_the_run(
         update={"checkpoint": request.checkpoint.model_copy(update={"byte_count": 5})}
     )
 
-    ended = the_only(fresh.say(short), m.RunEnded)
+    ended = the_only(fresh.deliver(short), m.RunEnded)
 
     assert "failed" == ended.reason
     assert "5 bytes" in ended.detail
@@ -242,7 +242,7 @@ def test_a_report_without_a_delta_is_invalid(stage: Any, the_only: Only) -> None
     stage.hello("w1")
     report = stage.report_of(stage.plan_of("w1")).model_copy(update={"blob": None})
 
-    assert Outcome.INVALID == the_only(stage.say(report), m.UpdateRefused).outcome
+    assert Outcome.INVALID == the_only(stage.deliver(report), m.UpdateRefused).outcome
 
 
 def test_nobody_can_end_another_workers_plan(stage: Any, the_only: Only) -> None:
@@ -272,7 +272,7 @@ def test_a_report_of_a_plan_never_issued_is_refused_by_name(stage: Any, the_only
     stage.hello("w1")
     report = stage.report_of(stage.plan_of("w1"), plan_id="p999999")
 
-    assert "no plan of this name is open" == the_only(stage.say(report), m.UpdateRefused).reason
+    assert "no plan of this name is open" == the_only(stage.deliver(report), m.UpdateRefused).reason
 
 
 def test_a_restarted_worker_loses_its_plan_and_gets_a_new_one(stage: Any, the_only: Only) -> None:
@@ -542,7 +542,7 @@ def test_a_device_of_another_version_is_refused_by_name(stage: Any) -> None:
     [excluded] = stage.decided(m.DeviceExcluded)
     assert [excluded] == decided
     assert "w1" == excluded.worker_id
-    assert "it speaks protocol 2, this planner 1" in excluded.reason
+    assert "it uses protocol 2, this planner 1" in excluded.reason
 
 
 def test_a_device_that_fails_at_once_is_asked_again_later_and_later(stage: Any) -> None:
@@ -600,7 +600,7 @@ def test_an_operator_can_admit_a_device_again(stage: Any) -> None:
     failing(stage)
     stage.beat("w1")
 
-    made = stage.say(m.AdmitRequested(run_id="run-1", worker_id="w1"))
+    made = stage.deliver(m.AdmitRequested(run_id="run-1", worker_id="w1"))
 
     assert ["DeviceAdmitted", "PlanIssued"] == [type(d).__name__ for d in made]
 
@@ -640,7 +640,7 @@ def test_the_target_ends_the_run_and_every_plan(new_stage: New, the_only: Only) 
 def test_a_stop_ends_the_run_and_every_plan(stage: Any, the_only: Only) -> None:
     stage.hello("w1")
 
-    decided = stage.say(m.StopRequested(run_id="run-1", reason="enough"))
+    decided = stage.deliver(m.StopRequested(run_id="run-1", reason="enough"))
 
     ended = the_only(decided, m.RunEnded)
     assert ("stopped", "enough") == (ended.reason, ended.detail)
@@ -651,7 +651,7 @@ def test_a_run_without_devices_ends_and_says_so(stage: Any, the_only: Only) -> N
     ended = the_only(stage.pass_time(130), m.RunEnded)
 
     assert "stalled" == ended.reason
-    assert "no device said hello" in ended.detail
+    assert "no device has sent a Hello" in ended.detail
     assert "no aggregator: version 0 was not published" in ended.detail
 
 
@@ -684,7 +684,7 @@ def test_the_stall_is_foretold(stage: Any) -> None:
     stage.pass_time(60)
 
     assert stage.core.waits_long(stage.now)
-    assert "no device said hello" in stage.core.waiting_for(stage.now)
+    assert "no device has sent a Hello" in stage.core.waiting_for(stage.now)
 
 
 def test_units_are_held_for_the_plans_that_the_run_says(new_stage: New) -> None:

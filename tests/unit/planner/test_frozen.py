@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from cos2p.log import messages as m
 from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 from cos2p_planner.choosers.frozen import FrozenPrefixRule
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask
 
 Tables = Callable[..., UnitTable]
 New = Callable[..., Any]
 
 
-def ask(table: UnitTable, budget: int, seed: int) -> Ask:
+def request(table: UnitTable, budget: int, seed: int) -> ChoiceRequest:
     coverage = np.random.default_rng(seed).integers(0, 5, len(table)).astype(np.float64)
     zeros = np.zeros(len(table))
-    return Ask(budget, coverage, zeros, zeros, phase=seed, width_min=0.5)
+    return ChoiceRequest(budget, coverage, zeros, zeros, phase=seed, width_min=0.5)
 
 
 @settings(max_examples=150, deadline=None)
@@ -34,7 +34,7 @@ def test_a_prefix_is_everything_before_the_first_trained_block_and_paid_for(
     rule = FrozenPrefixRule(costs)
     budget = costs.memory_for_fraction(fraction)
 
-    choice = rule.choose(ask(table, budget, seed))
+    choice = rule.choose(request(table, budget, seed))
 
     if choice is None:
         assert budget < costs.smallest_bytes
@@ -53,7 +53,7 @@ def test_a_prefix_is_everything_before_the_first_trained_block_and_paid_for(
 def test_a_device_that_can_keep_all_blocks_freezes_nothing(vit: Tables) -> None:
     table = vit(4)
     costs = CostModel(table, 2, 32)
-    question = ask(table, costs.memory_for_fraction(0.7), seed=1)
+    question = request(table, costs.memory_for_fraction(0.7), seed=1)
 
     choice = FrozenPrefixRule(costs).choose(question)
 
@@ -68,7 +68,9 @@ def test_the_blocks_that_others_cover_least_are_trained_over_a_frozen_prefix(vit
     zeros = np.zeros(len(table))
     budget = costs.memory_for_fraction(0.4)
 
-    choice = FrozenPrefixRule(costs).choose(Ask(budget, coverage, zeros, zeros, 0, width_min=0.5))
+    choice = FrozenPrefixRule(costs).choose(
+        ChoiceRequest(budget, coverage, zeros, zeros, 0, width_min=0.5)
+    )
 
     assert choice is not None
     assert [-1, 0, 1] == np.unique(table.blocks[list(choice.frozen)]).tolist()

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask
 from cos2p_planner.state.holdings import Holdings
 
 Tables = Callable[..., UnitTable]
@@ -26,9 +26,9 @@ SLACK_MEAN = 0.35
 """... and by this much on the mean."""
 
 
-def ask(table: UnitTable, budget: int, seed: int = 0, width_min: float = 0.5) -> Ask:
+def request(table: UnitTable, budget: int, seed: int = 0, width_min: float = 0.5) -> ChoiceRequest:
     rng = np.random.default_rng(seed)
-    return Ask(
+    return ChoiceRequest(
         budget_bytes=budget,
         coverage=rng.integers(0, 5, len(table)).astype(np.float64),
         recency=rng.random(len(table)),
@@ -69,7 +69,7 @@ def test_a_choice_never_exceeds_the_budget_and_keeps_the_structure(
     costs = CostModel(table, 2, 8)
     budget = costs.memory_for_fraction(fraction)
 
-    choice = KnapsackRule(costs).choose(ask(table, budget, seed, width_min))
+    choice = KnapsackRule(costs).choose(request(table, budget, seed, width_min))
 
     if choice is None:
         assert budget < costs.smallest_bytes
@@ -85,19 +85,19 @@ def test_the_whole_model_fits_its_own_cost_and_the_smallest_submodel_its_own(
 ) -> None:
     costs = CostModel(table, 2, 8)
     selector = KnapsackRule(costs)
-    whole = selector.choose(ask(table, costs.memory_for_fraction(1.0), seed))
-    smallest = selector.choose(ask(table, costs.smallest_bytes, seed))
+    whole = selector.choose(request(table, costs.memory_for_fraction(1.0), seed))
+    smallest = selector.choose(request(table, costs.smallest_bytes, seed))
 
     assert whole is not None
     assert tuple(range(len(table))) == whole.trained
     assert smallest is not None
-    assert selector.choose(ask(table, costs.smallest_bytes - 1, seed)) is None
+    assert selector.choose(request(table, costs.smallest_bytes - 1, seed)) is None
 
 
-def question(table: UnitTable, budget: int, **changes: Any) -> Ask:
+def question(table: UnitTable, budget: int, **changes: Any) -> ChoiceRequest:
     """Of a device that nothing is known of."""
     zeros = np.zeros(len(table))
-    return replace(Ask(budget, zeros, zeros, zeros, phase=0, width_min=0.5), **changes)
+    return replace(ChoiceRequest(budget, zeros, zeros, zeros, phase=0, width_min=0.5), **changes)
 
 
 def test_units_with_a_higher_value_are_preferred(vit: Tables) -> None:

@@ -1,15 +1,15 @@
 """What plans that nobody lived to report say about the next ones."""
 
 from cos2p_planner.state.ledger import PlanFacts
-from cos2p_planner.state.lost_devices import Deaths
+from cos2p_planner.state.lost_devices import LostPlans
 
 
 def plan(incarnation: int, peak_bytes: int = 1000) -> PlanFacts:
     return PlanFacts("p1", "w", incarnation, 0, 0.0, 5, peak_bytes, 1, b"")
 
 
-def after(*plans: PlanFacts) -> Deaths:
-    deaths = Deaths()
+def after(*plans: PlanFacts) -> LostPlans:
+    deaths = LostPlans()
     for facts in plans:
         deaths.lost(facts)
     return deaths
@@ -55,4 +55,4 @@ def test_deaths_before_the_device_was_given_more_do_not_count() -> None:
 
 
 def test_a_device_never_heard_of_has_no_ceiling() -> None:
-    assert Deaths().ceiling("w", 1, 0) is None
+    assert LostPlans().ceiling("w", 1, 0) is None

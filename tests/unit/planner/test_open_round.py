@@ -139,7 +139,7 @@ def test_a_planner_that_dies_while_it_asks_the_fleet_asks_the_rest(barrier: Any)
     for worker in ("w1", "w2"):
         barrier.report(barrier.plan_of(worker))
 
-    made = barrier.say(barrier.report_of(barrier.plan_of("w3")), survivors=3)
+    made = barrier.deliver(barrier.report_of(barrier.plan_of("w3")), survivors=3)
 
     assert ["w1", "w2", "w3"] == issued(made)
 

@@ -66,15 +66,15 @@ def test_a_device_in_trouble_counts_for_no_floor_until_its_next_plan(vit: Tables
     holdings = Holdings(costs, coverage_floor=2)
     others = np.full(len(table), 1.0)
 
-    def dearest(worker: str) -> float:
+    def highest_price(worker: str) -> float:
         holdings.issue(worker, whole)
         return float(holdings.prices.of(others).max())
 
-    assert 0 == dearest("w1")  # one device can hold everything once
-    assert PENALTY == dearest("w2")
+    assert 0 == highest_price("w1")  # one device can hold everything once
+    assert PENALTY == highest_price("w2")
     holdings.release("w1")
     holdings.release("w1")
-    assert 0 == dearest("w3") - PENALTY
+    assert 0 == highest_price("w3") - PENALTY
     assert [whole] * 3 == [holdings.held(w)[0] for w in ("w1", "w2", "w3")]
     holdings.release("w3")
     holdings.issue("w4", Choice(costs.smallest))
@@ -141,7 +141,7 @@ def test_a_device_counts_for_the_floor_until_its_plan_ends_without_an_answer(
 # ---------------------------------------------------------------- what the planner says
 
 
-def told(stage: Any) -> list[str]:
+def floor_events(stage: Any) -> list[str]:
     found = [event for event, _ in stage.core.notices if event.startswith("coverage")]
     stage.core.notices.clear()
     return found
@@ -168,12 +168,12 @@ def test_a_fleet_that_grows_until_the_floor_is_met_says_so(new_stage: New) -> No
     stage = new_stage({"plans": {"coverage_floor": 2}, "rounds": {"update_count": 1}})
     stage.hello("w1", 1.0)
     stage.report(stage.plan_of("w1"))
-    assert ["coverage_short"] == told(stage)
+    assert ["coverage_short"] == floor_events(stage)
     stage.hello("w2", 1.0)
     stage.report(stage.plan_of("w1"))
-    assert ["coverage_floor_met"] == told(stage)
+    assert ["coverage_floor_met"] == floor_events(stage)
     stage.report(stage.plan_of("w1"))
-    assert [] == told(stage)
+    assert [] == floor_events(stage)
     assert "coverage_floor" not in stage.core.waiting_for(stage.now)
 
 

@@ -80,7 +80,7 @@ class Chaos:
         else:
             message = self._message(event, worker)
             if message is not None:
-                stage.say(message, survivors)
+                stage.deliver(message, survivors)
         self.plans += [d.plan for d in stage.decided(m.PlanIssued)[len(self.plans) :]]
 
     def _message(self, event: str, worker: str) -> m.Message | None:
@@ -172,7 +172,7 @@ def test_every_plan_ends_once_and_versions_rise_by_one_whatever_comes(
     chaos = Chaos(stage, seed)
     for _ in range(100):
         chaos.step(crash_share=0.1)
-    stage.say(m.StopRequested(run_id="run-1"))
+    stage.deliver(m.StopRequested(run_id="run-1"))
 
     check_log(stage)
     assert stage.core.ledger.ended is not None
@@ -196,7 +196,7 @@ def test_a_planner_restarted_after_any_event_knows_what_the_one_before_knew(
     for _ in range(60):
         chaos.step(crash_share=0.0)
         stage.now += 0.2
-        stage.say(evaluated)
+        stage.deliver(evaluated)
         before = state_of(stage.core)
 
         assert [] == stage.restart()
@@ -273,7 +273,7 @@ def test_a_decision_lost_in_the_crash_is_made_again(new_stage: New) -> None:
     stage.hello("w1")
     plan = stage.plan_of("w1")
 
-    made = stage.say(stage.report_of(plan), survivors=1)
+    made = stage.deliver(stage.report_of(plan), survivors=1)
 
     assert [m.UpdateAdmitted, m.RoundClosed, m.PlanIssued] == [type(d) for d in made]
     assert {"p000001": [m.Outcome.ACCEPTED], "p000002": []} == stage.outcomes()

@@ -96,17 +96,17 @@ def test_a_stalled_run_is_foretold_and_then_fails_by_name(new_stage: Callable[..
     async def play() -> Ring:
         ring = Ring(stage_of(new_stage, liveness={"stall_after_s": 0.6}))
         await ring.ask()
-        with pytest.raises(RunFailedError, match="no device said hello"):
+        with pytest.raises(RunFailedError, match="no device has sent a Hello"):
             await asyncio.wait_for(ring.plan(), 20)
         return ring
 
     ring = asyncio.run(play())
 
     assert ring.watch.free_count
-    assert any("run: no version after 0" in text for text in ring.watch.hindrances)
-    warnings = [fields for event, fields in ring.notes.told if event == "run_stalled"]
+    assert any("run: no version after 0" in text for text in ring.watch.blockers)
+    warnings = [fields for event, fields in ring.notes.logged if event == "run_stalled"]
     assert 1 == len(warnings)
-    assert "no device said hello" in warnings[0]["detail"]
+    assert "no device has sent a Hello" in warnings[0]["detail"]
 
 
 def test_a_planner_started_after_a_failed_run_says_so_again(
@@ -225,8 +225,8 @@ def test_a_device_that_is_refused_again_and_again_is_counted_and_told_ever_more_
     ring = asyncio.run(play())
 
     assert 40 == ring.watch.refused_count
-    told = [fields["number"] for event, fields in ring.notes.told if event == "record_refused"]
-    assert [*range(1, 11), 16, 32] == told
+    numbers = [fields["number"] for event, fields in ring.notes.logged if event == "record_refused"]
+    assert [*range(1, 11), 16, 32] == numbers
 
 
 def test_a_planner_shows_its_watch_the_history_of_the_run_also_after_a_restart(

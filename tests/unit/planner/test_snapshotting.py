@@ -55,7 +55,7 @@ async def written(ring: Ring) -> list[Snapshot]:
 
 def starts(ring: Ring) -> list[dict[str, Any]]:
     """What each planner said when it had taken over."""
-    return [fields for event, fields in ring.notes.told if event == "epoch_started"]
+    return [fields for event, fields in ring.notes.logged if event == "epoch_started"]
 
 
 def play(new_stage: New, body: Callable[[Ring], Any]) -> Ring:
@@ -170,8 +170,8 @@ def test_a_newest_snapshot_that_was_altered_is_passed_over_with_one_line(new_sta
 
     ring = play(new_stage, body)
 
-    skipped = [fields for event, fields in ring.notes.told if event == "snapshot_skipped"]
-    assert ["its bytes don't have its digest"] == [fields["reason"] for fields in skipped]
+    skipped = [fields for event, fields in ring.notes.logged if event == "snapshot_skipped"]
+    assert ["its bytes do not match its digest"] == [fields["reason"] for fields in skipped]
     assert 5 == starts(ring)[-1]["version"]
 
 
@@ -224,7 +224,7 @@ def test_a_log_that_is_shorter_than_its_snapshot_is_folded_from_its_start(new_st
         async with copy.planner():
             await copy.until(m.EpochStarted, 2)
         assert starts(copy)[-1]["snapshot"] is None
-        skipped = [f for event, f in copy.notes.told if event == "snapshot_skipped"]
+        skipped = [f for event, f in copy.notes.logged if event == "snapshot_skipped"]
         assert "it is ahead of" in skipped[0]["reason"]
 
     play(new_stage, body)

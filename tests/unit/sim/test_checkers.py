@@ -35,7 +35,7 @@ BLOB = m.BlobRef(
 OTHER_BLOB = BLOB.model_copy(update={"blob_id": "c", "first_offset": 1, "last_offset": 1})
 
 
-class Tale:
+class LogBuilder:
     """A log told record by record; every part of it is right unless changed."""
 
     def __init__(self, **settings: Any) -> None:
@@ -63,12 +63,12 @@ class Tale:
     def fleet(self, kind: type[m.Message], **body: Any) -> None:
         self._take("fleet", kind(run_id="r", **body))
 
-    def decide(self, kind: type[m.Decision], **body: Any) -> "Tale":
+    def decide(self, kind: type[m.Decision], **body: Any) -> "LogBuilder":
         given = {"run_id": "r", "epoch": 1, "fleet_offset": self._next["fleet"], "at_s": 0.0} | body
         self._take("decisions", kind.model_validate(given))
         return self
 
-    def tell(self, kind: type[m.Message], **body: Any) -> "Tale":
+    def add(self, kind: type[m.Message], **body: Any) -> "LogBuilder":
         body = {"decisions_offset": self._next["decisions"]} | body
         self._take("models", kind(run_id="r", **body))
         return self
@@ -86,11 +86,11 @@ class Tale:
             units_digest=TABLE.digest,
         )
 
-    def start(self) -> "Tale":
+    def start(self) -> "LogBuilder":
         self.decide(m.EpochStarted, planner_id="p")
         self.hello()
         self.decide(m.RunStarted, **self._start)
-        self.tell(m.RunOpened, config=self._start["config"], task="m:t", units_digest=TABLE.digest)
+        self.add(m.RunOpened, config=self._start["config"], task="m:t", units_digest=TABLE.digest)
         self.publish(0)
         return self
 
@@ -110,17 +110,17 @@ class Tale:
         }
         return m.Plan.model_validate(body | changes)
 
-    def issue(self, plan_id: str = "p1", **changes: Any) -> "Tale":
+    def issue(self, plan_id: str = "p1", **changes: Any) -> "LogBuilder":
         self.decide(m.PlanIssued, plan=self.plan(plan_id, **changes))
         return self
 
-    def report(self, plan_id: str = "p1", blob: m.BlobRef = BLOB, **changes: Any) -> "Tale":
+    def report(self, plan_id: str = "p1", blob: m.BlobRef = BLOB, **changes: Any) -> "LogBuilder":
         body = {"worker_id": "w0", "incarnation": 1, "plan_id": plan_id, "status": "done"}
         body |= {"steps_done": 1}
         self.fleet(m.Report, **(body | changes), blob=blob)
         return self
 
-    def admit(self, plan_id: str = "p1", **changes: Any) -> "Tale":
+    def admit(self, plan_id: str = "p1", **changes: Any) -> "LogBuilder":
         body: dict[str, Any] = {
             "plan_id": plan_id,
             "worker_id": "w0",
@@ -132,22 +132,22 @@ class Tale:
         self.decide(m.UpdateAdmitted, **(body | changes))
         return self
 
-    def aged(self) -> "Tale":
+    def aged(self) -> "LogBuilder":
         """A run at version 1, with a plan of version 0 still open."""
         self.start().issue(local_steps=2)
         self.dispatch(self.plan(local_steps=2)).close(update_count=0).publish(1)
         return self
 
-    def refuse(self, outcome: Outcome, plan_id: str = "p1") -> "Tale":
+    def refuse(self, outcome: Outcome, plan_id: str = "p1") -> "LogBuilder":
         self.decide(m.UpdateRefused, plan_id=plan_id, worker_id="w0", outcome=outcome, reason="why")
         return self
 
-    def cancel(self, plan_id: str = "p1") -> "Tale":
+    def cancel(self, plan_id: str = "p1") -> "LogBuilder":
         body = {"plan_id": plan_id, "worker_id": "w0", "reason": "why"}
         self.decide(m.PlanCancelled, outcome=Outcome.EXPIRED, **body)
         return self
 
-    def close(self, version: int = 1, **changes: Any) -> "Tale":
+    def close(self, version: int = 1, **changes: Any) -> "LogBuilder":
         body: dict[str, Any] = {
             "version": version,
             "reason": "count",
@@ -158,7 +158,7 @@ class Tale:
         self.decide(m.RoundClosed, **(body | changes))
         return self
 
-    def publish(self, version: int, digests: str = "abcd", **changes: Any) -> "Tale":
+    def publish(self, version: int, digests: str = "abcd", **changes: Any) -> "LogBuilder":
         text = b"".join(c.encode() * 8 for c in digests)
         body: dict[str, Any] = {
             "version": version,
@@ -168,116 +168,116 @@ class Tale:
             "unit_digests": text,
             "checkpoint": BLOB,
         }
-        self.tell(m.VersionPublished, **(body | changes))
+        self.add(m.VersionPublished, **(body | changes))
         return self
 
-    def dispatch(self, plan: m.Plan | None = None, **changes: Any) -> "Tale":
+    def dispatch(self, plan: m.Plan | None = None, **changes: Any) -> "LogBuilder":
         plan = plan or self.plan()
         body = {"plan": plan, "shard": 0, "shard_count": 1} | one_blob(plan.trained, BLOB)
-        self.tell(m.Dispatched, **(body | changes))
+        self.add(m.Dispatched, **(body | changes))
         return self
 
-    def end_run(self, version: int = 1, **changes: Any) -> "Tale":
+    def end_run(self, version: int = 1, **changes: Any) -> "LogBuilder":
         self.decide(m.RunEnded, **({"version": version, "reason": "target"} | changes))
         return self
 
-    def finish(self, version: int = 1) -> "Tale":
-        self.tell(m.RunFinished, version=version, reason="target")
+    def finish(self, version: int = 1) -> "LogBuilder":
+        self.add(m.RunFinished, version=version, reason="target")
         return self
 
-    def whole(self) -> "Tale":
+    def whole(self) -> "LogBuilder":
         """A run of one version, told to its end."""
         self.start().issue().dispatch().report().admit().close().publish(1, "efgd")
         return self.end_run().finish()
 
 
 def test_a_right_log_breaks_no_rule() -> None:
-    tale = Tale().whole()
+    builder = LogBuilder().whole()
 
-    tale.checker.end([], ends="target")
+    builder.checker.end([], ends="target")
 
 
 def test_a_device_asked_again_behind_a_barrier_where_all_have_failed_breaks_no_rule() -> None:
-    Tale(closing="synchronous").start().issue().cancel().issue("p2")
+    LogBuilder(closing="synchronous").start().issue().cancel().issue("p2")
 
 
 def test_right_refusals_and_repeats_break_no_rule() -> None:
-    tale = Tale().start().issue().report().refuse(Outcome.INVALID).report()
-    tale.refuse(Outcome.DUPLICATE).issue("p2").cancel("p2").issue("p3")
+    builder = LogBuilder().start().issue().report().refuse(Outcome.INVALID).report()
+    builder.refuse(Outcome.DUPLICATE).issue("p2").cancel("p2").issue("p3")
 
 
 def test_a_version_told_again_with_the_same_digests_breaks_no_rule() -> None:
-    Tale().start().publish(0)
+    LogBuilder().start().publish(0)
 
 
 def test_with_a_moving_average_digests_may_move_without_training() -> None:
-    tale = Tale(average_decay=0.9).start().issue().report().admit().close()
+    builder = LogBuilder(average_decay=0.9).start().issue().report().admit().close()
 
-    tale.publish(1, "efgh")
+    builder.publish(1, "efgh")
 
 
 def test_what_the_fence_holds_back_is_counted_and_not_judged() -> None:
-    tale = Tale().start().issue()
+    builder = LogBuilder().start().issue()
 
-    tale.decide(m.EpochStarted, planner_id="q", epoch=2)
-    tale.admit("p9")
+    builder.decide(m.EpochStarted, planner_id="q", epoch=2)
+    builder.admit("p9")
 
-    assert 1 == tale.checker.fenced_count
+    assert 1 == builder.checker.fenced_count
 
 
 WRONG: dict[str, list[Callable[[], object]]] = {
     "workers_report_their_own_plans": [
-        lambda: Tale().start().report(),
-        lambda: Tale().start().issue().report(incarnation=2),
-        lambda: Tale().start().issue().report(worker_id="w1"),
+        lambda: LogBuilder().start().report(),
+        lambda: LogBuilder().start().issue().report(incarnation=2),
+        lambda: LogBuilder().start().issue().report(worker_id="w1"),
     ],
     "order_of_the_run": [
-        lambda: Tale().start().decide(m.RunStarted, **Tale()._start),
-        lambda: (t := Tale(), t.decide(m.EpochStarted, planner_id="p"), t.issue()),
-        lambda: Tale().whole().issue("p2"),
+        lambda: LogBuilder().start().decide(m.RunStarted, **LogBuilder()._start),
+        lambda: (t := LogBuilder(), t.decide(m.EpochStarted, planner_id="p"), t.issue()),
+        lambda: LogBuilder().whole().issue("p2"),
     ],
     "versions_rise_by_one": [
-        lambda: Tale().start().issue().report().admit().close(2),
-        lambda: Tale().start().issue().report().admit().close(1, update_count=2),
-        lambda: Tale().start().end_run(1),
+        lambda: LogBuilder().start().issue().report().admit().close(2),
+        lambda: LogBuilder().start().issue().report().admit().close(1, update_count=2),
+        lambda: LogBuilder().start().end_run(1),
     ],
     "plans_are_sound": [
-        lambda: Tale().start().issue().cancel().issue(),
-        lambda: Tale().start().issue().issue("p2"),
-        lambda: Tale().start().issue(base_version=1),
-        lambda: Tale().start().issue(incarnation=2),
-        lambda: Tale().start().issue(worker_id="w1"),
-        lambda: Tale().start().issue(peak_bytes=1001),
-        lambda: Tale().start().issue(trained=(0, 2)),
-        lambda: Tale().start().issue(trained=()),
-        lambda: Tale().start().issue(trained=(0, 1, 2), frozen=(2,)),
+        lambda: LogBuilder().start().issue().cancel().issue(),
+        lambda: LogBuilder().start().issue().issue("p2"),
+        lambda: LogBuilder().start().issue(base_version=1),
+        lambda: LogBuilder().start().issue(incarnation=2),
+        lambda: LogBuilder().start().issue(worker_id="w1"),
+        lambda: LogBuilder().start().issue(peak_bytes=1001),
+        lambda: LogBuilder().start().issue(trained=(0, 2)),
+        lambda: LogBuilder().start().issue(trained=()),
+        lambda: LogBuilder().start().issue(trained=(0, 1, 2), frozen=(2,)),
     ],
     "one_outcome_per_plan": [
-        lambda: Tale().start().issue().report().admit().cancel(),
-        lambda: Tale().start().issue().report().admit().refuse(Outcome.STALE),
-        lambda: Tale().start().issue().cancel().cancel(),
-        lambda: Tale().start().cancel("p9"),
-        lambda: Tale().start().issue().report().admit(worker_id="w1"),
-        lambda: Tale().start().issue().refuse(Outcome.DUPLICATE),
-        lambda: Tale().start().issue().end_run(0),
+        lambda: LogBuilder().start().issue().report().admit().cancel(),
+        lambda: LogBuilder().start().issue().report().admit().refuse(Outcome.STALE),
+        lambda: LogBuilder().start().issue().cancel().cancel(),
+        lambda: LogBuilder().start().cancel("p9"),
+        lambda: LogBuilder().start().issue().report().admit(worker_id="w1"),
+        lambda: LogBuilder().start().issue().refuse(Outcome.DUPLICATE),
+        lambda: LogBuilder().start().issue().end_run(0),
     ],
     "done_plans_have_all_their_steps": [
-        lambda: Tale().start().issue(local_steps=2).report(),
-        lambda: Tale().start().issue().report(steps_done=0),
+        lambda: LogBuilder().start().issue(local_steps=2).report(),
+        lambda: LogBuilder().start().issue().report(steps_done=0),
     ],
     "barriers_wait_for_all": [
-        lambda: Tale(closing="synchronous").aged(),
-        lambda: Tale(closing="synchronous").start().issue().report().admit().issue("p2"),
+        lambda: LogBuilder(closing="synchronous").aged(),
+        lambda: LogBuilder(closing="synchronous").start().issue().report().admit().issue("p2"),
     ],
     "one_answer_per_report": [
-        lambda: Tale().start().issue().report().admit().refuse(Outcome.DUPLICATE),
+        lambda: LogBuilder().start().issue().report().admit().refuse(Outcome.DUPLICATE),
     ],
     "admitted_updates_count_right": [
-        lambda: Tale().start().issue().admit(),
-        lambda: Tale().start().issue().report().admit(blob=OTHER_BLOB),
-        lambda: Tale().start().issue().report().admit(staleness=1),
+        lambda: LogBuilder().start().issue().admit(),
+        lambda: LogBuilder().start().issue().report().admit(blob=OTHER_BLOB),
+        lambda: LogBuilder().start().issue().report().admit(staleness=1),
         lambda: (
-            Tale()
+            LogBuilder()
             .start()
             .issue()
             .report()
@@ -289,9 +289,9 @@ WRONG: dict[str, list[Callable[[], object]]] = {
         ),
     ],
     "fleet_is_followed": [
-        lambda: Tale().start().issue().report().admit(fleet_offset=7),
+        lambda: LogBuilder().start().issue().report().admit(fleet_offset=7),
         lambda: (
-            Tale()
+            LogBuilder()
             .start()
             .issue()
             .report()
@@ -310,33 +310,33 @@ WRONG: dict[str, list[Callable[[], object]]] = {
     ],
     "the_run_opens_once": [
         lambda: (
-            Tale()
+            LogBuilder()
             .start()
-            .tell(m.RunOpened, config=RunConfig(), task="m:t", units_digest=TABLE.digest)
+            .add(m.RunOpened, config=RunConfig(), task="m:t", units_digest=TABLE.digest)
         ),
-        lambda: Tale().start().finish(0),
-        lambda: Tale().whole().finish(),
+        lambda: LogBuilder().start().finish(0),
+        lambda: LogBuilder().whole().finish(),
         lambda: (
-            t := Tale(),
+            t := LogBuilder(),
             t.decide(m.EpochStarted, planner_id="p"),
             t.decide(m.RunStarted, **t._start),
             t.publish(0),
         ),
     ],
     "dispatches_match_plans": [
-        lambda: Tale().start().dispatch(),
-        lambda: Tale().start().issue().dispatch(Tale().plan(seed=9)),
-        lambda: Tale().start().issue().dispatch().dispatch(),
-        lambda: Tale().start().issue().dispatch(shard=1, shard_count=2),
+        lambda: LogBuilder().start().dispatch(),
+        lambda: LogBuilder().start().issue().dispatch(LogBuilder().plan(seed=9)),
+        lambda: LogBuilder().start().issue().dispatch().dispatch(),
+        lambda: LogBuilder().start().issue().dispatch(shard=1, shard_count=2),
     ],
     "versions_are_published_in_order": [
-        lambda: Tale().start().publish(1),
-        lambda: Tale().start().publish(0, decisions_offset=1),
-        lambda: Tale().start().publish(0, "abce"),
-        lambda: Tale().start().publish(0, digest=b"\1" * 32),
-        lambda: Tale().start().publish(0, "abc"),
+        lambda: LogBuilder().start().publish(1),
+        lambda: LogBuilder().start().publish(0, decisions_offset=1),
+        lambda: LogBuilder().start().publish(0, "abce"),
+        lambda: LogBuilder().start().publish(0, digest=b"\1" * 32),
+        lambda: LogBuilder().start().publish(0, "abc"),
         lambda: (
-            Tale()
+            LogBuilder()
             .start()
             .issue()
             .report()
@@ -349,25 +349,25 @@ WRONG: dict[str, list[Callable[[], object]]] = {
             .publish(2)
         ),
         lambda: (
-            Tale()
+            LogBuilder()
             .start()
             .publish(0, left_out=(m.LeftOut(plan_id="p9", worker_id="w0", unit=0, reason="norm"),))
         ),
     ],
     "untrained_units_keep_their_bytes": [
-        lambda: Tale().start().issue().report().admit().close().publish(1, "abce"),
+        lambda: LogBuilder().start().issue().report().admit().close().publish(1, "abce"),
     ],
 }
 
 
 @pytest.mark.parametrize(
-    ("rule", "tell"), [(rule, tell) for rule, tales in WRONG.items() for tell in tales]
+    ("rule", "build"), [(rule, build) for rule, builders in WRONG.items() for build in builders]
 )
 def test_a_log_that_breaks_a_rule_is_an_error_that_names_it(
-    rule: str, tell: Callable[[], object]
+    rule: str, build: Callable[[], object]
 ) -> None:
     with pytest.raises(InvariantError, match=f"{rule} broken"):
-        tell()
+        build()
 
 
 def test_every_rule_has_a_log_that_breaks_it() -> None:
@@ -375,11 +375,11 @@ def test_every_rule_has_a_log_that_breaks_it() -> None:
 
 
 def test_an_update_older_than_the_limit_must_not_be_admitted() -> None:
-    tale = Tale().start().issue()
-    tale.hello()
+    builder = LogBuilder().start().issue()
+    builder.hello()
     for version, plan_id in ((1, "q1"), (2, "q2")):
         blob = BLOB.model_copy(update={"blob_id": plan_id})
-        tale.fleet(
+        builder.fleet(
             m.Hello,
             worker_id=f"v{version}",
             incarnation=1,
@@ -387,26 +387,26 @@ def test_an_update_older_than_the_limit_must_not_be_admitted() -> None:
             sample_count=1,
             units_digest=TABLE.digest,
         )
-        tale.issue(plan_id, worker_id=f"v{version}", base_version=version - 1)
-        tale.report(plan_id, blob, worker_id=f"v{version}").admit(
+        builder.issue(plan_id, worker_id=f"v{version}", base_version=version - 1)
+        builder.report(plan_id, blob, worker_id=f"v{version}").admit(
             plan_id, worker_id=f"v{version}", blob=blob
         )
-        tale.close(version)
-    tale.report()
+        builder.close(version)
+    builder.report()
 
     with pytest.raises(InvariantError, match="staleness 2 is over the limit"):
-        tale.admit(staleness=2)
+        builder.admit(staleness=2)
 
 
 @pytest.mark.parametrize(
-    ("tale", "fault"),
+    ("builder", "fault"),
     [
-        (lambda: Tale().start(), "has not ended the run"),
-        (lambda: Tale().start().end_run(0), "has not finished the run"),
-        (lambda: Tale().start().end_run(0, reason="stalled").finish(0), "ended as stalled"),
+        (lambda: LogBuilder().start(), "has not ended the run"),
+        (lambda: LogBuilder().start().end_run(0), "has not finished the run"),
+        (lambda: LogBuilder().start().end_run(0, reason="stalled").finish(0), "ended as stalled"),
         (
             lambda: (
-                Tale()
+                LogBuilder()
                 .start()
                 .issue()
                 .report()
@@ -421,14 +421,14 @@ def test_an_update_older_than_the_limit_must_not_be_admitted() -> None:
     ],
 )
 def test_a_run_that_lacks_something_at_its_end_is_an_error(
-    tale: Callable[[], Tale], fault: str
+    builder: Callable[[], LogBuilder], fault: str
 ) -> None:
     with pytest.raises(InvariantError, match=fault):
-        tale().checker.end([], ends="target")
+        builder().checker.end([], ends="target")
 
 
 def test_an_acknowledged_report_without_an_outcome_is_an_error() -> None:
     report = m.Report(run_id="r", worker_id="w0", incarnation=1, plan_id="p9", status="done")
 
     with pytest.raises(InvariantError, match="report of plan p9 has no outcome"):
-        Tale().whole().checker.end([report], ends="target")
+        LogBuilder().whole().checker.end([report], ends="target")

@@ -314,9 +314,9 @@ def test_out_of_memory_is_reported_with_the_measured_peak() -> None:
 
 def hello_beats(worker: WorkerCore, beats: range) -> list[int]:
     """At which beats the worker says Hello; at all others a heartbeat."""
-    said = {i: worker.tick(100.0 + 2 * i) for i in beats}
+    sent = {i: worker.tick(100.0 + 2 * i) for i in beats}
     kinds = {
-        i: [type(e.message) for e in effects if isinstance(e, Send)] for i, effects in said.items()
+        i: [type(e.message) for e in effects if isinstance(e, Send)] for i, effects in sent.items()
     }
     assert all(kind in ([Hello], [Heartbeat]) for kind in kinds.values())
     return [i for i, kind in kinds.items() if kind == [Hello]]
@@ -331,9 +331,9 @@ def test_a_slow_heart_says_hello_at_each_fifteenth_beat() -> None:
     worker = WorkerCore(
         HELLO, RunConfig(liveness=LivenessConfig(heartbeat_s=60.0, lost_after_s=200)), TABLE, now=0
     )
-    said = [worker.tick(60.0 * i)[0] for i in range(46)]
+    sent = [worker.tick(60.0 * i)[0] for i in range(46)]
 
-    assert [0, 15, 30, 45] == [i for i, e in enumerate(said) if e == Send(HELLO)]
+    assert [0, 15, 30, 45] == [i for i, e in enumerate(sent) if e == Send(HELLO)]
 
 
 def test_after_a_plan_hellos_begin_to_come_often_again() -> None:
@@ -347,12 +347,12 @@ def test_after_a_plan_hellos_begin_to_come_often_again() -> None:
 
 
 def test_a_worker_with_plan_after_plan_need_not_say_hello_again() -> None:
-    worker, said = core(), []
+    worker, sent = core(), []
     for turn in range(20):
         worker.handle(dispatched(plan(f"p{turn + 1}")), 100.0 + 20 * turn)
-        said += hello_beats(worker, range(10 * turn, 10 * turn + 10))
+        sent += hello_beats(worker, range(10 * turn, 10 * turn + 10))
 
-    assert [] == said[1:]
+    assert [] == sent[1:]
 
 
 def test_a_heartbeat_says_the_state_and_is_not_sent_before_it_is_due() -> None:
@@ -453,8 +453,8 @@ def test_scores_are_told_by_label_only_where_the_device_tells_its_labels(
     scores = GateScores(np.array([[2.0, 0.5]], np.float32), np.array([3, 1]))
     worker.trained("p1", result(scores=scores), 102.0)
 
-    told = report_of(worker.uploaded("p1", BLOB, 103.0)).scores
+    sent_scores = report_of(worker.uploaded("p1", BLOB, 103.0)).scores
 
-    assert told is not None
-    assert counts == told.counts
-    assert sums == told.matrix().tolist()
+    assert sent_scores is not None
+    assert counts == sent_scores.counts
+    assert sums == sent_scores.matrix().tolist()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cos2p_worker.evaluation import judge
+from cos2p_worker.evaluation import evaluate
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.models.exits import Exits
 from cos2p_worker.submodel import all_units, build_submodel, scaled_units
@@ -37,7 +37,7 @@ def test_heads_are_judged_one_by_one_and_by_their_mean_probability(task: Task) -
     model = Says([[unsure, sure], [unsure, unsure], [sure, unsure]])
     data = Dataset(torch.zeros(2, 1), torch.tensor([1, 0]))
 
-    found = judge(task, model, data)
+    found = evaluate(task, model, data)
 
     assert (0.0, 0.5) == found.exit_accuracies
     assert (1.0, 0.5) == (found.accuracy, found.mean_accuracy)
@@ -53,13 +53,13 @@ def test_batches_add_up(task: Task) -> None:
     inputs = torch.randn(1300, 4, generator=torch.Generator().manual_seed(1))
     data = Dataset(inputs, inputs.argmax(-1))
 
-    found = judge(task, Echo(), data)
+    found = evaluate(task, Echo(), data)
 
     assert ((1.0,), 0.0) == (found.exit_accuracies, found.accuracy)
 
 
 def test_a_model_with_one_head_has_no_exits_to_judge(task: Task) -> None:
-    found = judge(task, nn.Identity(), Dataset(torch.eye(4), torch.arange(4)))
+    found = evaluate(task, nn.Identity(), Dataset(torch.eye(4), torch.arange(4)))
 
     assert (1.0, (), None) == (found.accuracy, found.exit_accuracies, found.mean_accuracy)
 
@@ -67,7 +67,7 @@ def test_a_model_with_one_head_has_no_exits_to_judge(task: Task) -> None:
 def test_a_task_without_classes_has_a_loss_alone(task: Task) -> None:
     regression = replace(task, classes=None, loss=functional.mse_loss)
 
-    found = judge(regression, nn.Identity(), Dataset(torch.ones(3, 2), torch.zeros(3, 2)))
+    found = evaluate(regression, nn.Identity(), Dataset(torch.ones(3, 2), torch.zeros(3, 2)))
 
     assert (1.0, None, ()) == (found.loss, found.accuracy, found.exit_accuracies)
 

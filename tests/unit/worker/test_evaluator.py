@@ -21,7 +21,7 @@ from cos2p.log.topics import CHECKPOINTS, FLEET, MODELS, specs
 from cos2p.model.payload import Header, header_of, parts
 from cos2p.run_config import EvaluationConfig, LocalConfig, RunConfig
 from cos2p.service.role import RoleContext
-from cos2p_worker.evaluation import judge_values
+from cos2p_worker.evaluation import evaluate_values
 from cos2p_worker.evaluator import run_evaluator
 from cos2p_worker.initial import initial_values
 from cos2p_worker.submodel import scaled_units
@@ -152,9 +152,9 @@ def test_it_judges_the_average_and_the_raw_weights(task: Task, shards: int) -> N
         found = (await stage.evaluate())[0]
 
         data = task.evaluation_data()
-        assert judge_values(task, average, data).accuracy == found.accuracy
-        assert judge_values(task, average, data).loss == pytest.approx(found.loss)
-        assert judge_values(task, raw, data).accuracy == found.raw_accuracy
+        assert evaluate_values(task, average, data).accuracy == found.accuracy
+        assert evaluate_values(task, average, data).loss == pytest.approx(found.loss)
+        assert evaluate_values(task, raw, data).accuracy == found.raw_accuracy
         assert (5, 100) == (found.version, found.sample_count)
 
     within(20, scenario())
@@ -183,11 +183,11 @@ def test_units_are_scaled_by_how_often_they_were_there(task: Task, shards: int) 
 
         factors = np.array(thirds(exited, 1.4 / 1.9, 0.25 / 1.9))
         data = task.evaluation_data()
-        expected = judge_values(exited, scaled_units(exited.model, average, factors), data)
+        expected = evaluate_values(exited, scaled_units(exited.model, average, factors), data)
         assert expected.loss == pytest.approx(found.loss)
         assert expected.exit_accuracies == found.exit_accuracies
         assert (expected.accuracy, expected.mean_accuracy) == (found.accuracy, found.mean_accuracy)
-        of_raw = judge_values(exited, scaled_units(exited.model, raw, factors), data)
+        of_raw = evaluate_values(exited, scaled_units(exited.model, raw, factors), data)
         assert of_raw.accuracy == found.raw_accuracy
 
     within(20, scenario())
@@ -207,7 +207,7 @@ def test_the_published_models_accuracy_unscaled_is_told_beside(task: Task) -> No
     async def scenario() -> None:
         found = await judged_alone(task)
 
-        plain = judge_values(task, initial_values(task, 3), task.evaluation_data())
+        plain = evaluate_values(task, initial_values(task, 3), task.evaluation_data())
         assert plain.accuracy == found.plain_accuracy != found.accuracy
         assert found.scaled_accuracy == found.accuracy
 
@@ -219,7 +219,7 @@ def test_a_run_may_ask_for_units_as_they_are(task: Task) -> None:
         run = task.run.model_copy(update={"evaluation": EvaluationConfig(scaling="none")})
         found = await judged_alone(replace(task, run=run))
 
-        plain = judge_values(task, initial_values(task, 3), task.evaluation_data())
+        plain = evaluate_values(task, initial_values(task, 3), task.evaluation_data())
         assert plain.loss == pytest.approx(found.loss)
         assert plain.accuracy == found.accuracy
         assert plain.accuracy == found.plain_accuracy == found.raw_accuracy
@@ -246,7 +246,9 @@ def test_a_run_opened_again_forgets_no_version(task: Task) -> None:
 
         factors = np.array(thirds(task, 1 / 1.9, 0.9 / 1.9))
         scaled = scaled_units(task.model, values, factors)
-        assert judge_values(task, scaled, task.evaluation_data()).loss == pytest.approx(found.loss)
+        assert evaluate_values(task, scaled, task.evaluation_data()).loss == pytest.approx(
+            found.loss
+        )
 
     within(20, scenario())
 

@@ -23,9 +23,9 @@ from cos2p.model.cost import CostModel
 from cos2p.model.payload import Header, header_of, parts
 from cos2p.run_config import EvaluationConfig, LocalConfig, RunConfig
 from cos2p.service.role import RoleContext
-from cos2p_worker.evaluation import judge
+from cos2p_worker.evaluation import evaluate
 from cos2p_worker.evaluator import run_evaluator
-from cos2p_worker.export import Exported, Wish, export, load_submodel, parameters_of
+from cos2p_worker.export import Exported, ExportRequest, export, load_submodel, parameters_of
 from cos2p_worker.initial import inherited_values, initial_values
 from cos2p_worker.models.architecture import Architecture
 from cos2p_worker.submodel import all_units, build_submodel, scaled_units
@@ -70,7 +70,7 @@ async def a_run(task: Task, shares: Mapping[int, Sequence[float]] | None = None)
 
 
 def exported(
-    task: Task, out: Path, wish: Wish, shares: Mapping[int, Sequence[float]] | None = None
+    task: Task, out: Path, wish: ExportRequest, shares: Mapping[int, Sequence[float]] | None = None
 ) -> Exported:
     async def scenario() -> Exported:
         return await export(await a_run(task, shares), "t", wish, out, task)
@@ -88,7 +88,7 @@ def outputs(task: Task, seed: int) -> torch.Tensor:
 def test_the_newest_average_is_exported_with_the_models_own_names(
     task: Task, tmp_path: Path
 ) -> None:
-    done = exported(task, tmp_path / "new" / "model.safetensors", Wish())
+    done = exported(task, tmp_path / "new" / "model.safetensors", ExportRequest())
 
     arrays = load_file(done.path)
     assert set(task.layout.shapes) == set(arrays)
@@ -100,7 +100,7 @@ def test_the_newest_average_is_exported_with_the_models_own_names(
 
 
 def test_a_version_and_its_raw_weights_can_be_asked_for(task: Task, tmp_path: Path) -> None:
-    done = exported(task, tmp_path / "m", Wish(version=2, raw=True))
+    done = exported(task, tmp_path / "m", ExportRequest(version=2, raw=True))
 
     assert torch.allclose(outputs(task, 2), load_submodel(done.path, task)(IMAGES))
 
@@ -109,7 +109,7 @@ def test_a_submodel_fits_its_budget_and_is_rebuilt(task: Task, tmp_path: Path) -
     cost = CostModel.of(task.units, task.run)
     memory_bytes = cost.memory_for_fraction(0.5)
 
-    done = exported(task, tmp_path / "m", Wish(memory_bytes=memory_bytes))
+    done = exported(task, tmp_path / "m", ExportRequest(memory_bytes=memory_bytes))
 
     assert cost.peak_bytes(done.units) <= memory_bytes
     module = load_submodel(done.path, task)
@@ -137,7 +137,7 @@ def test_a_whole_models_units_are_scaled_by_how_often_they_were_there(
     task: Task, tmp_path: Path, version: int, third: float, others: float
 ) -> None:
     """By hand: shares 1, 1, .5, 0 and 0, 1, .5, 1, each weighing 0.9 times what the next does."""
-    done = exported(task, tmp_path / "whole", Wish(version), some_shares(task))
+    done = exported(task, tmp_path / "whole", ExportRequest(version), some_shares(task))
 
     factors = np.array([others if u % 3 else third for u in range(len(task.units))])
     values = scaled_units(task.model, initial_values(task, 10 + version), factors)
@@ -152,7 +152,7 @@ def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: P
         await Outbox(bus, "t", MODELS).send(
             RunFinished(run_id="r", decisions_offset=1, version=4, reason="target")
         )
-        await export(bus, "t", Wish(), tmp_path / "m", task)
+        await export(bus, "t", ExportRequest(), tmp_path / "m", task)
         await run_evaluator(
             RoleContext(bus, LoopClock(), structlog.get_logger(), "t"),
             evaluator_id="evaluator",
@@ -164,7 +164,7 @@ def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: P
 
     found = asyncio.run(scenario())
 
-    verdict = judge(task, load_submodel(tmp_path / "m", task), task.evaluation_data())
+    verdict = evaluate(task, load_submodel(tmp_path / "m", task), task.evaluation_data())
     assert verdict.loss == pytest.approx(found.loss)
     assert verdict.accuracy == found.accuracy
     assert found.accuracy != found.plain_accuracy
@@ -173,7 +173,9 @@ def test_the_evaluator_judges_the_model_that_is_exported(task: Task, tmp_path: P
 def test_a_cut_model_keeps_the_weights_that_were_trained(task: Task, tmp_path: Path) -> None:
     memory_bytes = CostModel.of(task.units, task.run).memory_for_fraction(0.5)
 
-    cut = exported(task, tmp_path / "cut", Wish(memory_bytes=memory_bytes), some_shares(task))
+    cut = exported(
+        task, tmp_path / "cut", ExportRequest(memory_bytes=memory_bytes), some_shares(task)
+    )
 
     values = initial_values(task, 14)
     module = build_submodel(task.model, (), cut.units, values, torch.device("cpu"))
@@ -183,7 +185,7 @@ def test_a_cut_model_keeps_the_weights_that_were_trained(task: Task, tmp_path: P
 def test_a_run_may_ask_for_units_as_they_are(task: Task, tmp_path: Path) -> None:
     run = task.run.model_copy(update={"evaluation": EvaluationConfig(scaling="none")})
 
-    done = exported(replace(task, run=run), tmp_path / "m", Wish(), some_shares(task))
+    done = exported(replace(task, run=run), tmp_path / "m", ExportRequest(), some_shares(task))
 
     assert torch.allclose(outputs(task, 14), load_submodel(done.path, task)(IMAGES))
 
@@ -194,7 +196,7 @@ def test_a_model_with_exits_is_rebuilt_by_who_knows_the_task_alone(
     run = RunConfig(local=LocalConfig(objective="exits"))
     exited = replace(task.for_run(run), run=run)
 
-    done = exported(exited, tmp_path / "m", Wish())
+    done = exported(exited, tmp_path / "m", ExportRequest())
 
     expected = build_submodel(
         exited.model, (), done.units, initial_values(exited, 14), torch.device("cpu")
@@ -206,20 +208,20 @@ def test_a_model_with_exits_is_rebuilt_by_who_knows_the_task_alone(
 
 def test_a_budget_that_fits_nothing_is_refused(task: Task, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="would do"):
-        exported(task, tmp_path / "m", Wish(memory_bytes=100))
+        exported(task, tmp_path / "m", ExportRequest(memory_bytes=100))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_version_without_checkpoint_names_the_nearest(task: Task, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"version 3 has no checkpoint; .*: 2, 4"):
-        exported(task, tmp_path / "m", Wish(version=3))
+        exported(task, tmp_path / "m", ExportRequest(version=3))
 
 
 def test_without_a_run_there_is_nothing_to_export(task: Task, tmp_path: Path) -> None:
     async def scenario() -> None:
         bus = MemoryBus(LoopClock())
         await bus.create_topics(specs("t", 1))
-        await export(bus, "t", Wish(), tmp_path / "m", task)
+        await export(bus, "t", ExportRequest(), tmp_path / "m", task)
 
     with pytest.raises(SettingsError, match="no run was opened under 't'"):
         asyncio.run(scenario())
@@ -229,7 +231,7 @@ def test_a_place_that_can_not_be_written_is_a_storage_error(task: Task, tmp_path
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StorageError, match="can't write"):
-        exported(task, tmp_path / "file" / "m", Wish())
+        exported(task, tmp_path / "file" / "m", ExportRequest())
 
 
 def test_files_that_are_no_exports_are_refused(task: Task, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cos2p.errors import SettingsError
 from cos2p.log.messages import Plan
 from cos2p.model.cost import CostModel
 from cos2p.run_config import AnchorConfig, ExitConfig, LocalConfig, RunConfig
-from cos2p_worker.evaluation import judge_values
+from cos2p_worker.evaluation import evaluate_values
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Task
 from cos2p_worker.torch_trainer import local_machine
@@ -82,7 +82,7 @@ def test_each_objective_learns_and_so_do_its_exits(
     result = train(exited, plan_of(units, steps=40).model_copy(update={"progress": 0.9}))
 
     values = {u: base[u] + result.deltas[u] for u in units}
-    found = judge_values(exited, values, exited.evaluation_data(), units)
+    found = evaluate_values(exited, values, exited.evaluation_data(), units)
     assert min(*found.exit_accuracies, found.accuracy or 0, found.mean_accuracy or 0) > 0.6
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from cos2p.model.cost import CostModel
 from cos2p.run_config import LocalConfig, RunConfig
-from cos2p_worker.alone import units_alone
 from cos2p_worker.initial import initial_values
 from cos2p_worker.peak import LiveBytes
+from cos2p_worker.standalone import standalone_units
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.tasks import digits
 from cos2p_worker.torch_trainer import local_machine, local_plan
@@ -118,14 +118,14 @@ def test_the_demos_smallest_device_stays_within_its_memory() -> None:
     cost = CostModel.of(digits.TASK.units, config)
     memory_bytes = cost.memory_for_fraction(0.15)
     margin = int((1 - config.plans.memory_margin) * memory_bytes)
-    units = units_alone(digits.TASK, config, margin, "w")
+    units = standalone_units(digits.TASK, config, margin, "w")
 
     assert peak_of(digits.TASK, config, units) <= memory_bytes
 
 
 def measured_and_forecast(task: Task, config: RunConfig, fraction: float) -> tuple[int, int]:
     cost = CostModel.of(task.units, config)
-    units = units_alone(task, config, cost.memory_for_fraction(fraction), "w")
+    units = standalone_units(task, config, cost.memory_for_fraction(fraction), "w")
     return peak_of(task, config, units), cost.peak_bytes(units)
 
 

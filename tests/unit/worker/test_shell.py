@@ -399,18 +399,18 @@ def test_a_worker_asked_to_stop_abandons_its_plan_and_says_goodbye(tmp_path: Pat
 
 
 def test_a_worker_that_waits_for_its_run_says_so_every_ten_seconds(tmp_path: Path) -> None:
-    told = structlog.testing.CapturingLogger()
+    logged = structlog.testing.CapturingLogger()
 
     async def wait() -> None:
         stage = Stage(tmp_path, ScriptedTrainer(at_once))
-        stage.log = structlog.wrap_logger(told, processors=[])
+        stage.log = structlog.wrap_logger(logged, processors=[])
         await stage.bus.create_topics(specs(PREFIX, 2))
         asyncio.get_running_loop().call_later(35.0, stage.stop.set)
         await stage.work()
 
     run_virtual(wait())
 
-    assert ["run_awaited"] * 3 == [call.kwargs["event"] for call in told.calls]
+    assert ["run_awaited"] * 3 == [call.kwargs["event"] for call in logged.calls]
 
 
 def test_a_worker_asked_to_stop_before_its_run_just_ends(tmp_path: Path) -> None:
@@ -567,7 +567,7 @@ def test_a_worker_leaves_a_run_of_another_version_and_says_so(tmp_path: Path) ->
             protocol=2,
         )
         await stage.say(opened)
-        with pytest.raises(SettingsError, match="run r speaks protocol 2, this worker 1"):
+        with pytest.raises(SettingsError, match="run r uses protocol 2, this worker 1"):
             await stage.work()
 
     asyncio.run(both())

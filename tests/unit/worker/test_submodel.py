@@ -97,7 +97,7 @@ def test_another_norm_is_fine(values_of: Make) -> None:
 def test_a_module_that_is_not_its_layout_is_refused(values_of: Make) -> None:
     model = normed(nn.LayerNorm(3))
 
-    with pytest.raises(SettingsError, match=r"1.bias: the module has \(3,\), .* says \(2,\)"):
+    with pytest.raises(SettingsError, match=r"1.bias: the module has \(3,\), .* declares \(2,\)"):
         build_submodel(model, (0,), (), values_of(model, 0), CPU)
 
 

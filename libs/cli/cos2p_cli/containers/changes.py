@@ -13,7 +13,7 @@ from typing import Literal
 from cos2p.errors import SettingsError
 from cos2p_cli.containers import specs
 from cos2p_cli.containers.classes import ClassRequest, Limits, limits_of
-from cos2p_cli.containers.engine import Found
+from cos2p_cli.containers.engine import ExistingContainer
 from cos2p_cli.containers.specs import ContainerSpec, Site
 
 Verb = Literal["kept", "started", "replaced", "created", "removed"]
@@ -29,7 +29,7 @@ class Change:
 
 
 def compare(
-    wanted: Sequence[ContainerSpec], found: Sequence[Found], images: Mapping[str, str]
+    wanted: Sequence[ContainerSpec], found: Sequence[ExistingContainer], images: Mapping[str, str]
 ) -> list[Change]:
     """Return the changes that turn the existing containers into the wanted ones.
 
@@ -37,11 +37,13 @@ def compare(
     """
     there = {f.name: f for f in found}
     names = {spec.name for spec in wanted}
-    gone = [Change("removed", f.name) for f in found if f.name not in names]
-    return [*gone, *(_change(spec, there.get(spec.name), images) for spec in wanted)]
+    removed = [Change("removed", f.name) for f in found if f.name not in names]
+    return [*removed, *(_change(spec, there.get(spec.name), images) for spec in wanted)]
 
 
-def _change(spec: ContainerSpec, found: Found | None, images: Mapping[str, str]) -> Change:
+def _change(
+    spec: ContainerSpec, found: ExistingContainer | None, images: Mapping[str, str]
+) -> Change:
     if found is None:
         return Change("created", spec.name, spec)
     if found.digest != spec.digest or found.image_id != images[spec.image]:
@@ -51,7 +53,7 @@ def _change(spec: ContainerSpec, found: Found | None, images: Mapping[str, str])
 
 
 def fleet(
-    site: Site, asked: Sequence[ClassRequest], found: Sequence[Found], cpus_max: float
+    site: Site, asked: Sequence[ClassRequest], found: Sequence[ExistingContainer], cpus_max: float
 ) -> list[ContainerSpec]:
     """Return the wanted workers: the classes asked for, and all other classes unchanged.
 
@@ -80,14 +82,14 @@ def fleet(
 
 
 def _parts(
-    site: Site, places: Sequence[tuple[str, int]], workers: Sequence[Found]
+    site: Site, places: Sequence[tuple[str, int]], workers: Sequence[ExistingContainer]
 ) -> dict[tuple[str, int], int]:
     """Assign parts of the data: existing workers keep theirs, others get the lowest free ones."""
-    had = {f.name: int(f.labels[specs.PART]) for f in workers}
+    old_parts = {f.name: int(f.labels[specs.PART]) for f in workers}
     parts = {
-        place: had[name]
+        place: old_parts[name]
         for place in places
-        if (name := specs.worker_name(site.name, *place)) in had
+        if (name := specs.worker_name(site.name, *place)) in old_parts
     }
     free = iter(sorted(set(range(site.parts)) - set(parts.values())))
     for place in places:

@@ -9,8 +9,8 @@ from typing import Any
 
 from cos2p_cli import figures
 from cos2p_cli.containers import specs
-from cos2p_cli.containers.engine import DockerEngine, Found
-from cos2p_cli.containers.readiness import few
+from cos2p_cli.containers.engine import DockerEngine, ExistingContainer
+from cos2p_cli.containers.readiness import short_list
 from cos2p_cli.containers.steps import StepPrinter
 
 TURNS = (("worker", "evaluator", "init"), ("planner",), ("aggregator",), ("kafka",))
@@ -41,8 +41,8 @@ async def take_down(
     for roles in TURNS:
         turn = [f for f in found if f.role in roles]
         if turn:
-            steps.waiting(f"stopping {few([f.name for f in turn])}")
-        await gather(*(_leave(engine, f, patience_s) for f in turn))
+            steps.waiting(f"stopping {short_list([f.name for f in turn])}")
+        await gather(*(_stop_and_remove(engine, f, patience_s) for f in turn))
         for f in turn:
             steps.done(f"removed   {f.name}")
     if network:
@@ -64,7 +64,9 @@ async def take_down(
     return {"containers": [f.name for f in found], "network": network, "volume": state}
 
 
-async def _leave(engine: DockerEngine, found: Found, patience_s: int | None) -> None:
+async def _stop_and_remove(
+    engine: DockerEngine, found: ExistingContainer, patience_s: int | None
+) -> None:
     if found.status in ("running", "restarting", "paused"):
         await to_thread(engine.stop, found.name, patience_s)
     await to_thread(engine.remove, "container", found.name)

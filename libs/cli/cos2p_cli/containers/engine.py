@@ -27,7 +27,7 @@ class EngineError(Cos2pError):
 
 
 @dataclass(frozen=True)
-class Found:
+class ExistingContainer:
     """An existing container.
 
     Attributes:
@@ -117,7 +117,7 @@ class DockerEngine:
             found = self._client.images.list(name=image)
             return str(found[0].id) if found else None
 
-    def containers(self, site: str) -> list[Found]:
+    def containers(self, site: str) -> list[ExistingContainer]:
         """Return all containers of a ring, running or not."""
         with _plain():
             # A container may vanish between the list and its inspection: it is then left out.
@@ -249,9 +249,9 @@ class DockerEngine:
         return getattr(self._client, f"{kind}s")
 
 
-def _found(attrs: Mapping[str, Any]) -> Found:
+def _found(attrs: Mapping[str, Any]) -> ExistingContainer:
     state = attrs["State"]
-    return Found(
+    return ExistingContainer(
         name=attrs["Name"].removeprefix("/"),
         labels=attrs["Config"]["Labels"] or {},
         image_id=attrs["Image"],

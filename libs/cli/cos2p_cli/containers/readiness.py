@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cos2p.errors import BudgetError, Cos2pError, ExitCode
 from cos2p.history.run import RunHistory
 from cos2p.model.cost import plain_bytes
-from cos2p_cli.containers.engine import Found
+from cos2p_cli.containers.engine import ExistingContainer
 from cos2p_cli.containers.specs import CLASS
 from cos2p_cli.supervisor import ChildError, error_line
 
@@ -18,12 +18,12 @@ CLOCKS_S = 1.0
 """How much the engine's clock and the records' clock may differ."""
 
 
-def not_ready(run: RunHistory, found: Sequence[Found]) -> list[str]:
+def not_ready(run: RunHistory, found: Sequence[ExistingContainer]) -> list[str]:
     """Return the names of the containers that are not ready yet."""
     return [f.name for f in found if f.role != "init" and not _is_ready(run, f)]
 
 
-def _is_ready(run: RunHistory, found: Found) -> bool:
+def _is_ready(run: RunHistory, found: ExistingContainer) -> bool:
     if found.status != "running":
         return False
     since_s = found.started_s - CLOCKS_S
@@ -40,7 +40,9 @@ def _is_ready(run: RunHistory, found: Found) -> bool:
             return True
 
 
-def failing(found: Sequence[Found], restarts_before: Mapping[str, int]) -> Found | None:
+def failing(
+    found: Sequence[ExistingContainer], restarts_before: Mapping[str, int]
+) -> ExistingContainer | None:
     """Return a container that has failed for good, or again and again; None without one."""
     for f in found:
         again = f.restarts - restarts_before.get(f.name, 0) >= FAILURES_MAX
@@ -50,7 +52,7 @@ def failing(found: Sequence[Found], restarts_before: Mapping[str, int]) -> Found
     return None
 
 
-def error_of(found: Found, log: str) -> Cos2pError:
+def error_of(found: ExistingContainer, log: str) -> Cos2pError:
     """Return the error for a failed container: its own last message, or what killed it."""
     kind = found.labels.get(CLASS)
     if found.out_of_memory:
@@ -67,7 +69,7 @@ def error_of(found: Found, log: str) -> Cos2pError:
     )
 
 
-def _exit_code(found: Found) -> int:
+def _exit_code(found: ExistingContainer) -> int:
     """Return the code of an expected error, else that of a failed run."""
     expected = (ExitCode.USAGE, ExitCode.BUS, ExitCode.STORAGE)
     return found.exit_code if found.exit_code in expected else ExitCode.RUN_FAILED
@@ -78,7 +80,7 @@ def last_line(log: str) -> str:
     return error_line(log) or log.strip().rpartition("\n")[2] or "its log is empty"
 
 
-def few(names: Sequence[str]) -> str:
+def short_list(names: Sequence[str]) -> str:
     """Write the first four names and the number of the others."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more

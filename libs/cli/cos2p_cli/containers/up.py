@@ -29,8 +29,8 @@ from cos2p_cli import figures
 from cos2p_cli.containers import specs
 from cos2p_cli.containers.changes import Change, compare, fleet
 from cos2p_cli.containers.classes import DEFAULT_FLEET, ClassRequest, parse_fleet
-from cos2p_cli.containers.engine import DockerEngine, Found
-from cos2p_cli.containers.readiness import error_of, failing, few, last_line, not_ready
+from cos2p_cli.containers.engine import DockerEngine, ExistingContainer
+from cos2p_cli.containers.readiness import error_of, failing, last_line, not_ready, short_list
 from cos2p_cli.containers.specs import ContainerSpec, Site
 from cos2p_cli.containers.steps import StepPrinter
 
@@ -167,7 +167,9 @@ class Up:
 
     # ------------------------------------------------------------ the wanted state
 
-    async def _site(self, found: Sequence[Found], asked: Sequence[ClassRequest]) -> Site:
+    async def _site(
+        self, found: Sequence[ExistingContainer], asked: Sequence[ClassRequest]
+    ) -> Site:
         chosen = self._chosen
         labels = dict(pair for f in found for pair in f.labels.items())
         had_port = labels.get(specs.PORT)
@@ -194,15 +196,15 @@ class Up:
         """Return the number of data parts. It is set once, in a label of the log's volume."""
         volume = specs.volume_of(self._chosen.name)
         labels = await to_thread(self._engine.labels_of, "volume", volume) or {}
-        had, asked = labels.get(specs.PARTS), self._chosen.parts
-        if had is None:
+        current, asked = labels.get(specs.PARTS), self._chosen.parts
+        if current is None:
             return asked or max(PARTS_MIN, workers)
-        if asked not in (None, int(had)):
+        if asked not in (None, int(current)):
             raise SettingsError(
-                f"the data of {self._chosen.name} is cut into {had} parts, and that can't change: "
-                "choose another --name, or run `cos2p down --volumes` first"
+                f"the data of {self._chosen.name} is cut into {current} parts, "
+                "and that can't change: choose another --name, or run `cos2p down --volumes` first"
             )
-        return int(had)
+        return int(current)
 
     async def _images(self, site: Site) -> dict[str, str]:
         ids = {}
@@ -239,13 +241,13 @@ class Up:
     async def _apply(
         self,
         wanted: Sequence[ContainerSpec],
-        found: Sequence[Found],
+        found: Sequence[ExistingContainer],
         images: Mapping[str, str],
     ) -> None:
         changes = compare(wanted, found, images)
         removed = [c.name for c in changes if c.verb in ("removed", "replaced")]
         if removed:
-            self._steps.waiting(f"stopping {few(removed)}")
+            self._steps.waiting(f"stopping {short_list(removed)}")
         await gather(*(self._retire(name) for name in removed))
         for change in changes:
             if change.spec is not None and change.verb in ("created", "replaced"):
@@ -333,20 +335,21 @@ class Up:
         """
         restarts = {f.name: f.restarts for f in await self._found()}
         while names := await awaited():
-            self._steps.waiting(text or f"waiting for {few(names)}")
+            self._steps.waiting(text or f"waiting for {short_list(names)}")
             failed = failing(await self._found(), restarts)
             if failed is not None:
                 raise error_of(failed, await to_thread(self._engine.log_of, failed.name))
             if self._clock.now() >= self._give_up_s:
                 last = last_line(await to_thread(self._engine.log_of, names[0]))
+                waited = figures.duration(self._chosen.timeout_s)
                 raise RunFailedError(
-                    f"not ready after {figures.duration(self._chosen.timeout_s)}: {few(names)}; "
+                    f"not ready after {waited}: {short_list(names)}; "
                     f"last log line of {names[0]}: {last} "
                     "(containers stay; --timeout waits longer)"
                 )
             await self._clock.sleep(LOOK_S)
 
-    async def _found(self) -> list[Found]:
+    async def _found(self) -> list[ExistingContainer]:
         return await to_thread(self._engine.containers, self._chosen.name)
 
 

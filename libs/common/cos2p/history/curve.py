@@ -16,7 +16,7 @@ POINTS_MAX = 512
 
 
 @dataclass(frozen=True)
-class Judgement:
+class EvaluationRow:
     """The evaluator's result for one version; docs/telemetry.md describes each figure."""
 
     version: int = figure(REQUIRED, "the version judged", "", "Evaluated")
@@ -41,7 +41,7 @@ class Judgement:
     )
 
     @classmethod
-    def of(cls, message: m.Evaluated, at_s: float) -> "Judgement":
+    def of(cls, message: m.Evaluated, at_s: float) -> "EvaluationRow":
         """Make the verdict from a message appended at `at_s`."""
         names = (f.name for f in fields(cls) if f.name != "judged_s")
         return cls(judged_s=at_s, **{name: getattr(message, name) for name in names})
@@ -64,11 +64,11 @@ class Curve:
         offered: number of versions whose verdicts were taken so far.
     """
 
-    points: list[Judgement] = field(default_factory=list)
+    points: list[EvaluationRow] = field(default_factory=list)
     stride: int = 1
     offered: int = 0
 
-    def take(self, verdict: Judgement, *, thinned: bool) -> None:
+    def take(self, verdict: EvaluationRow, *, thinned: bool) -> None:
         """Take the next verdict; it replaces an older one on the same version."""
         place = bisect_left(self.points, verdict.version, key=lambda p: p.version)
         if place < len(self.points):

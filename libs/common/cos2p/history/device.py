@@ -99,7 +99,7 @@ class DeviceRow:
     left: bool = False
 
     @property
-    @derived("samples per label; null where it keeps them to itself", "count", "Hello")
+    @derived("samples per label; null if it withholds them", "count", "Hello")
     def label_counts(self) -> Labels:
         """The samples per label that it announced last."""
         return self.labels[-1].counts if self.labels else None
@@ -140,14 +140,14 @@ class DeviceRow:
 
     # ------------------------------------------------------------ its records in `fleet`
 
-    def heard(self, at_s: float) -> None:
+    def note_heard(self, at_s: float) -> None:
         """Take the time of any record from it."""
         self.came_s = at_s if self.came_s is None else self.came_s
         self.heard_s = max(at_s, self.heard_s or 0.0)
 
     def greet(self, hello: m.Hello, offset: int, at_s: float) -> None:
         """Take its Hello."""
-        self.heard(at_s)
+        self.note_heard(at_s)
         profile = hello.profile
         self.device_class, self.memory_bytes = profile.device_class, profile.memory_bytes
         self.flops_per_s, self.bytes_per_s = profile.flops_per_s, profile.bytes_per_s
@@ -160,7 +160,7 @@ class DeviceRow:
 
     def report(self, report: m.Report, at_s: float) -> None:
         """Take its report on a plan."""
-        self.heard(at_s)
+        self.note_heard(at_s)
         self.settled_s, self.left = at_s, False
         self.fetch_s += report.fetch_s
         self.train_s += report.train_s
@@ -176,7 +176,7 @@ class DeviceRow:
 
     def leave(self, at_s: float) -> None:
         """Take its Goodbye."""
-        self.heard(at_s)
+        self.note_heard(at_s)
         self.left = True
 
     # ------------------------------------------------------------ decisions on it

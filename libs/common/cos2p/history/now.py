@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.history.curve import Judgement
+from cos2p.history.curve import EvaluationRow
 from cos2p.history.device import DeviceRow
 from cos2p.history.state import HistoryState
 from cos2p.history.version import VersionRow
@@ -109,11 +109,11 @@ class RunNow:
         return self.config.rounds.versions
 
     @property
-    def accuracy(self) -> list[Judgement]:
+    def accuracy(self) -> list[EvaluationRow]:
         """Verdicts, oldest version first; thinned unless all rows are kept."""
         return self.state.curve.points
 
-    def exits(self, verdict: Judgement) -> list[tuple[str, float]]:
+    def exits(self, verdict: EvaluationRow) -> list[tuple[str, float]]:
         """Name and accuracy of each inner exit and of the mean of all heads."""
         if self.table is None or not verdict.exit_accuracies:
             return []
@@ -193,10 +193,10 @@ class RunNow:
             return "unknown"
         if self.horizon_s(now_s) - self.seen_s(device) > self.config.liveness.lost_after_s:
             return "lost"
-        doing = "idle" if beat is None else beat.message.state
+        activity = "idle" if beat is None else beat.message.state
         if device.plan_id is None:
-            return "excluded" if device.excluded else doing
-        return "planned" if doing == "idle" else doing
+            return "excluded" if device.excluded else activity
+        return "planned" if activity == "idle" else activity
 
     # ------------------------------------------------------------ time
 

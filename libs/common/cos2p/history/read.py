@@ -71,7 +71,7 @@ class Tape:
             run_id=run_id,
             offset=offset,
             kinds=kinds,
-            bury_from=None,
+            dead_letters_from=None,
         )
         return cls(mailbox)
 
@@ -143,9 +143,9 @@ async def run_of(bus: Bus, prefix: str) -> str:
     """The run at this prefix: named by its decisions, else by the first request, else empty."""
     async for decided in letters(bus, prefix, DECISIONS):
         return decided.message.run_id
-    async for said in letters(bus, prefix, FLEET, ANY_RUN):
-        if isinstance(said.message, m.RunRequested):
-            return said.message.run_id
+    async for fleet_letter in letters(bus, prefix, FLEET, ANY_RUN):
+        if isinstance(fleet_letter.message, m.RunRequested):
+            return fleet_letter.message.run_id
     return ""
 
 
@@ -205,7 +205,7 @@ class RunLog:
         await self.extend()
         async for letter in self.decided():
             yield letter
-        async for letter in self.said():
+        async for letter in self.fleet_letters():
             yield letter
 
     async def decided(self) -> AsyncIterator[Letter]:
@@ -219,13 +219,13 @@ class RunLog:
                 yield made
             decision = letter.message
             if isinstance(decision, m.Decision) and self._fence.admits(decision):
-                async for said in self.said(decision.fleet_offset):
-                    yield said
+                async for fleet_letter in self.fleet_letters(decision.fleet_offset):
+                    yield fleet_letter
             yield self.decisions.take()
         async for made in self._made(None):
             yield made
 
-    async def said(self, end: int | None = None) -> AsyncIterator[Letter]:
+    async def fleet_letters(self, end: int | None = None) -> AsyncIterator[Letter]:
         """Give the fleet records below an offset; None for all."""
         while (letter := await self.fleet.head()) is not None:
             if end is not None and letter.offset >= end:
@@ -236,6 +236,10 @@ class RunLog:
         """Give the records of `models` that obey decisions below an offset; None for all."""
         while (letter := await self.models.head()) is not None:
             made = letter.message
-            if end is not None and isinstance(made, m.Made) and made.decisions_offset > end:
+            if (
+                end is not None
+                and isinstance(made, m.AggregatorMessage)
+                and made.decisions_offset > end
+            ):
                 return
             yield self.models.take()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cos2p.history import version as of_version
-from cos2p.history.curve import Judgement
+from cos2p.history.curve import EvaluationRow
 from cos2p.history.device import DeviceRow, natural
 from cos2p.history.now import Beat, RunNow
 from cos2p.history.plan import PlanRow
@@ -118,14 +118,14 @@ class RunHistory(RunNow):
                 return False
             state.last_s = max(state.last_s, message.at_s)
             state.planner_s = max(state.planner_s or 0.0, message.at_s)
-            self._decided(message, offset)
+            self._take_decision(message, offset)
             return True
         state.last_s = max(state.last_s, at_s)
-        if isinstance(message, m.Made):
+        if isinstance(message, m.AggregatorMessage):
             state.aggregator_s = max(state.aggregator_s or 0.0, at_s)
-            self._made(message, at_s)
+            self._take_aggregator_record(message, at_s)
         else:
-            self._said(message, offset, at_s)
+            self._take_fleet_record(message, offset, at_s)
         return True
 
     def take_letter(self, letter: Letter) -> bool:
@@ -176,7 +176,7 @@ class RunHistory(RunNow):
 
     # ------------------------------------------------------------ the fleet
 
-    def _said(self, message: Message, offset: int, at_s: float) -> None:
+    def _take_fleet_record(self, message: Message, offset: int, at_s: float) -> None:
         state = self.state
         match message:
             case m.RunRequested() if not state.requested:
@@ -192,9 +192,9 @@ class RunHistory(RunNow):
             case m.Goodbye():
                 self._device(message.worker_id).leave(at_s)
             case m.Evaluated():
-                self._judged(Judgement.of(message, at_s))
+                self._take_evaluation(EvaluationRow.of(message, at_s))
 
-    def _judged(self, verdict: Judgement) -> None:
+    def _take_evaluation(self, verdict: EvaluationRow) -> None:
         state, version = self.state, verdict.version
         state.curve.take(verdict, thinned=self._rows_max is not None)
         if version in state.rows:
@@ -209,7 +209,7 @@ class RunHistory(RunNow):
         state.task, state.config, state.units = begun.task, begun.config, begun.units
         self.table = begun.units.table()
 
-    def _decided(self, decision: m.Decision, offset: int) -> None:
+    def _take_decision(self, decision: m.Decision, offset: int) -> None:
         state = self.state
         match decision:
             case m.RunStarted():
@@ -281,7 +281,7 @@ class RunHistory(RunNow):
 
     # ------------------------------------------------------------ the aggregator's records
 
-    def _made(self, message: m.Made, at_s: float) -> None:
+    def _take_aggregator_record(self, message: m.AggregatorMessage, at_s: float) -> None:
         match message:
             case m.Dispatched():
                 self._dispatched(message, at_s)
@@ -309,7 +309,7 @@ class RunHistory(RunNow):
             return
         whole = [part for _, part in sorted(state.parts.pop(version).items())]
         state.whole = version
-        self._let_plans_go(min(p.decisions_offset for p in whole))
+        self._drop_ended_plans(min(p.decisions_offset for p in whole))
         state.left_out_count += sum(len(p.left_out) for p in whole)
         oldest = version - state.config.rounds.staleness_max - 1
         state.squares = {v: s for v, s in state.squares.items() if v >= oldest}
@@ -325,7 +325,7 @@ class RunHistory(RunNow):
                 of_version.path_of(updates),
             )
 
-    def _let_plans_go(self, obeyed: int) -> None:
+    def _drop_ended_plans(self, obeyed: int) -> None:
         """Drop rows of plans that have ended and that every shard has passed."""
         state = self.state
         state.obeyed = max(state.obeyed, obeyed)

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cos2p.history.curve import Curve, Judgement
+from cos2p.history.curve import Curve, EvaluationRow
 from cos2p.history.device import DeviceRow
 from cos2p.history.plan import PlanRow
 from cos2p.history.version import Merged, VersionRow
@@ -92,7 +92,7 @@ class HistoryState:
     plans: dict[str, PlanRow] = field(default_factory=dict)
     rows: dict[int, VersionRow] = field(default_factory=dict)
     curve: Curve = field(default_factory=Curve)
-    early: dict[int, Judgement] = field(default_factory=dict)
+    early: dict[int, EvaluationRow] = field(default_factory=dict)
     open: list[Merged] = field(default_factory=list)
     window: list[list[Merged]] = field(default_factory=list)
     unpublished: dict[int, list[Merged]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cos2p.history.curve import Judgement
+from cos2p.history.curve import EvaluationRow
 from cos2p.history.device import Labels
 from cos2p.history.figure import REQUIRED, figure, figures_of, json_of
 from cos2p.log import messages as m
@@ -23,7 +23,7 @@ from cos2p.log.state_codec import Bytes, Counts16
 from cos2p.model import bound
 from cos2p.model.units import UnitTable
 
-CLOSED, MERGED, MADE = "RoundClosed", "UpdateAdmitted", "VersionPublished"
+CLOSED, MERGED, PUBLISHED = "RoundClosed", "UpdateAdmitted", "VersionPublished"
 USED = f"PlanIssued, {MERGED}"
 LABELS = f"Hello, {USED}"
 
@@ -96,40 +96,40 @@ class VersionRow:
         "Hello",
     )
     left_out_count: int | None = figure(
-        None, "units of its updates that failed the aggregator's checks", "", MADE
+        None, "units of its updates that failed the aggregator's checks", "", PUBLISHED
     )
     step_norm: float | None = figure(
-        None, "L2 norm of the change from the version before", "", MADE
+        None, "L2 norm of the change from the version before", "", PUBLISHED
     )
-    model_norm: float | None = figure(None, "L2 norm of the raw weights", "", MADE)
+    model_norm: float | None = figure(None, "L2 norm of the raw weights", "", PUBLISHED)
     delta_square: float | None = figure(
-        None, "sum over merged units of sum_i a_i s_i^2 |delta_iu|^2 / sum_i a_i", "", MADE
+        None, "sum over merged units of sum_i a_i s_i^2 |delta_iu|^2 / sum_i a_i", "", PUBLISHED
     )
     dispersion: float | None = figure(
-        None, "`delta_square` - |D|^2: the updates' variance about their mean", "", MADE
+        None, "`delta_square` - |D|^2: the updates' variance about their mean", "", PUBLISHED
     )
     gradient_proxy: float | None = figure(
         None,
         "|D|^2 / (lr E)^2, lr E the mean of lr_i s_i E_i weighted by a_i",
         "",
-        f"{MADE}, {USED}",
+        f"{PUBLISHED}, {USED}",
     )
     pruning_noise_mean: float | None = figure(
         None,
         "over the updates: sum over the units neither trained nor frozen of |w_u|^2 / |w|^2, "
         "in the update's base version",
         "share",
-        f"{MADE}.unit_norms, PlanIssued",
+        f"{PUBLISHED}.unit_norms, PlanIssued",
     )
-    pruning_noise_max: float | None = figure(None, "the largest", "share", MADE)
-    verdict: Judgement | None = None
+    pruning_noise_max: float | None = figure(None, "the largest", "share", PUBLISHED)
+    verdict: EvaluationRow | None = None
     counts: Counts16 = field(
         default_factory=lambda: np.zeros(0, np.int16), compare=False, repr=False
     )
 
     def to_json(self) -> dict[str, Any]:
         """The row's only JSON form: its figures and its verdict's, null if not known."""
-        empty = dict.fromkeys(figures_of(Judgement))
+        empty = dict.fromkeys(figures_of(EvaluationRow))
         return {**empty, **(json_of(self.verdict) if self.verdict else {}), **json_of(self)}
 
 
@@ -138,7 +138,7 @@ def row_fields(plain: dict[str, Any]) -> dict[str, Any]:
     own = {f.name for f in fields(VersionRow)} - {"verdict", "counts"}
     row = {k: v for k, v in plain.items() if k in own}
     if plain.get("judged_s") is not None:
-        row["verdict"] = {f.name: plain[f.name] for f in fields(Judgement) if f.name in plain}
+        row["verdict"] = {f.name: plain[f.name] for f in fields(EvaluationRow) if f.name in plain}
     return row
 
 
@@ -309,15 +309,15 @@ def label_distances(
 
     See `bound.label_distances`. `known` holds the devices' samples per label, where there are any.
     """
-    telling = [u for u in updates if u.worker_id in known]
-    if not telling:
+    labelled = [u for u in updates if u.worker_id in known]
+    if not labelled:
         return np.zeros(0)
     classes = max(len(of) for of in known.values())
     units = len(prunable)
     distances = bound.label_distances(
-        np.array([u.trained_bits[:units] for u in telling])[:, prunable],
-        np.array([u.weight for u in telling]),
-        _matrix([known[u.worker_id] for u in telling], classes),
+        np.array([u.trained_bits[:units] for u in labelled])[:, prunable],
+        np.array([u.weight for u in labelled]),
+        _matrix([known[u.worker_id] for u in labelled], classes),
         _matrix(list(known.values()), classes).sum(axis=0),
     )
     return distances[~np.isnan(distances)]

@@ -28,7 +28,7 @@ other topics come first."""
 
 Extent = Mapping[str, Mapping[int, Offsets]]
 """The ends of each topic's partitions, by the topic's full name and the partition."""
-Told = Callable[[int], None]
+OnCopied = Callable[[int], None]
 """Receives the number of records copied since its last call."""
 
 
@@ -53,7 +53,7 @@ async def extent_of(bus: Bus, prefix: str) -> dict[str, dict[int, Offsets]]:
 
 
 async def copy(
-    bus: Bus, prefix: str, extent: Extent, out: Path, told: Told = lambda _: None
+    bus: Bus, prefix: str, extent: Extent, out: Path, on_copied: OnCopied = lambda _: None
 ) -> list[Copied]:
     """Copy the records in the extent into the new file `out`.
 
@@ -70,7 +70,7 @@ async def copy(
             log.create_topics(specs(prefix, partitions))
             names = sorted(extent, key=lambda name: not log.topic(name).spec.compacted)
             copied = [
-                await _copy_partition(bus, log, name, partition, extent[name][partition], told)
+                await _copy_partition(bus, log, name, partition, extent[name][partition], on_copied)
                 for name in names
                 for partition in extent[name]
             ]
@@ -83,7 +83,7 @@ async def copy(
 
 
 async def _copy_partition(
-    bus: Bus, log: SqliteLog, topic: str, partition: int, ends: Offsets, told: Told
+    bus: Bus, log: SqliteLog, topic: str, partition: int, ends: Offsets, on_copied: OnCopied
 ) -> Copied:
     entry = log.topic(topic)
     place, compacted = entry.logs[partition], entry.spec.compacted
@@ -100,11 +100,13 @@ async def _copy_partition(
             log.place(place, first, [])
             continue
         if not read:
-            raise BlobError(f"{topic}[{partition}] ends at {offset}, not at {ends.next} as it said")
+            raise BlobError(
+                f"{topic}[{partition}] ends at {offset}, not at {ends.next} as reported before"
+            )
         found = [r for r in read if r.offset < ends.next]
         log.place(place, first, found, compacted=compacted)
         offset = read[-1].offset + 1
-        told(len(found))
+        on_copied(len(found))
     return Copied(topic, partition, first, *log.held(place))
 
 

@@ -151,7 +151,7 @@ async def read_blob(
         count += 1
         byte_count += len(data.value)
         if byte_count > ref.byte_count:
-            raise ChunkForeignError(f"{_name(ref)} has more bytes than its reference says")
+            raise ChunkForeignError(f"{_name(ref)} has more bytes than its reference declares")
         if verify:
             hasher.update(data.value)
         yield memoryview(data.value)
@@ -161,7 +161,7 @@ async def read_blob(
             f"{byte_count} of {ref.byte_count} bytes found"
         )
     if verify and hasher.digest() != ref.digest:
-        raise DigestError(f"{_name(ref)} has another digest than its reference says")
+        raise DigestError(f"{_name(ref)} has another digest than its reference declares")
 
 
 async def read_chunks(

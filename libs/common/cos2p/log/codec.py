@@ -70,7 +70,7 @@ def decode(
         raise MessageError(f"{name}: {plain_validation(error)}"[:2000]) from error
     except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
         # Upcasts work on bodies that are not validated yet, so they may fail in many ways.
-        raise MessageError(f"{name} version {version} can't be lifted: {error!r}") from error
+        raise MessageError(f"{name} version {version} can't be upgraded: {error!r}") from error
 
 
 def _headers(record: Record) -> tuple[str, int]:

@@ -23,7 +23,7 @@ POLL_BYTES_MAX = 1 << 20
 """Bytes of one read. A reader that is far behind holds no more of the log than this."""
 HEAD_BYTES_MAX = 32 << 10
 """Bytes of one read where only the next few records are wanted."""
-BURIED_MAX = 10
+DEAD_LETTERS_MAX = 10
 """Dead letters of one writer: enough to see what is wrong with it."""
 WRITERS_MAX = 1000
 """Number of writers that are counted separately. The limit bounds memory, because a forger can
@@ -73,8 +73,8 @@ class Mailbox:
         offset: offset to begin at.
         kinds: kinds of messages to give; others are not decoded. Empty for all.
         check: a further check of each record; it raises `MessageError` to refuse the record.
-        bury_from: offset from which refused records become dead letters. An earlier reader has
-            handled those before it. None writes no dead letters, because a later reader does.
+        dead_letters_from: offset from which refused records become dead letters. An earlier reader
+            has handled those before it. None writes no dead letters, because a later reader does.
         refused: receives each refusal.
     """
 
@@ -89,14 +89,14 @@ class Mailbox:
         offset: int = 0,
         kinds: Collection[type[Message]] = (),
         check: Check = lambda record, message: None,
-        bury_from: int | None = 0,
+        dead_letters_from: int | None = 0,
         refused: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
         self._bus, self._prefix, self._reader = bus, prefix, reader
         self._check, self._refused = check, refused
         self._topic = topic
         self._kinds = {kind.__name__.encode() for kind in kinds}
-        self._bury_from = bury_from
+        self._dead_letters_from = dead_letters_from
         self._refused_counts: Counter[bytes] = Counter()
         self.run_id = run_id
         self.offset = offset
@@ -153,11 +153,11 @@ class Mailbox:
             writer = OTHERS
         counts[writer] += 1
         self._refused(Refusal(record.offset, reason, counts[writer]))
-        due = self._bury_from is not None and record.offset >= self._bury_from
-        if due and counts[writer] <= BURIED_MAX:
-            await self._bury(record, reason)
+        due = self._dead_letters_from is not None and record.offset >= self._dead_letters_from
+        if due and counts[writer] <= DEAD_LETTERS_MAX:
+            await self._write_dead_letter(record, reason)
 
-    async def _bury(self, record: Record, reason: str) -> None:
+    async def _write_dead_letter(self, record: Record, reason: str) -> None:
         letter = DeadLetter(
             run_id=self.run_id or "unknown",
             topic=record.topic,

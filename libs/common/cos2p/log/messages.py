@@ -269,14 +269,14 @@ class RunEnded(Decision):
 # ---------------------------------------------------------------- models
 
 
-class Made(Message):
+class AggregatorMessage(Message):
     """Base of the messages that only the aggregator writes."""
 
     decisions_offset: Count
     """The next `decisions` record to obey: this message carries out the record before it."""
 
 
-class RunOpened(Made):
+class RunOpened(AggregatorMessage):
     """What a worker must know about the run (written by shard 0, before version 0)."""
 
     config: RunConfig
@@ -286,7 +286,7 @@ class RunOpened(Made):
     """The aggregator's `PROTOCOL`; a worker with another one leaves."""
 
 
-class Dispatched(Made):
+class Dispatched(AggregatorMessage):
     """The weights of a plan are in `submodels`; each aggregator shard writes one record."""
 
     plan: Plan
@@ -308,7 +308,7 @@ class Dispatched(Made):
         return next((b.blob for b in self.blobs if b.blob.blob_id.startswith(own)), None)
 
 
-class VersionPublished(Made):
+class VersionPublished(AggregatorMessage):
     """A shard has made a version; recovery continues at its `decisions_offset`."""
 
     version: Count
@@ -339,7 +339,7 @@ class VersionPublished(Made):
     records in between."""
 
 
-class RunFinished(Made):
+class RunFinished(AggregatorMessage):
     """The aggregator has obeyed RunEnded: workers may stop."""
 
     version: Count

@@ -114,7 +114,7 @@ async def fitting_snapshots(
 ) -> AsyncIterator[Snapshot]:
     """Give the snapshots of a fold that fit the run and its log, newest first."""
     for snapshot in await snapshots_of(bus, prefix, of, skipped):
-        fault = f"it is of run {snapshot.run_id}" if snapshot.run_id != run_id else ""
+        fault = f"it belongs to run {snapshot.run_id}" if snapshot.run_id != run_id else ""
         fault = fault or await _misfit(bus, prefix, snapshot.positions)
         if fault:
             skipped(snapshot.number, fault)
@@ -164,10 +164,10 @@ def _joined(head: SnapshotPart, parts: Mapping[int, SnapshotPart]) -> Snapshot:
     if head.protocol != PROTOCOL:
         raise MessageError(f"it is of protocol {head.protocol}, this program's is {PROTOCOL}")
     if set(parts) != set(range(head.part_count)):
-        raise MessageError(f"only {len(parts)} of its {head.part_count} parts are there")
+        raise MessageError(f"only {len(parts)} of its {head.part_count} parts are present")
     whole = b"".join(parts[i].body for i in range(head.part_count))
     if blake3(whole).digest() != head.digest:
-        raise MessageError("its bytes don't have its digest")
+        raise MessageError("its bytes do not match its digest")
     try:
         plain = msgpack.unpackb(whole, max_ext_len=0)
         if plain["format"] != FORMAT:

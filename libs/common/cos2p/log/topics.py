@@ -55,7 +55,7 @@ FLEET = Topic(
     ),
     "worker_id, or the writer's role",
     7 * DAY_S,
-    about="What devices and operators say.",
+    about="Messages of devices and operators.",
 )
 HEARTBEATS = Topic(
     "heartbeats",
@@ -134,7 +134,7 @@ SNAPSHOTS = Topic(
     "fold, slot and part",
     None,
     compacted=True,
-    about="States of folds, so that nobody needs to read the log from its start.",
+    about="States of folds, so that readers need not start at the log's beginning.",
 )
 DEAD_LETTERS = Topic(
     "dead-letters",

@@ -129,7 +129,9 @@ async def read_digests(bus: Bus, found: UnitBlob, *, wait_s: float = 10.0) -> di
     async for _, data in read_chunks(bus, found.blob, needed, wait_s=wait_s):
         head = bytes(data)
     if blake3(head).digest() != found.blob.digest or len(head) != needed[0]:
-        raise DigestError(f"blob {found.blob.blob_id!r} has other units than its reference says")
+        raise DigestError(
+            f"blob {found.blob.blob_id!r} has other units than its reference declares"
+        )
     step = UNIT_DIGEST_BYTES
     return {unit: head[i * step : (i + 1) * step] for i, unit in enumerate(units)}
 

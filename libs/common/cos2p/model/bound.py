@@ -49,7 +49,7 @@ def gini(counts: Counts) -> float:
     )
 
 
-def label_distances(trained: Mask, weights: Floats, labels: Floats, everyone: Floats) -> Floats:
+def label_distances(trained: Mask, weights: Floats, labels: Floats, all_labels: Floats) -> Floats:
     """Total variation between each unit's label mix and that of all devices, in [0, 1].
 
     A unit's mix is the mean of its updates' label shares, with the weights of the merge.
@@ -58,7 +58,7 @@ def label_distances(trained: Mask, weights: Floats, labels: Floats, everyone: Fl
         trained: which update trained which unit, shape (updates, units).
         weights: the updates' weights in the merge, shape (updates,).
         labels: samples per label of each update's device, shape (updates, classes), no row empty.
-        everyone: samples per label of all devices, shape (classes,), not all 0.
+        all_labels: samples per label of all devices, shape (classes,), not all 0.
 
     Returns:
         Shape (units,); NaN for a unit that none of these updates trained.
@@ -68,7 +68,7 @@ def label_distances(trained: Mask, weights: Floats, labels: Floats, everyone: Fl
     totals = masses.sum(axis=0)
     with np.errstate(invalid="ignore"):  # 0 / 0 gives the NaN of a unit that no update trained
         mixes = (masses.T @ shares) / totals[:, None]
-    distances: Floats = 0.5 * np.abs(mixes - everyone / everyone.sum()).sum(axis=1)
+    distances: Floats = 0.5 * np.abs(mixes - all_labels / all_labels.sum()).sum(axis=1)
     return distances
 
 

@@ -190,24 +190,24 @@ class CostModel:
         """Peak bytes of the smallest submodel."""
         return self.peak_bytes(self.smallest)
 
-    def require(self, memory_bytes: int, who: str) -> None:
-        """Refuse a budget that is too small for every submodel; the error names the owner, `who`.
+    def require(self, memory_bytes: int, owner: str) -> None:
+        """Refuse a budget that is too small for every submodel; the error names the owner, `owner`.
 
         Raises:
             BudgetError: the budget is too small; the text gives a sufficient number of bytes.
         """
         if memory_bytes < self.smallest_bytes:
-            raise BudgetError(self.budget_text(memory_bytes, who))
+            raise BudgetError(self.budget_text(memory_bytes, owner))
 
-    def budget_text(self, memory_bytes: int, who: str, least_bytes: int | None = None) -> str:
-        """Explain that the budget of `who` is too small, and which would be sufficient.
+    def budget_text(self, memory_bytes: int, owner: str, least_bytes: int | None = None) -> str:
+        """Explain that the budget of `owner` is too small, and which would be sufficient.
 
         `least_bytes` is what the run's policy needs; None for the smallest submodel's.
         """
         due = self.smallest_bytes if least_bytes is None else least_bytes
         whose = "" if due == self.smallest_bytes else " that the run's policy plans"
         return (
-            f"{who}: a budget of {plain_bytes(memory_bytes)} is below the smallest submodel"
+            f"{owner}: a budget of {plain_bytes(memory_bytes)} is below the smallest submodel"
             f"{whose}; {plain_bytes(due)} ({due} bytes) would do"
         )
 

@@ -186,7 +186,7 @@ class PayloadReader:
                 return view
         magic, length = _HEAD.unpack_from(self._head)
         if magic != MAGIC or length > min(limit, HEADER_BYTES_MAX):
-            raise BlobError(f"what should be the payload of {self._owner} is none")
+            raise BlobError(f"these bytes are not the payload of {self._owner}")
         take = min(need + length - len(self._head), len(view))
         self._head += view[:take]
         if len(self._head) == need + length:
@@ -203,12 +203,12 @@ class PayloadReader:
             raise BlobError(f"the payload header of {self._owner} is unreadable") from error
         if header.owner != self._owner:
             raise BlobError(
-                f"a payload of {header.owner[:80]!r} stands where {self._owner}'s was due"
+                f"a payload of {header.owner[:80]!r} was found where {self._owner}'s was expected"
             )
         if header.units != self._units or header.states != self._states:
             raise BlobError(f"the payload of {self._owner} holds other units than its plan")
         if len(header.digests) != len(header.units):
-            raise BlobError(f"the payload header of {self._owner} lacks digests")
+            raise BlobError(f"the payload header of {self._owner} has no digests")
         return header
 
 

@@ -78,7 +78,7 @@ class MeteredBus(PassingBus):
             if isinstance(error, (BusUnreachableError, StorageError)):
                 self._watch.blocked("bus", str(error))
             else:
-                self._watch.freed("bus")
+                self._watch.unblocked("bus")
             raise
-        self._watch.freed("bus")
+        self._watch.unblocked("bus")
         return answer

@@ -54,7 +54,7 @@ OF_SERVICES = (
     ),
     REFUSED := Metric(
         "cos2p_records_refused",
-        "Records that could not be read, or were not signed by whom they say.",
+        "Records that could not be read, or were not signed by the sender that they name.",
         ("topic",),
         kind="counter",
     ),
@@ -108,7 +108,7 @@ DEVICE_FIGURES = {
 """Figures of a device's row that are shown unchanged."""
 OF_DEVICES = (  # shown by the planner
     DEVICE_THERE := Metric(
-        "cos2p_device_present", "1 while the device is heard, 0 once it has gone.", DEVICE
+        "cos2p_device_present", "1 while the device is heard, 0 after it has left.", DEVICE
     ),
     DEVICE_USELESS := Metric(
         "cos2p_device_useful_age_seconds",

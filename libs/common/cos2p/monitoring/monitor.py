@@ -34,7 +34,7 @@ class Monitor(Watch):
         return self._bus
 
     @property
-    def hindrances(self) -> dict[str, str]:
+    def blockers(self) -> dict[str, str]:
         """What blocks the service now, by cause; empty if it is ready."""
         return {cause: text for cause, text in self._causes.items() if text}
 
@@ -42,12 +42,12 @@ class Monitor(Watch):
         """See `Watch.blocked`."""
         self._causes[cause] = text or "no reason given"
 
-    def freed(self, cause: str) -> None:
-        """See `Watch.freed`."""
+    def unblocked(self, cause: str) -> None:
+        """See `Watch.unblocked`."""
         self._causes[cause] = ""
 
-    def shows(self, history: RunHistory) -> None:
-        """See `Watch.shows`."""
+    def show_history(self, history: RunHistory) -> None:
+        """See `Watch.show_history`."""
         self._history = history
 
     def refused(self, topic: str) -> None:

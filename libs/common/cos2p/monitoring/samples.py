@@ -100,23 +100,25 @@ def _blocks(window: Sequence[VersionRow], table: UnitTable) -> Iterator[Sample]:
 
 
 def _device(run: RunHistory, device: DeviceRow, now: float) -> Iterator[Sample]:
-    who = (device.worker_id, device.device_class)
-    yield Sample(of.DEVICE_THERE, float(run.is_there(device, now)), who)
+    identity = (device.worker_id, device.device_class)
+    yield Sample(of.DEVICE_THERE, float(run.is_there(device, now)), identity)
     since = device.came_s if device.merged_s is None else device.merged_s
     if since is not None:
-        yield Sample(of.DEVICE_USELESS, max(0.0, now - since), who)
+        yield Sample(of.DEVICE_USELESS, max(0.0, now - since), identity)
     for outcome, count in sorted(device.outcomes.items()):
-        yield Sample(of.DEVICE_PLANS, count, (*who, outcome.value))
+        yield Sample(of.DEVICE_PLANS, count, (*identity, outcome.value))
     spent = {
         "fetch": device.fetch_s,
         "train": device.train_s,
         "upload": device.upload_s,
         "idle": device.idle_s,
     }
-    yield from (Sample(of.DEVICE_SECONDS, value, (*who, name)) for name, value in spent.items())
+    yield from (
+        Sample(of.DEVICE_SECONDS, value, (*identity, name)) for name, value in spent.items()
+    )
     peaks = {"predicted": device.peak_predicted_bytes, "measured": device.peak_measured_bytes}
     for kind, peak in peaks.items():
         if peak:
-            yield Sample(of.DEVICE_PEAK, peak, (*who, kind))
+            yield Sample(of.DEVICE_PEAK, peak, (*identity, kind))
     for name, metric in of.DEVICE_FIGURES.items():
-        yield Sample(metric, value_of(device, name, run.state.staleness), who)
+        yield Sample(metric, value_of(device, name, run.state.staleness), identity)

@@ -95,7 +95,7 @@ def _application(monitor: Monitor) -> "web.Application":
         return web.Response(text="ok\n")
 
     async def ready(_: web.Request) -> web.Response:
-        lines = [f"{cause}: {text}\n" for cause, text in sorted(monitor.hindrances.items())]
+        lines = [f"{cause}: {text}\n" for cause, text in sorted(monitor.blockers.items())]
         return web.Response(text="".join(lines) or "ok\n", status=503 if lines else 200)
 
     application = web.Application()

@@ -15,10 +15,10 @@ class Watch:
         Each cause is blocked and freed separately. The text tells people what is missing.
         """
 
-    def freed(self, cause: str) -> None:
+    def unblocked(self, cause: str) -> None:
         """Report that this cause no longer blocks the role."""
 
-    def shows(self, history: RunHistory) -> None:
+    def show_history(self, history: RunHistory) -> None:
         """Report the run's history, which the role updates as it reads and appends."""
 
     def refused(self, topic: str) -> None:

@@ -88,10 +88,10 @@ def run_service(role: str, settings: ServiceSettings, body: Body) -> int:
     return int(ExitCode.OK)
 
 
-def fail(who: str, error: Cos2pError) -> int:
+def fail(program: str, error: Cos2pError) -> int:
     """Print an error as one line on standard error, and return its exit code."""
     text = " ".join(str(error).split())
-    print(f"{who}: {text}", file=sys.stderr, flush=True)
+    print(f"{program}: {text}", file=sys.stderr, flush=True)
     return int(error.exit_code)
 
 
@@ -104,8 +104,8 @@ async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> 
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(bus.close)
         if settings.health_file is not None:
-            pulse = asyncio.create_task(_pulse(settings.health_file, clock))
-            stack.callback(pulse.cancel)
+            health_task = asyncio.create_task(_touch_health_file(settings.health_file, clock))
+            stack.callback(health_task.cancel)
         if settings.metrics_port is not None:
             watch = monitor = Monitor(role, metadata.version("cos2p"), settings.prefix, clock)
             bus = monitor.metered(bus)
@@ -130,13 +130,13 @@ async def _serve(role: str, settings: ServiceSettings, body: Body, log: Log) -> 
 
 async def _await_topics(bus: Bus, prefix: str, clock: Clock, log: Log, stop: asyncio.Event) -> None:
     """Wait until the run's topics exist; the check uses `models`, which every role may read."""
-    name, told_at = MODELS.full_name(prefix), -math.inf
+    name, logged_at = MODELS.full_name(prefix), -math.inf
     while not stop.is_set():
         try:
             await bus.end_offsets(name)
         except TopicMissingError:
-            if clock.now() - told_at >= WAIT_LOG_S:
-                told_at = clock.now()
+            if clock.now() - logged_at >= WAIT_LOG_S:
+                logged_at = clock.now()
                 log.info("waited_for_topics", topic=name)
             await clock.sleep(TOPICS_POLL_S)
         else:
@@ -150,14 +150,14 @@ def _handle_signals(stop: asyncio.Event, deadline_s: float, log: Log) -> None:
         if stop.is_set():
             os._exit(int(ExitCode.FORCED))
         stop.set()
-        log.info("stop_asked", signal=name)
+        log.info("stop_requested", signal=name)
         loop.call_later(deadline_s, lambda: os._exit(int(ExitCode.DEADLINE)))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
 
 
-async def _pulse(path: Path, clock: Clock) -> None:
+async def _touch_health_file(path: Path, clock: Clock) -> None:
     while True:
         path.touch()
         await clock.sleep(1.0)

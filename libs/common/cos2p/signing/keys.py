@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from cos2p.errors import SettingsError, StorageError
-from cos2p.fresh_file import FreshFile
+from cos2p.reloaded_file import ReloadedFile
 from cos2p.signing.envelope import key_id
 
 SignerRole = Literal["worker", "evaluator", "operator"]
@@ -58,7 +58,7 @@ def new_key(file: Path) -> Ed25519PrivateKey:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(text)
     except FileExistsError:
-        raise SettingsError(f"{file} is there already: a key is never written over") from None
+        raise SettingsError(f"{file} exists already: a key is never overwritten") from None
     except OSError as error:
         raise StorageError(f"can't write {file}: {error.strerror}") from error
     return key
@@ -123,7 +123,7 @@ def parse_register(text: str, where: str) -> dict[bytes, Registered]:
         except ValueError as error:
             raise SettingsError(f"{where}, line {number}: {error}") from None
         if identity in found:
-            raise SettingsError(f"{where}, line {number}: this key has a line already")
+            raise SettingsError(f"{where}, line {number}: this key is registered on another line")
         found[identity] = registered
     return found
 
@@ -157,7 +157,7 @@ class Register:
     """
 
     def __init__(self, file: Path, warn: Callable[[str], None] = lambda _: None) -> None:
-        self._keys = FreshFile(
+        self._keys = ReloadedFile(
             file, read_register, lambda why: warn(f"the register keeps its former keys: {why}")
         )
 

@@ -63,12 +63,14 @@ class Verifier:
             known.key.verify(signature, data)
         except InvalidSignature:
             raise SignatureError(
-                f"{claimed}: the signature of {known.name} does not fit the record"
+                f"{claimed}: the signature of {known.name} does not match the record"
             ) from None
         if known.role != role_of(message):
-            raise SignatureError(f"{claimed}: {known.name} is a {known.role}, who can't say that")
+            raise SignatureError(
+                f"{claimed}: {known.name} is a {known.role}, which must not send that"
+            )
         if known.role != "operator" and known.name != author_of(message):
-            raise SignatureError(f"{claimed}: said by {known.name} in another's name")
+            raise SignatureError(f"{claimed}: sent by {known.name} in another's name")
         signer = f"{known.role} {known.name}"
         last = self._sequences.get(signer, -1)
         if sequence <= last:
@@ -102,5 +104,5 @@ def _headers(record: Record, claimed: str) -> tuple[bytes, int, bytes]:
     except KeyError:
         raise SignatureError(f"{claimed}: not signed") from None
     if len(number) != SEQUENCE_BYTES:
-        raise SignatureError(f"{claimed}: its sequence number is not one")
+        raise SignatureError(f"{claimed}: its sequence number is not a number")
     return by, int.from_bytes(number, "big"), signature

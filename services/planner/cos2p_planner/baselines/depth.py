@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p.model.units import UnitTable
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 from cos2p_planner.choosers.nesting import first_blocks
-from cos2p_planner.choosers.question import Ask
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class DepthRule:
         """Peak bytes of the first level."""
         return self._cuts[0][0]
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose the last level that fits."""
-        fitting = [units for peak, units in self._cuts if peak <= ask.budget_bytes]
+        fitting = [units for peak, units in self._cuts if peak <= request.budget_bytes]
         return Choice(fitting[-1]) if fitting else None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cos2p.model.basket import Choice, filled
 from cos2p.model.cost import CostModel
-from cos2p_planner.choosers.question import Ask
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 
 
 class MagnitudeRule:
@@ -29,11 +29,11 @@ class MagnitudeRule:
         """Peak bytes of the smallest submodel."""
         return self._costs.smallest_bytes
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose the units of largest magnitude that fit."""
         table = self._costs.table
-        norms = np.zeros(len(table)) if ask.norms is None else ask.norms
+        norms = np.zeros(len(table)) if request.norms is None else request.norms
         magnitude = norms / np.sqrt(table.sizes)
         prunable = np.flatnonzero(table.prunable)
         largest_first = prunable[np.argsort(-magnitude[prunable], kind="stable")]
-        return filled(self._costs, ask.budget_bytes, largest_first)
+        return filled(self._costs, request.budget_bytes, largest_first)

@@ -16,9 +16,9 @@ from cos2p.run_config import RunConfig
 from cos2p_planner.baselines import depth, width
 from cos2p_planner.baselines.magnitude import MagnitudeRule
 from cos2p_planner.baselines.whole import SmallestRule, WholeRule
+from cos2p_planner.choosers.choice_request import ChoiceRule
 from cos2p_planner.choosers.frozen import FrozenPrefixRule
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import ChoiceRule
 
 MakeRule = Callable[[CostModel, RunConfig], ChoiceRule]
 

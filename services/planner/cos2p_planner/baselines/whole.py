@@ -6,7 +6,7 @@ Invariant: the answer depends on the device only by whether it fits.
 from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p_planner.baselines.width import WidthRule, first
-from cos2p_planner.choosers.question import Ask
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 
 
 class WholeRule:
@@ -20,9 +20,9 @@ class WholeRule:
         """Peak bytes of the whole model."""
         return self._costs.whole_bytes
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose all units where they fit."""
-        return Choice(self._units) if self.least_bytes <= ask.budget_bytes else None
+        return Choice(self._units) if self.least_bytes <= request.budget_bytes else None
 
 
 class SmallestRule(WidthRule):
@@ -44,6 +44,8 @@ class SmallestRule(WidthRule):
         thin = self._table.cut(self._prefixes[-1], lambda ring: ring.units[:1])
         return self._costs.peak_bytes(thin)
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose the same units for every device."""
-        return self._deepest(ask, self._prefixes, min((*ask.fleet_budgets, ask.budget_bytes)))
+        return self._deepest(
+            request, self._prefixes, min((*request.fleet_budgets, request.budget_bytes))
+        )

@@ -21,9 +21,9 @@ from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
 from cos2p.model.nested import FRACTIONS
 from cos2p.model.units import Indices, Ring
-from cos2p_planner.choosers.question import Ask
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 
-Keep = Callable[[Ring, int, Ask], Indices]
+Keep = Callable[[Ring, int, ChoiceRequest], Indices]
 """Returns which `count` units of a ring the asking device keeps."""
 
 DEVICE_PHASE, BLOCK_PHASE = 0.618, 0.37
@@ -42,21 +42,25 @@ class WidthRule:
         """Peak bytes of the most expensive cut at the smallest rate."""
         return self._largest_peak(range(self._table.block_count))
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose the cut at the largest rate that fits."""
         blocks = range(self._table.block_count)
-        return self._widest(ask, blocks, self._rates, ask.budget_bytes)
+        return self._widest(request, blocks, self._rates, request.budget_bytes)
 
     def _largest_peak(self, blocks: Iterable[int]) -> int:
         """Return the peak bytes of these blocks' most expensive cut at the smallest rate."""
         gain, rate = -self._costs.trained_bytes, self._rates[0]
         return self._costs.peak_bytes(self._table.cut(blocks, lambda r: r.lowest(gain, rate)))
 
-    def _cut(self, ask: Ask, blocks: Iterable[int], rate: float) -> tuple[int, ...]:
-        return self._table.cut(blocks, lambda r: self._keep(r, r.count(rate), ask))
+    def _cut(self, request: ChoiceRequest, blocks: Iterable[int], rate: float) -> tuple[int, ...]:
+        return self._table.cut(blocks, lambda r: self._keep(r, r.count(rate), request))
 
     def _widest(
-        self, ask: Ask, blocks: Iterable[int], rates: Sequence[float], budget_bytes: int
+        self,
+        request: ChoiceRequest,
+        blocks: Iterable[int],
+        rates: Sequence[float],
+        budget_bytes: int,
     ) -> Choice | None:
         """Return the cut of these blocks at the largest of the ascending rates that fits.
 
@@ -64,18 +68,18 @@ class WidthRule:
         """
 
         def peak_bytes(rate: float) -> int:
-            return self._costs.peak_bytes(self._cut(ask, blocks, rate))
+            return self._costs.peak_bytes(self._cut(request, blocks, rate))
 
         count = bisect_right(rates, budget_bytes, key=peak_bytes)
-        return Choice(self._cut(ask, blocks, rates[count - 1])) if count else None
+        return Choice(self._cut(request, blocks, rates[count - 1])) if count else None
 
     def _deepest(
-        self, ask: Ask, windows: Sequence[Sequence[int]], budget_bytes: int
+        self, request: ChoiceRequest, windows: Sequence[Sequence[int]], budget_bytes: int
     ) -> Choice | None:
         """Return the first window of blocks that fits at `width_min`; else the last at any rate."""
-        wide = [ask.width_min, *(r for r in self._rates if r > ask.width_min)]
+        wide = [request.width_min, *(r for r in self._rates if r > request.width_min)]
         tries = [(window, wide) for window in windows] + [(w, [*self._rates]) for w in windows[-1:]]
-        choices = (self._widest(ask, blocks, rates, budget_bytes) for blocks, rates in tries)
+        choices = (self._widest(request, blocks, rates, budget_bytes) for blocks, rates in tries)
         return next((choice for choice in choices if choice is not None), None)
 
 
@@ -93,41 +97,43 @@ class SkippingWidthRule(WidthRule):
         blocks = range(self._table.block_count)
         return max((self._largest_peak([b]) for b in blocks), default=self._largest_peak([]))
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose the cut of all blocks where one fits, else of the most blocks that fit."""
-        choice = super().choose(ask)
-        if choice is not None or ask.budget_bytes < self.least_bytes:
+        choice = super().choose(request)
+        if choice is not None or request.budget_bytes < self.least_bytes:
             return choice
         depths = range(self._table.block_count - 1, 0, -1)
-        return self._deepest(ask, [self._window(ask, d) for d in depths], ask.budget_bytes)
+        return self._deepest(
+            request, [self._window(request, d) for d in depths], request.budget_bytes
+        )
 
-    def _window(self, ask: Ask, depth: int) -> list[int]:
+    def _window(self, request: ChoiceRequest, depth: int) -> list[int]:
         count = self._table.block_count
-        start = int(np.modf(DEVICE_PHASE * ask.device)[0] * count) + ask.choice * depth
+        start = int(np.modf(DEVICE_PHASE * request.device)[0] * count) + request.choice * depth
         return sorted((start + i) % count for i in range(depth))
 
 
-def first(ring: Ring, count: int, ask: Ask) -> Indices:
+def first(ring: Ring, count: int, request: ChoiceRequest) -> Indices:
     """The first units, the same in every plan: HeteroFL (arXiv 2010.01264)."""
     return ring.units[:count]
 
 
-def common_window(ring: Ring, count: int, ask: Ask) -> Indices:
+def common_window(ring: Ring, count: int, request: ChoiceRequest) -> Indices:
     """One window for all devices, one unit further per version: FedRolex (arXiv 2212.01548).
 
     {(version + j) mod n : j < count}.
     """
-    return _window(ring, ask.version, count)
+    return _window(ring, request.version, count)
 
 
-def staggered_window(ring: Ring, count: int, ask: Ask) -> Indices:
+def staggered_window(ring: Ring, count: int, request: ChoiceRequest) -> Indices:
     """A window per device and block, which moves by its own width with each choice of the device.
 
     It starts at frac(0.618 * device + 0.37 * block) of the ring. It rolls like FedRolex's window,
     but is nearly even over the devices in every version. It is the baseline to beat.
     """
-    turn = np.modf(DEVICE_PHASE * ask.device + BLOCK_PHASE * ring.block)[0]
-    return _window(ring, int(turn * len(ring.units)) + ask.choice * count, count)
+    turn = np.modf(DEVICE_PHASE * request.device + BLOCK_PHASE * ring.block)[0]
+    return _window(ring, int(turn * len(ring.units)) + request.choice * count, count)
 
 
 def random_units(seed: int) -> Keep:
@@ -137,9 +143,9 @@ def random_units(seed: int) -> Keep:
     paper drops the same share in all clients. Here each device has its own rate.
     """
 
-    def keep(ring: Ring, count: int, ask: Ask) -> Indices:
+    def keep(ring: Ring, count: int, request: ChoiceRequest) -> Indices:
         first_unit = int(ring.units[0])
-        order = np.random.default_rng([seed, ask.plan, first_unit]).permutation(ring.units)
+        order = np.random.default_rng([seed, request.plan, first_unit]).permutation(ring.units)
         return order[:count]
 
     return keep

@@ -12,21 +12,21 @@ import numpy as np
 
 from cos2p.model.basket import Basket, Choice, Floats, Limit
 from cos2p.model.units import STEM, Indices
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 from cos2p_planner.choosers.knapsack import KnapsackRule
-from cos2p_planner.choosers.question import Ask
 
 
 class FrozenPrefixRule(KnapsackRule):
     """Trains neighbouring blocks with the lowest mean rank, so the prefix moves in depth."""
 
-    def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
+    def _pick(self, request: ChoiceRequest, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
         """Pick the best stretch of blocks; no prefix where all blocks fit or no stretch does."""
-        plain = super()._pick(ask, rank, limits)
+        plain = super()._pick(request, rank, limits)
         blocks = range(self._table.block_count)
         if plain is not None and set(blocks) <= set(self._blocks_of(plain)):
             return plain
         means = self._block_ranks(rank)
-        stretches = [self._stretch(b, ask, rank, Basket(self._table, limits)) for b in blocks]
+        stretches = [self._stretch(b, request, rank, Basket(self._table, limits)) for b in blocks]
         found = [(kept, basket) for kept, basket in stretches if kept]
         if not found:
             return plain
@@ -35,7 +35,7 @@ class FrozenPrefixRule(KnapsackRule):
         return basket.choice
 
     def _stretch(
-        self, first: int, ask: Ask, rank: Floats, basket: Basket
+        self, first: int, request: ChoiceRequest, rank: Floats, basket: Basket
     ) -> tuple[list[int], Basket]:
         """Take as many blocks from `first` on as fit at their least width, with what they need."""
         before = self._before[first]
@@ -43,7 +43,7 @@ class FrozenPrefixRule(KnapsackRule):
         kept: list[int] = []
         if basket.freeze(before) and basket.take(stem):
             for block in range(first, self._table.block_count):
-                if not self._take_block(block, ask.width_min, rank, basket):
+                if not self._take_block(block, request.width_min, rank, basket):
                     break
                 kept.append(block)
         return kept, basket

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from cos2p.model.basket import Basket, Choice, Floats, Limit
 from cos2p.model.cost import BACKWARD_FACTOR, CostModel
 from cos2p.model.units import STEM, Indices
-from cos2p_planner.choosers.question import Ask
+from cos2p_planner.choosers.choice_request import ChoiceRequest
 
 RECENCY_WEIGHT = 0.5
 """A unit that this device has just trained counts as covered by half a device more. Coverage stays
@@ -53,51 +53,53 @@ class KnapsackRule:
         """Peak bytes of the smallest submodel."""
         return self._costs.smallest_bytes
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose the units that the device must train; None where not even one block fits.
 
         Where nothing fits the seconds, the time limit is dropped. Then the bytes of the smallest
         submodel are the limit.
         """
-        rank = self._rank(ask)
-        for limits in self._limits(ask):
+        rank = self._rank(request)
+        for limits in self._limits(request):
             # Where the units of the best rank don't fit, the cheapest ones may.
-            choice = self._pick(ask, rank, limits) or self._pick(ask, self._bytes, limits)
+            choice = self._pick(request, rank, limits) or self._pick(request, self._bytes, limits)
             if choice is not None:
                 return choice
         return None
 
-    def _limits(self, ask: Ask) -> Iterator[list[Limit]]:
+    def _limits(self, request: ChoiceRequest) -> Iterator[list[Limit]]:
         time = []
-        if ask.seconds is not None:
-            time.append(Limit(ask.seconds, ask.seconds / BACKWARD_FACTOR, ask.seconds_max))
-        yield [Limit.of_memory(self._costs, ask.budget_bytes), *time]
-        if time and ask.budget_bytes >= self.least_bytes:
+        if request.seconds is not None:
+            time.append(
+                Limit(request.seconds, request.seconds / BACKWARD_FACTOR, request.seconds_max)
+            )
+        yield [Limit.of_memory(self._costs, request.budget_bytes), *time]
+        if time and request.budget_bytes >= self.least_bytes:
             yield [Limit.of_memory(self._costs, self.least_bytes)]
 
-    def _rank(self, ask: Ask) -> Floats:
+    def _rank(self, request: ChoiceRequest) -> Floats:
         """Return the key that orders units: lower is taken earlier; a moving phase breaks ties."""
         units = np.arange(len(self._bytes))
-        stagger = np.modf((units + 1) * GOLDEN + ask.phase * GOLDEN)[0]
-        rank: Floats = ask.coverage + RECENCY_WEIGHT * ask.recency + 1e-3 * stagger
-        rank = rank - ask.value
-        return rank if ask.prices is None else rank - ask.prices
+        stagger = np.modf((units + 1) * GOLDEN + request.phase * GOLDEN)[0]
+        rank: Floats = request.coverage + RECENCY_WEIGHT * request.recency + 1e-3 * stagger
+        rank = rank - request.value
+        return rank if request.prices is None else rank - request.prices
 
-    def _pick(self, ask: Ask, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
+    def _pick(self, request: ChoiceRequest, rank: Floats, limits: Sequence[Limit]) -> Choice | None:
         """Pick the stem, blocks, and what still fits into them."""
         basket = Basket(self._table, limits)
         if not basket.take(self._table.cores[STEM]):
             return None
-        kept = self._keep_blocks(ask, rank, basket)
+        kept = self._keep_blocks(request, rank, basket)
         if not kept and self._table.block_count:
             return None
         basket.fill(self._in_step(kept, rank, basket.chosen))
         return basket.choice
 
-    def _keep_blocks(self, ask: Ask, rank: Floats, basket: Basket) -> list[int]:
+    def _keep_blocks(self, request: ChoiceRequest, rank: Floats, basket: Basket) -> list[int]:
         """Take as many blocks as fit at their least width; where none does, one thinner block."""
         order = self._by_rank(rank)
-        kept = [b for b in order if self._take_block(b, ask.width_min, rank, basket)]
+        kept = [b for b in order if self._take_block(b, request.width_min, rank, basket)]
         if kept:
             return kept
         thin = (b for b in order if self._take_block(b, 0.0, rank, basket))

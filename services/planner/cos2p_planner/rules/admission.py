@@ -37,7 +37,7 @@ def judge(
     """Judge a report; `device` is None where the reporter never sent a Hello."""
     plan = ledger.open.get(report.plan_id)
     if plan is None or plan.worker_id != report.worker_id:
-        return ReportAnswer(Outcome.DUPLICATE, _why_nobody_waits(report, ledger, device))
+        return ReportAnswer(Outcome.DUPLICATE, _why_not_open(report, ledger, device))
     if report.incarnation != plan.incarnation:
         age = "old" if report.incarnation < plan.incarnation else "unknown"
         return ReportAnswer(
@@ -59,7 +59,7 @@ def judge(
     return ReportAnswer(Outcome.ACCEPTED, staleness=staleness)
 
 
-def _why_nobody_waits(report: m.Report, ledger: Ledger, device: Device | None) -> str:
+def _why_not_open(report: m.Report, ledger: Ledger, device: Device | None) -> str:
     other = ledger.open.get(report.plan_id)
     if other is not None:
         return f"the plan is {other.worker_id}'s"
@@ -71,8 +71,8 @@ def _why_nobody_waits(report: m.Report, ledger: Ledger, device: Device | None) -
 
 
 def _why_no_update(report: m.Report) -> str:
-    words = {"out_of_memory": "out of memory", "abandoned": "abandoned", "failed": "failed"}
-    text = words[report.status]
+    texts = {"out_of_memory": "out of memory", "abandoned": "abandoned", "failed": "failed"}
+    text = texts[report.status]
     return f"{text}: {report.detail}"[:2000] if report.detail else text
 
 
@@ -94,7 +94,7 @@ def _wrong_blob(report: m.Report, plan: m.Plan, run: Run, updates_topic: str) ->
     place = (blob.topic, blob.partition)
     due = (updates_topic, partition_of(plan.worker_id, run.config.partitions))
     if place != due:
-        return f"the delta lies in {place[0]}[{place[1]}], not in {due[0]}[{due[1]}]"[:2000]
+        return f"the delta is in {place[0]}[{place[1]}], not in {due[0]}[{due[1]}]"[:2000]
     blob_id = f"{plan.plan_id}.{plan.incarnation}"
     if blob.blob_id != blob_id:
         return f"the delta is named {blob.blob_id!r}, not {blob_id!r}"

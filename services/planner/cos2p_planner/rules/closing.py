@@ -44,7 +44,7 @@ class OpenRound:
         opened_s: when the open version was opened.
         update_count: updates admitted to the open version.
         open_count: plans that have not ended, of any version.
-        able_count: devices that can train.
+        trainable_count: devices that can train.
         pace: how fast the run goes.
         arrivals: the arrival groups.
     """
@@ -54,27 +54,27 @@ class OpenRound:
     opened_s: float
     update_count: int
     open_count: int
-    able_count: int
+    trainable_count: int
     pace: Pace
     arrivals: Arrivals
 
     @classmethod
-    def of(cls, ledger: Ledger, run: Run, able: Sequence[Device], now: float) -> Self:
+    def of(cls, ledger: Ledger, run: Run, trainable: Sequence[Device], now: float) -> Self:
         """Return the open version, with the devices that can train."""
         state = run.state
-        whole_s = [d.whole_s for d in able] if run.config.local.align_steps else []
+        whole_s = [d.whole_s for d in trainable] if run.config.local.align_steps else []
         return cls(
             now=now,
             version=ledger.version,
             opened_s=state.opened_s,
             update_count=len(state.open_staleness),
             open_count=len(ledger.open),
-            able_count=len(able),
-            pace=Pace.of([d.expected_s for d in able], whole_s, state.intervals),
+            trainable_count=len(trainable),
+            pace=Pace.of([d.expected_s for d in trainable], whole_s, state.intervals),
             arrivals=state.arrivals,
         )
 
-    def figures(self, run: Run, able: Sequence[Device]) -> dict[str, Any]:
+    def figures(self, run: Run, trainable: Sequence[Device]) -> dict[str, Any]:
         """Return the figures that `RoundClosed` reports of a version that closes now."""
         least, bound = run.coverage()
         return {
@@ -82,15 +82,15 @@ class OpenRound:
             "update_count": self.update_count,
             "waited_s": max(0.0, self.now - self.opened_s),
             "coverage_min": least,
-            "coverage_planned": int(planned_coverage(run, able).min(initial=len(able))),
+            "coverage_planned": int(planned_coverage(run, trainable).min(initial=len(trainable))),
             "coverage_bound": bound,
-            "devices_bound": devices_bound(run, able),
+            "devices_bound": devices_bound(run, trainable),
             "staleness_mean": sum(run.state.open_staleness) / self.update_count,
         }
 
 
 @dataclass(frozen=True)
-class Standing:
+class IdleDevice:
     """An idle device.
 
     Attributes:
@@ -113,7 +113,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Order:
+class PlanTerms:
     """What a closing rule requires of a plan.
 
     Attributes:
@@ -144,7 +144,7 @@ class Closing:
         """Return when time alone may close the version or let a device get a plan, or infinity."""
         return INF
 
-    def invites(self, device: Standing, state: OpenRound) -> bool:
+    def may_get_plan(self, device: IdleDevice, state: OpenRound) -> bool:
         """Return whether an idle device gets a plan now."""
         return True
 
@@ -152,13 +152,13 @@ class Closing:
         """Return the seconds that a plan may last; infinity: as long as it takes."""
         return INF
 
-    def order(self, speed: Speed, number: int, state: OpenRound) -> Order:
+    def terms(self, speed: Speed, number: int, state: OpenRound) -> PlanTerms:
         """Return the steps, deadline and arrival group of plan `number`, for a device this fast.
 
         The state contains other plans of this moment.
         """
         limit_s = self.limit_s(state)
-        return Order(steps_for(speed, limit_s, state.pace, self.local), state.pace.deadline_s)
+        return PlanTerms(steps_for(speed, limit_s, state.pace, self.local), state.pace.deadline_s)
 
     def step(self, state: OpenRound) -> float:
         """Return the factor on the server's step of the version that closes now."""
@@ -168,7 +168,7 @@ class Closing:
         """Return K_min, given as a number or as a share of the devices."""
         if self.rounds.update_count is not None:
             return self.rounds.update_count
-        return max(1, math.ceil(self.rounds.update_fraction * state.able_count - 1e-9))
+        return max(1, math.ceil(self.rounds.update_fraction * state.trainable_count - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ class Synchronous(Closing):
         """See `Closing.reason`."""
         return "all" if state.update_count and not state.open_count else None
 
-    def invites(self, device: Standing, state: OpenRound) -> bool:
-        """See `Closing.invites`."""
+    def may_get_plan(self, device: IdleDevice, state: OpenRound) -> bool:
+        """See `Closing.may_get_plan`."""
         if not state.update_count and not state.open_count:
             return True
         return device.joined_version < state.version != device.base_version
@@ -251,30 +251,30 @@ class Compass(Closing):
         open_groups = state.arrivals.open(state.now).values()
         return min((g.latest_s for g in open_groups), default=INF)
 
-    def invites(self, device: Standing, state: OpenRound) -> bool:
-        """See `Closing.invites`: a device that has arrived waits for its group."""
+    def may_get_plan(self, device: IdleDevice, state: OpenRound) -> bool:
+        """See `Closing.may_get_plan`: a device that has arrived waits for its group."""
         return device.group not in state.arrivals.open(state.now)
 
-    def order(self, speed: Speed, number: int, state: OpenRound) -> Order:
-        """See `Closing.order`."""
+    def terms(self, speed: Speed, number: int, state: OpenRound) -> PlanTerms:
+        """See `Closing.terms`."""
         least, most = steps_bounds(self.local)
         if not speed.known:
-            return Order(least, state.pace.deadline_s)
+            return PlanTerms(least, state.pace.deadline_s)
         groups = state.arrivals.open(state.now)
         offers = {n: speed.steps_in(g.expected_s - state.now) for n, g in groups.items()}
         offers = {n: steps for n, steps in offers.items() if least <= steps <= most}
         if offers:
             chosen = max(offers, key=lambda n: (offers[n], n))
-            return Order(offers[chosen], groups[chosen].latest_s - state.now, chosen)
+            return PlanTerms(offers[chosen], groups[chosen].latest_s - state.now, chosen)
         meeting = [
             speed.steps_in(g.latest_s + most * g.fastest_s - state.now) for g in groups.values()
         ]
         steps = max(least, max((s for s in meeting if s <= most), default=most))
-        return Order(steps, latest_for(speed.duration_s(steps)), number)
+        return PlanTerms(steps, latest_for(speed.duration_s(steps)), number)
 
     def step(self, state: OpenRound) -> float:
         """See `Closing.step`: the published rule is a sum of deltas over the number of devices."""
-        return min(1.0, state.update_count / max(1, state.able_count))
+        return min(1.0, state.update_count / max(1, state.trainable_count))
 
 
 RULES: dict[str, type[Closing]] = {

@@ -17,43 +17,43 @@ from cos2p_planner.state.run import Run
 NAMES_MAX = 5
 
 
-def planned_coverage(run: Run, able: Sequence[Device]) -> NDArray[np.int64]:
+def planned_coverage(run: Run, trainable: Sequence[Device]) -> NDArray[np.int64]:
     """Count the devices that can train and hold each prunable unit, shape (prunable units,)."""
-    counts = run.holdings.coverage(d.worker_id for d in able)[run.table.prunable]
+    counts = run.holdings.coverage(d.worker_id for d in trainable)[run.table.prunable]
     return counts.astype(np.int64)
 
 
-def out_of_reach(run: Run, able: Sequence[Device]) -> str:
+def out_of_reach(run: Run, trainable: Sequence[Device]) -> str:
     """Return why no plan of these devices could meet the floor; empty where one could."""
-    floor, bound = run.config.plans.coverage_floor, devices_bound(run, able)
+    floor, bound = run.config.plans.coverage_floor, devices_bound(run, trainable)
     if floor <= bound:
         return ""
     return (
-        f"plans.coverage_floor is {floor}, but the budgets of the {len(able)} devices that can "
-        f"train make {affordable(run, able):.2f} models: "
+        f"plans.coverage_floor is {floor}, but the budgets of the {len(trainable)} devices "
+        f"that can train make {affordable(run, trainable):.2f} models: "
         f"every unit can be held {bound} times at most"
     )
 
 
-def devices_bound(run: Run, able: Sequence[Device]) -> int:
+def devices_bound(run: Run, trainable: Sequence[Device]) -> int:
     """Return the most that N* can be: floor(sum r_i), r_i a budget's share of the cost."""
     # Thirds that sum to a whole must count as one, despite floating point.
-    return int(affordable(run, able) + 1e-9)
+    return int(affordable(run, trainable) + 1e-9)
 
 
-def affordable(run: Run, able: Sequence[Device]) -> float:
+def affordable(run: Run, trainable: Sequence[Device]) -> float:
     """Return how many models' prunable cost the devices' budgets buy together."""
-    return sum(run.costs.fraction_of(d.budget_bytes) for d in able)
+    return sum(run.costs.fraction_of(d.budget_bytes) for d in trainable)
 
 
 class FloorWatch:
     """Checks each version that closes against the coverage floor."""
 
     def __init__(self) -> None:
-        self._told = ""
+        self._reported = ""
         self._short_count = 0
 
-    def closed(self, run: Run, able: Sequence[Device], progress: float) -> list[Notice]:
+    def closed(self, run: Run, trainable: Sequence[Device], progress: float) -> list[Notice]:
         """Return notices for the operator after a version, if anything has changed.
 
         Blocks that still wait at this progress (a share of the run) never fall short.
@@ -61,17 +61,17 @@ class FloorWatch:
         floor = run.config.plans.coverage_floor
         if not floor:
             return []
-        counts = planned_coverage(run, able)
+        counts = planned_coverage(run, trainable)
         late = waiting(run.table, run.config.plans.growth.share_at(progress))
         short = np.flatnonzero(run.table.prunable)[(counts < floor) & ~late[run.table.prunable]]
         self._short_count = self._short_count + 1 if len(short) else 0
-        why, state = out_of_reach(run, able), "out of reach"
+        why, state = out_of_reach(run, trainable), "out of reach"
         if not why:
             lasting = self._short_count >= run.config.rounds.coverage_window
-            state = "short" if lasting else "" if not len(short) else self._told
-        if state == self._told:
+            state = "short" if lasting else "" if not len(short) else self._reported
+        if state == self._reported:
             return []
-        self._told = state
+        self._reported = state
         if not state:
             return [("coverage_floor_met", {"floor": str(floor)})]
         reason = why or (

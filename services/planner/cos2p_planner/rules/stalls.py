@@ -16,29 +16,29 @@ device's report is worth waiting for even then, because its pace sets the next p
 def waiting_for(ledger: Ledger, fleet: Fleet, publications: Publications, now: float) -> str:
     """Name, in one line, the parts and devices that the next version is waiting for."""
     if ledger.run is None:
-        return "nobody has asked for a run"
+        return "no run was requested"
     liveness = ledger.run.config.liveness
     causes = [publications.missing(ledger.version)]
     if not len(fleet):
-        causes.append("no device said hello")
+        causes.append("no device has sent a Hello")
     elif not ledger.plan_count:
         there = fleet.present(now, liveness.lost_after_s)
         if there < liveness.min_workers:
-            causes.append(f"{there} of the {liveness.min_workers} devices needed are there")
+            causes.append(f"{there} of the {liveness.min_workers} required devices are present")
     named = [
         f"{d.worker_id} ({text})"
         for d in fleet
-        if (text := _trouble(d, ledger, publications, now - liveness.lost_after_s, now))
+        if (text := _why_waiting(d, ledger, publications, now - liveness.lost_after_s, now))
     ]
     if named:
         more = f" and {len(named) - NAMES_MAX} more" if len(named) > NAMES_MAX else ""
         causes.append("waiting for " + ", ".join(named[:NAMES_MAX]) + more)
-    able_now = [d for d in fleet if d.can_train(now, liveness.lost_after_s)]
-    causes.append(out_of_reach(ledger.run, able_now))
+    trainable_now = [d for d in fleet if d.can_train(now, liveness.lost_after_s)]
+    causes.append(out_of_reach(ledger.run, trainable_now))
     return "; ".join(c for c in causes if c)[:2000] or "waiting for updates"
 
 
-def _trouble(
+def _why_waiting(
     device: Device, ledger: Ledger, publications: Publications, lost_s: float, now: float
 ) -> str:
     """Return why a device brings no update; a device last heard before `lost_s` is lost."""
@@ -50,7 +50,7 @@ def _trouble(
         return reason
     plan_id = ledger.open_of.get(device.worker_id)
     if plan_id is None:
-        return f"{device.failures} failures in a row" if device.failures else device.unserved
+        return f"{device.failures} failures in a row" if device.failures else device.no_plan_reason
     age = f"{plan_id} for {now - ledger.newest[device.worker_id].issued_s:.0f} s"
     if plan_id not in publications.dispatched_s:
         return f"{age}, its weights were never dispatched"

@@ -91,7 +91,7 @@ class Device(DeviceRecord):
     objection: str = ""
     """Why the device should get no plans, as known now; where it differs from `excluded`, a
     decision follows."""
-    unserved: str = ""
+    no_plan_reason: str = ""
     """Why the device had no plan when it last could have had one; empty where it got one."""
     budget_bytes: int = 0
     """The largest forecast peak to plan."""

@@ -14,7 +14,7 @@ from cos2p.log import messages as m
 from cos2p.model.cost import FLOAT_BYTES, Calibration, Workload
 from cos2p_planner.state.device import Device, DeviceRecord
 from cos2p_planner.state.ledger import PlanFacts
-from cos2p_planner.state.lost_devices import Deaths
+from cos2p_planner.state.lost_devices import LostPlans
 from cos2p_planner.state.run import Run
 
 TURNAROUND_EMA = 0.3
@@ -45,7 +45,7 @@ class FleetState:
     strikes: Counter[str] = field(default_factory=Counter)
     struck: dict[int, set[str]] = field(default_factory=dict)
     excluded: dict[str, str] = field(default_factory=dict)
-    deaths: Deaths = field(default_factory=Deaths)
+    deaths: LostPlans = field(default_factory=LostPlans)
 
 
 class Fleet:
@@ -150,7 +150,7 @@ class Fleet:
         if device is not None:
             device.heard_s, device.gone = now, goodbye.reason or "said goodbye"
 
-    def heard(self, worker_id: str, incarnation: int, now: float) -> None:
+    def note_heard(self, worker_id: str, incarnation: int, now: float) -> None:
         """Note that a device wrote some other record."""
         device = self._current(worker_id, incarnation)
         if device is not None:
@@ -177,14 +177,14 @@ class Fleet:
         self._assess(device)
         return True
 
-    def shift(self, seconds: float) -> None:
+    def shift_last_heard(self, seconds: float) -> None:
         """Forgive a silence in which this planner did not listen."""
         for device in self:
             device.heard_s += seconds
 
     # ------------------------------------------------------------ decisions and versions
 
-    def strike(self, worker_id: str) -> None:
+    def count_failed_check(self, worker_id: str) -> None:
         """Count an update of the device that failed checks."""
         self._state.strikes[worker_id] += 1
         self._assess_known(worker_id)
@@ -198,10 +198,10 @@ class Fleet:
         for unit in published.left_out:
             if unit.plan_id not in struck:
                 struck.add(unit.plan_id)
-                self.strike(unit.worker_id)
+                self.count_failed_check(unit.worker_id)
         self._state.struck = {v: p for v, p in self._state.struck.items() if p and v >= oldest}
 
-    def forgive(self, worker_id: str) -> None:
+    def reset_failed_checks(self, worker_id: str) -> None:
         """Forget a device's strikes, because an operator has asked to admit it."""
         self._state.strikes.pop(worker_id, None)
         self._assess_known(worker_id)
@@ -270,7 +270,7 @@ class Fleet:
         strikes = self._state.strikes[device.worker_id]
         if device.protocol != m.PROTOCOL:
             return (
-                f"it speaks protocol {device.protocol}, this planner {m.PROTOCOL}: "
+                f"it uses protocol {device.protocol}, this planner {m.PROTOCOL}: "
                 "their images are of different versions"
             )
         if device.units_digest != run.table.digest:

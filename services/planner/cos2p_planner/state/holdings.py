@@ -19,10 +19,10 @@ from cos2p_planner.state.prices import FloorPrices
 
 RECENCY_DECAY = 0.8
 """Factor per choice of the device: how fast it forgets that it trained a unit."""
-LONGING = 0.05
+ABSENCE_GAIN = 0.05
 """Gain per choice of a unit that the device does not train. Without it two devices may swap the
 same two sets for ever, and never train the rest (seen on the digits model)."""
-NOTHING = Choice(())
+NO_CHOICE = Choice(())
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Holdings:
             return
         recency = self._recency[row]
         recency[recency > 0] *= RECENCY_DECAY
-        recency -= LONGING
+        recency -= ABSENCE_GAIN
         recency[trained] = 1.0
         self._held[worker_id] = choice
         self._plans[worker_id] = 1
@@ -118,7 +118,7 @@ class Holdings:
 
     def held(self, worker_id: str) -> tuple[Choice, int]:
         """Return a device's units and its number of plans with them; none and 0 if it is new."""
-        return self._held.get(worker_id, NOTHING), self._plans.get(worker_id, 0)
+        return self._held.get(worker_id, NO_CHOICE), self._plans.get(worker_id, 0)
 
     def turn(self, worker_id: str) -> tuple[int, int]:
         """Return a device's number, in the order of first plans, and its number of choices."""

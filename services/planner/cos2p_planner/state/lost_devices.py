@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from cos2p.model.cost import Calibration
 from cos2p_planner.state.ledger import PlanFacts
 
-DEATHS_MIN = 2
+LOSSES_MIN = 2
 """This many deaths in a row are not chance."""
 FATAL_KEPT = 16
-LOST_KEPT = DEATHS_MIN + 1
+LOST_KEPT = LOSSES_MIN + 1
 """Of the newest incarnation one may still be alive."""
 
 
 @dataclass
-class Deaths:
+class LostPlans:
     """Plans lost with their device, by device; a snapshot holds this object unchanged.
 
     Attributes:
@@ -61,6 +61,6 @@ class Deaths:
         """Return what plans lost since the last update mean, once a later incarnation is heard."""
         peaks = self.lost_peaks.get(worker_id, {})
         died = sorted(i for i in peaks if i < incarnation)
-        if len(died) < DEATHS_MIN:
+        if len(died) < LOSSES_MIN:
             return []
         return [(died[-1], int(Calibration.SHRINK * peaks[died[-1]]))]

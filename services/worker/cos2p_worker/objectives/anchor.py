@@ -91,10 +91,10 @@ class Proximal:
         """Add rho * (w - w_dispatched) to the gradients, without a graph; return the term."""
         squares = 0.0
         for now, then in self._pairs:
-            gone = now - then
-            squares += float(gone.square().sum())
+            drift = now - then
+            squares += float(drift.square().sum())
             if now.grad is None:
-                now.grad = self._rho * gone
+                now.grad = self._rho * drift
             else:
-                now.grad.add_(gone, alpha=self._rho)
+                now.grad.add_(drift, alpha=self._rho)
         return self._rho / 2 * squares

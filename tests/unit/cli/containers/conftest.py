@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cos2p.errors import SettingsError
-from cos2p_cli.containers.engine import DockerEngine, Found, Kind
+from cos2p_cli.containers.engine import DockerEngine, ExistingContainer, Kind
 from cos2p_cli.containers.specs import NAME, ContainerSpec, Site
 from cos2p_cli.containers.steps import StepPrinter
 from cos2p_cli.containers.up import Up, UpOptions, UpResult
@@ -23,7 +23,7 @@ class FakeEngine(DockerEngine):
     images: dict[str, str] = field(
         default_factory=lambda: {name: f"id of {name}" for name in IMAGES}
     )
-    there: dict[str, Found] = field(default_factory=dict)
+    there: dict[str, ExistingContainer] = field(default_factory=dict)
     others: dict[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class FakeEngine(DockerEngine):
     def image_id(self, image: str) -> str | None:
         return self.images.get(image)
 
-    def containers(self, site: str) -> list[Found]:
+    def containers(self, site: str) -> list[ExistingContainer]:
         return [f for f in self.there.values() if f.labels.get(NAME) == site]
 
     def labels_of(self, kind: Kind, name: str) -> Mapping[str, str] | None:
@@ -57,7 +57,9 @@ class FakeEngine(DockerEngine):
     def create(self, spec: ContainerSpec, network: str) -> None:
         assert ("network", network) in self.others
         self.specs[spec.name] = spec
-        self.there[spec.name] = Found(spec.name, spec.labels, self.images[spec.image], "created")
+        self.there[spec.name] = ExistingContainer(
+            spec.name, spec.labels, self.images[spec.image], "created"
+        )
 
     def start(self, name: str) -> None:
         self.started.append(name)
@@ -123,17 +125,17 @@ class Ring:
                 self._spoke.add(found.name)
                 await self._speak(found)
 
-    async def _speak(self, found: Found) -> None:
+    async def _speak(self, found: ExistingContainer) -> None:
         if found.role == "init":
             await self.logged.create()
-            await self.logged.tell(self.script.requested())
+            await self.logged.append(self.script.requested())
             self.engine.put(found.name, status="exited")
         elif found.role == "planner":
-            await self.logged.tell(*self.script.started())
+            await self.logged.append(*self.script.started())
         elif found.role == "aggregator":
-            await self.logged.tell(self.script.opened())
+            await self.logged.append(self.script.opened())
         elif found.role == "worker":
-            await self.logged.tell(self.script.hello(found.name))
+            await self.logged.append(self.script.hello(found.name))
 
 
 @pytest.fixture

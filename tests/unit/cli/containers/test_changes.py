@@ -9,21 +9,21 @@ from cos2p.errors import SettingsError
 from cos2p_cli.containers import specs
 from cos2p_cli.containers.changes import compare, fleet
 from cos2p_cli.containers.classes import parse_fleet
-from cos2p_cli.containers.engine import Found
+from cos2p_cli.containers.engine import ExistingContainer
 from cos2p_cli.containers.specs import ContainerSpec, Site
 
 IDS = {"core:1": "c", "worker:1": "w"}
 
 
-def running(wanted: Sequence[ContainerSpec]) -> list[Found]:
-    return [Found(s.name, s.labels, IDS[s.image], "running") for s in wanted]
+def running(wanted: Sequence[ContainerSpec]) -> list[ExistingContainer]:
+    return [ExistingContainer(s.name, s.labels, IDS[s.image], "running") for s in wanted]
 
 
-def asked(site: Site, text: str, found: Sequence[Found] = ()) -> list[ContainerSpec]:
+def asked(site: Site, text: str, found: Sequence[ExistingContainer] = ()) -> list[ContainerSpec]:
     return fleet(site, parse_fleet(text) if text else (), found, cpus_max=8)
 
 
-def verbs(wanted: Sequence[ContainerSpec], found: Sequence[Found]) -> dict[str, str]:
+def verbs(wanted: Sequence[ContainerSpec], found: Sequence[ExistingContainer]) -> dict[str, str]:
     return {c.name: c.verb for c in compare(wanted, found, IDS)}
 
 

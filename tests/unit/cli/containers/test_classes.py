@@ -24,7 +24,7 @@ def test_a_size_is_what_docker_and_our_own_options_take(text: str, size: int) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("orin", "not a class with its count"),
         ("Orin=1", "not a class with its count"),
@@ -40,8 +40,8 @@ def test_a_size_is_what_docker_and_our_own_options_take(text: str, size: int) ->
         (" ", "names no class"),
     ],
 )
-def test_a_malformed_fleet_is_refused_with_the_reason(text: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_a_malformed_fleet_is_refused_with_the_reason(text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         parse_fleet(text)
 
 

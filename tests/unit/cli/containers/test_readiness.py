@@ -6,13 +6,15 @@ import pytest
 from fed import Fed
 
 from cos2p.errors import BudgetError, ExitCode
-from cos2p_cli.containers.engine import Found
+from cos2p_cli.containers.engine import ExistingContainer
 from cos2p_cli.containers.readiness import error_of, failing, last_line, not_ready
 from cos2p_cli.containers.specs import CLASS, MEMORY, ROLE
 
 
-def found(name: str, role: str, **state: Any) -> Found:
-    return Found(name, {ROLE: role}, "id", **{"status": "running", "started_s": 100.0, **state})
+def found(name: str, role: str, **state: Any) -> ExistingContainer:
+    return ExistingContainer(
+        name, {ROLE: role}, "id", **{"status": "running", "started_s": 100.0, **state}
+    )
 
 
 RING = [
@@ -85,7 +87,9 @@ def test_a_failed_container_is_reported_by_its_own_error_line_and_exit_code(
 def test_a_death_by_the_memory_limit_names_limit_and_class() -> None:
     labels = {ROLE: "worker", CLASS: "tiny", MEMORY: "600000000"}
 
-    error = error_of(Found("w", labels, "id", "restarting", 137, out_of_memory=True), "")
+    error = error_of(
+        ExistingContainer("w", labels, "id", "restarting", 137, out_of_memory=True), ""
+    )
 
     assert isinstance(error, BudgetError)
     assert "memory limit of 600 MB" in str(error)

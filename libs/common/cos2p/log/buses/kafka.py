@@ -48,8 +48,8 @@ class KafkaBus:
         self._catalogue = Catalogue(self._link, settings.replication or -1)
         self._writer = Writer(self._link)
         self._readers = ReaderPool(self._open_consumer)
-        self._scout: AIOKafkaConsumer | None = None
-        self._scouting = asyncio.Lock()
+        self._metadata_consumer: AIOKafkaConsumer | None = None
+        self._metadata_lock = asyncio.Lock()
         self._specs: dict[str, TopicSpec] = {}
 
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
@@ -116,10 +116,12 @@ class KafkaBus:
         # Where this process does not know a topic's limit, it takes that of a default broker.
         limits.check(self._specs.get(topic, TopicSpec(topic, 1, RECORD_BYTES_MAX)), records)
         for record in records:
-            around = len(record.key) + sum(len(k) + len(v) for k, v in record.headers.items())
-            if around > ENVELOPE_BYTES_MAX // 2:
+            overhead_bytes = len(record.key) + sum(
+                len(k) + len(v) for k, v in record.headers.items()
+            )
+            if overhead_bytes > ENVELOPE_BYTES_MAX // 2:
                 raise RecordTooLargeError(
-                    f"key and headers of {around} bytes are over the limit of "
+                    f"key and headers of {overhead_bytes} bytes are over the limit of "
                     f"{ENVELOPE_BYTES_MAX // 2}"
                 )
 
@@ -172,34 +174,34 @@ class KafkaBus:
     async def _ends(self, topic: str, partitions: Sequence[int]) -> dict[int, Offsets]:
         places = [TopicPartition(topic, partition) for partition in partitions]
 
-        async def ask() -> dict[int, Offsets]:
-            scout = await self._open_scout()
+        async def query() -> dict[int, Offsets]:
+            metadata_consumer = await self._open_metadata_consumer()
             first, after = await asyncio.gather(
-                scout.beginning_offsets(places), scout.end_offsets(places)
+                metadata_consumer.beginning_offsets(places), metadata_consumer.end_offsets(places)
             )
             return {at.partition: Offsets(first[at], after[at]) for at in places}
 
-        return await self._patiently(ask, topic, partitions[0])
+        return await self._patiently(query, topic, partitions[0])
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]], topic: str, partition: int) -> T:
+    async def _patiently(self, query: Callable[[], Awaitable[T]], topic: str, partition: int) -> T:
         now = asyncio.get_running_loop().time
         deadline = now() + self._link.patience_s
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await ask()
+                    return await query()
             except (kafka.KafkaError, OSError, TimeoutError) as error:
                 retriable = getattr(error, "retriable", True)
                 if not retriable or now() + BACKOFF_S > deadline:
                     await self._refuse(error, topic, partition)
             await self._link.rest()
 
-    async def _open_scout(self) -> AIOKafkaConsumer:
+    async def _open_metadata_consumer(self) -> AIOKafkaConsumer:
         """Open the consumer that asks only for offsets: a long poll would delay its answers."""
-        async with self._scouting:
-            if self._scout is None:
-                self._scout = await self._open_consumer()
-            return self._scout
+        async with self._metadata_lock:
+            if self._metadata_consumer is None:
+                self._metadata_consumer = await self._open_consumer()
+            return self._metadata_consumer
 
     async def _open_consumer(self) -> AIOKafkaConsumer:
         return await self._link.open(
@@ -225,7 +227,7 @@ class KafkaBus:
 
     async def _start_afresh(self) -> None:
         """Close clients that may know only addresses of former brokers."""
-        scout, self._scout = self._scout, None
-        if scout is not None:
-            await stop(scout)
+        metadata_consumer, self._metadata_consumer = self._metadata_consumer, None
+        if metadata_consumer is not None:
+            await stop(metadata_consumer)
         await self._catalogue.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cos2p.errors import SettingsError
-from cos2p.fresh_file import FreshFile
+from cos2p.reloaded_file import ReloadedFile
 from cos2p.settings import BusSettings
 
 
@@ -117,7 +117,7 @@ def _tls(settings: BusSettings) -> ssl.SSLContext:
 
 def _password(settings: BusSettings) -> Callable[[], str]:
     if settings.kafka_password_file is not None:
-        return FreshFile(settings.kafka_password_file, _read_password)
+        return ReloadedFile(settings.kafka_password_file, _read_password)
     given = settings.kafka_password
     if given is None:
         raise SettingsError(

@@ -43,17 +43,17 @@ UNRESOLVED = Cause("the name does not resolve", False)
 TIMED_OUT = Cause("timed out", False)
 HUNG_UP = Cause("the broker closed the connection", False)
 TLS_WANTED = Cause(
-    "the broker speaks TLS and we do not (COS2P_KAFKA_SECURITY=SSL or SASL_SSL)", True
+    "the broker uses TLS, this client does not (COS2P_KAFKA_SECURITY=SSL or SASL_SSL)", True
 )
 TLS_UNWANTED = Cause(
-    "the broker does not speak TLS and we do (COS2P_KAFKA_SECURITY=PLAINTEXT or SASL_PLAINTEXT)",
+    "this client uses TLS, the broker does not (COS2P_KAFKA_SECURITY=PLAINTEXT or SASL_PLAINTEXT)",
     True,
 )
 PASSWORD_WANTED = Cause(
     "the broker asks for a user and password (COS2P_KAFKA_SECURITY=SASL_PLAINTEXT or SASL_SSL)",
     True,
 )
-PASSWORD_UNWANTED = Cause("this port of the broker takes no user and password", True)
+PASSWORD_UNWANTED = Cause("this port of the broker accepts no user and password", True)
 CERTIFICATE_WANTED = Cause("a client certificate is required (COS2P_KAFKA_CERT_FILE)", True)
 CERTIFICATE_REFUSED = Cause(
     "the broker does not accept our client certificate: it has expired, or is of a CA that the "
@@ -131,7 +131,7 @@ def _known(link: BaseException, access: Access) -> Cause | None:
     if isinstance(link, UnsupportedSaslMechanismError):
         mechanism = access.client.get("sasl_mechanism")
         return Cause(
-            f"the broker does not take {mechanism} passwords (COS2P_KAFKA_MECHANISM)", True
+            f"the broker does not accept {mechanism} passwords (COS2P_KAFKA_MECHANISM)", True
         )
     if isinstance(link, IllegalSaslStateError):
         return PASSWORD_UNWANTED

@@ -35,7 +35,7 @@ SETTLE_S = 0.5
 """How long a topic must be missing, because brokers learn of a new one at different times."""
 
 
-class Asker(AIOKafkaClient):  # type: ignore[misc]
+class MetadataClient(AIOKafkaClient):  # type: ignore[misc]
     """A bare client with the same `start` as the other clients."""
 
     async def start(self) -> None:
@@ -53,7 +53,7 @@ class Catalogue:
         self._link = link
         self._replication = replication
         self._counts: dict[str, int] = {}
-        self._asker: Asker | None = None
+        self._metadata_client: MetadataClient | None = None
         self._opening = asyncio.Lock()
 
     async def require(self, topic: str, partition: int) -> int:
@@ -66,7 +66,7 @@ class Catalogue:
         """
         count = self._counts.get(topic)
         if count is None:
-            count = (await self._ask([topic], settle=True)).get(topic)
+            count = (await self._query([topic], settle=True)).get(topic)
             if count is None:
                 raise TopicMissingError(
                     f"{self._link.access.address}: there is no topic {topic}: "
@@ -92,7 +92,7 @@ class Catalogue:
             SettingsError: the replication factor does not suit the cluster.
             BusError: this client may not make the topics.
         """
-        found = await self._ask([spec.name for spec in specs], settle=False)
+        found = await self._query([spec.name for spec in specs], settle=False)
         missing = [spec for spec in specs if spec.name not in found]
         if missing:
             await self._make(missing)
@@ -107,9 +107,9 @@ class Catalogue:
 
     async def close(self) -> None:
         """Close the connection."""
-        asker, self._asker = self._asker, None
-        if asker is not None:
-            await stop(asker)
+        metadata_client, self._metadata_client = self._metadata_client, None
+        if metadata_client is not None:
+            await stop(metadata_client)
 
     async def _make(self, specs: Sequence[TopicSpec]) -> None:
         admin = await self._link.open(lambda: AIOKafkaAdminClient(**self._link.options))
@@ -142,11 +142,11 @@ class Catalogue:
         names = [spec.name for spec in specs]
         deadline = asyncio.get_running_loop().time() + self._link.patience_s
         while True:
-            asker = await self._open()
-            await asker.force_metadata_update()
+            metadata_client = await self._open()
+            await metadata_client.force_metadata_update()
             views = [
-                await self._ask_one(asker, broker.nodeId, names)
-                for broker in asker.cluster.brokers()
+                await self._query_node(metadata_client, broker.nodeId, names)
+                for broker in metadata_client.cluster.brokers()
             ]
             seen = [view for view in views if view is not None]
             if seen and all(len(view) == len(names) for view in seen):
@@ -155,13 +155,13 @@ class Catalogue:
                 raise await self._link.unreachable(None)
             await self._link.rest()
 
-    async def _ask(self, names: list[str], *, settle: bool) -> dict[str, int]:
+    async def _query(self, names: list[str], *, settle: bool) -> dict[str, int]:
         now = asyncio.get_running_loop().time
         start = now()
         while True:
-            asker = await self._open()
-            node = asker.get_random_node()
-            view = None if node is None else await self._ask_one(asker, node, names)
+            metadata_client = await self._open()
+            node = metadata_client.get_random_node()
+            view = None if node is None else await self._query_node(metadata_client, node, names)
             if view is not None and (
                 len(view) == len(names) or not settle or now() > start + SETTLE_S
             ):
@@ -170,13 +170,15 @@ class Catalogue:
                 if now() > start + self._link.patience_s:
                     await self.close()
                     raise await self._link.unreachable(None)
-                await asker.force_metadata_update()
+                await metadata_client.force_metadata_update()
             await self._link.rest()
 
-    async def _ask_one(self, asker: Asker, node: int, names: list[str]) -> dict[str, int] | None:
+    async def _query_node(
+        self, metadata_client: MetadataClient, node: int, names: list[str]
+    ) -> dict[str, int] | None:
         """Partition counts of the topics that a broker knows; None if it does not answer."""
         try:
-            answer = await asker.send(node, MetadataRequest(names, False))
+            answer = await metadata_client.send(node, MetadataRequest(names, False))
         except (kafka.KafkaError, OSError, TimeoutError):
             return None
         counts: dict[str, int] = {}
@@ -192,11 +194,13 @@ class Catalogue:
                 counts[row["topic"]] = len(row["partitions"])
         return counts
 
-    async def _open(self) -> Asker:
+    async def _open(self) -> MetadataClient:
         async with self._opening:
-            if self._asker is None:
-                self._asker = await self._link.open(lambda: Asker(**self._link.options))
-            return self._asker
+            if self._metadata_client is None:
+                self._metadata_client = await self._link.open(
+                    lambda: MetadataClient(**self._link.options)
+                )
+            return self._metadata_client
 
 
 def topic_settings(spec: TopicSpec) -> dict[str, str]:

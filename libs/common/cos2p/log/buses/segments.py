@@ -96,7 +96,7 @@ class Segment:
                     views[0] = views[0][done:]
         except OSError as error:
             raise StorageError(
-                f"can't write blobs to {self._path}: {error.strerror}; make room and start again"
+                f"can't write blobs to {self._path}: {error.strerror}; free space and start again"
             ) from error
 
     def _close_if_unused(self) -> None:
@@ -199,13 +199,13 @@ class SegmentFolder:
             for number in numbers:
                 if (fd := self._locked(number)) is not None:
                     locked[number] = fd
-            gone = sorted(locked.keys() & set(unused())) if locked else []
-            for number in gone:
+            removed = sorted(locked.keys() & set(unused())) if locked else []
+            for number in removed:
                 self._path(number).unlink(missing_ok=True)
-            return gone
+            return removed
         except OSError as error:
             raise StorageError(
-                f"can't remove {error.filename}: {error.strerror}; let us write to its folder"
+                f"can't remove {error.filename}: {error.strerror}; allow writing to its folder"
             ) from error
         finally:
             for fd in locked.values():
@@ -221,13 +221,13 @@ class SegmentFolder:
                 read = _read_into if may_wait else _read_cached
                 done = read(file.fileno(), data, first)
         except FileNotFoundError:
-            raise OffsetExpiredError(f"the blobs in {path} are gone from the run") from None
+            raise OffsetExpiredError(f"the blobs in {path} were removed from the run") from None
         except OSError as error:
             raise StorageError(f"can't read {path}: {error.strerror}") from error
         if done != size:
             if not may_wait:
                 return None
-            raise OffsetExpiredError(f"{path} was cut: {done} of {size} bytes at {first}")
+            raise OffsetExpiredError(f"{path} was truncated: {done} of {size} bytes at {first}")
         return [data[p.position - first : p.position - first + p.byte_count] for p in places]
 
     def _locked(self, number: int) -> int | None:

@@ -263,8 +263,8 @@ class SqliteBus:
             more = await self._patiently(expire, in_thread=True)
             unused = await self._patiently(log.unused_segments)
             remove = partial(self._segments.remove, unused, log.unused_segments)
-            if unused and (gone := await self._patiently(remove, in_thread=True)):
-                await self._patiently(partial(log.forget_segments, gone))
+            if unused and (removed := await self._patiently(remove, in_thread=True)):
+                await self._patiently(partial(log.forget_segments, removed))
         return more
 
     # ------------------------------------------------------------ reading
@@ -287,11 +287,11 @@ class SqliteBus:
         now = asyncio.get_running_loop().time
         while (left := until - now()) > 0:
             pause = min(max(POLL_SHARE * (now() - since), POLL_MIN_S), POLL_MAX_S, left)
-            await self._nap(pause)
+            await self._pause(pause)
             if await self._patiently(log.changes) != seen:
                 return
 
-    async def _nap(self, seconds: float) -> None:
+    async def _pause(self, seconds: float) -> None:
         """Sleep, or wake at this bus's next append."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()

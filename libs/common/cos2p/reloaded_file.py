@@ -15,7 +15,7 @@ from cos2p.errors import SettingsError
 T = TypeVar("T")
 
 
-class FreshFile(Generic[T]):
+class ReloadedFile(Generic[T]):
     """A callable that returns the file's current value.
 
     Args:

@@ -1,6 +1,6 @@
 """Ties a child process to its parent, so that the child stops when the parent ends.
 
-`python -m cos2p.service.leash MODULE` runs the `main` of MODULE.
+`python -m cos2p.service.parent_watch MODULE` runs the `main` of MODULE.
 The parent holds the other end of the child's standard input and never writes to it.
 
 Invariant: when the parent has ended, for any reason, the child receives SIGTERM.
@@ -15,7 +15,7 @@ from importlib import import_module
 from multiprocessing import connection
 
 
-def tie_to(handle: int) -> None:
+def stop_when_closed(handle: int) -> None:
     """Stop this process with SIGTERM once the other end of `handle` is closed."""
 
     def wait() -> None:
@@ -23,10 +23,10 @@ def tie_to(handle: int) -> None:
         connection.wait([handle])
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=wait, daemon=True, name="leash").start()
+    threading.Thread(target=wait, daemon=True, name="parent-watch").start()
 
 
 if __name__ == "__main__":
-    tie_to(sys.stdin.fileno())
+    stop_when_closed(sys.stdin.fileno())
     del sys.argv[0]
     sys.exit(import_module(f"{sys.argv[0]}.__main__").main())

@@ -10,7 +10,7 @@ is only one plan, and no merged model to stay near.
 from cos2p.model.cost import CostModel
 from cos2p.run_config import RunConfig
 from cos2p_worker.budget import even_scores, fill_budget
-from cos2p_worker.evaluation import judge_values
+from cos2p_worker.evaluation import evaluate_values
 from cos2p_worker.initial import initial_values
 from cos2p_worker.task import Dataset, Task
 from cos2p_worker.torch_trainer import local_machine, local_plan
@@ -18,17 +18,19 @@ from cos2p_worker.train import Training
 from cos2p_worker.trainer import TrainingControl
 
 
-def units_alone(task: Task, config: RunConfig, memory_bytes: int, who: str) -> tuple[int, ...]:
+def standalone_units(
+    task: Task, config: RunConfig, memory_bytes: int, owner: str
+) -> tuple[int, ...]:
     """Return the fixed submodel that fills a device's budget.
 
     Raises:
         BudgetError: not even the smallest submodel fits.
     """
     cost = CostModel.of(task.units, config)
-    return fill_budget(cost, memory_bytes, even_scores(task.units), who)
+    return fill_budget(cost, memory_bytes, even_scores(task.units), owner)
 
 
-def train_alone(
+def train_standalone(
     task: Task,
     shard: Dataset,
     units: tuple[int, ...],
@@ -45,4 +47,4 @@ def train_alone(
     plan = local_plan(units, steps, config.local, seed)
     result, _ = training.run(plan, values, None, TrainingControl())
     trained = {u: values[u] + result.deltas[u] for u in units}
-    return judge_values(task, trained, task.evaluation_data(), units).accuracy or 0.0
+    return evaluate_values(task, trained, task.evaluation_data(), units).accuracy or 0.0

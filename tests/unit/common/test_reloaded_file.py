@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cos2p.errors import SettingsError
-from cos2p.fresh_file import FreshFile
+from cos2p.reloaded_file import ReloadedFile
 
 
 def number(file: Path) -> int:
@@ -36,7 +36,7 @@ def write(file: Path, tmp_path: Path) -> Callable[[str], None]:
 
 
 def test_a_changed_file_has_its_new_value(file: Path, write: Callable[[str], None]) -> None:
-    value = FreshFile(file, number)
+    value = ReloadedFile(file, number)
 
     before = value()
     write("22")
@@ -51,7 +51,7 @@ def test_an_unchanged_file_is_not_read_again(file: Path) -> None:
         reads.append(path)
         return number(path)
 
-    value = FreshFile(file, counted)
+    value = ReloadedFile(file, counted)
 
     assert (1, 1) == (value(), value())
     assert [file] == reads
@@ -60,18 +60,18 @@ def test_an_unchanged_file_is_not_read_again(file: Path) -> None:
 def test_a_wrong_file_is_told_once_and_leaves_the_value(
     file: Path, write: Callable[[str], None]
 ) -> None:
-    told: list[str] = []
-    value = FreshFile(file, number, told.append)
+    warnings: list[str] = []
+    value = ReloadedFile(file, number, warnings.append)
     write("none")
 
     assert (1, 1) == (value(), value())
-    assert 1 == len(told)
+    assert 1 == len(warnings)
 
 
 def test_a_file_that_is_gone_leaves_the_value_and_one_that_is_back_is_read(
     file: Path, write: Callable[[str], None]
 ) -> None:
-    value = FreshFile(file, number)
+    value = ReloadedFile(file, number)
     file.unlink()
     gone = value()
     write("3")
@@ -83,4 +83,4 @@ def test_at_the_start_a_wrong_file_is_an_error(file: Path) -> None:
     file.write_text("")
 
     with pytest.raises(SettingsError, match="holds no number"):
-        FreshFile(file, number)
+        ReloadedFile(file, number)

@@ -26,13 +26,15 @@ async def run(
         BudgetError: no submodel fits. The text names a budget that would.
     """
     require_torch()
-    from cos2p_worker.export import Wish, export
+    from cos2p_worker.export import ExportRequest, export
     from cos2p_worker.task import load_task
 
     async with options.opened(settings) as bus:
         known = await options.history_of(bus, settings.prefix)
         task = load_task(task_name or known.task).for_run(known.config)
-        done = await export(bus, settings.prefix, Wish(version, raw, memory_bytes), out, task)
+        done = await export(
+            bus, settings.prefix, ExportRequest(version, raw, memory_bytes), out, task
+        )
     whole = len(task.units)
     if as_json:
         options.print_json(

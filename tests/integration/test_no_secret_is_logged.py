@@ -76,7 +76,7 @@ class Vault:
             **level,
         }
 
-    def told_in(self, text: bytes) -> list[str]:
+    def secrets_in(self, text: bytes) -> list[str]:
         """Which secrets stand in a text, in any of their forms."""
         return [name for name, form in self._forms() if form in text]
 
@@ -118,7 +118,7 @@ def ring(vault: Vault, work: Path) -> Iterator[Ring]:
 
 
 def test_what_is_looked_for_is_what_the_files_hold(vault: Vault) -> None:
-    held = {path.name: vault.told_in(path.read_bytes()) for path in vault.folder.iterdir()}
+    held = {path.name: vault.secrets_in(path.read_bytes()) for path in vault.folder.iterdir()}
 
     assert {
         "password": ["the right password"],
@@ -128,18 +128,20 @@ def test_what_is_looked_for_is_what_the_files_hold(vault: Vault) -> None:
     } == held
 
 
-def what_is_told_by(vault: Vault, programs: dict[str, tuple[int, str, str]]) -> dict[str, Any]:
+def secrets_printed_by(vault: Vault, programs: dict[str, tuple[int, str, str]]) -> dict[str, Any]:
     return {
-        name: told
+        name: secrets
         for name, (_, out, err) in programs.items()
-        if (told := vault.told_in((out + err).encode()))
+        if (secrets := vault.secrets_in((out + err).encode()))
     }
 
 
-def what_lies_in(vault: Vault, work: Path) -> dict[str, Any]:
+def secrets_in_files(vault: Vault, work: Path) -> dict[str, Any]:
     files = [path for path in work.rglob("*") if path.is_file()]
     assert files
-    return {path.name: told for path in files if (told := vault.told_in(path.read_bytes()))}
+    return {
+        path.name: secrets for path in files if (secrets := vault.secrets_in(path.read_bytes()))
+    }
 
 
 def test_a_whole_run_and_every_command_tell_no_secret(ring: Ring, vault: Vault, work: Path) -> None:
@@ -154,7 +156,7 @@ def test_a_whole_run_and_every_command_tell_no_secret(ring: Ring, vault: Vault, 
         ]
         await ring.wait_for_end()
         await ring.bus.close()
-        return [told for text in seen for told in vault.told_in(text)]
+        return [secrets for text in seen for secrets in vault.secrets_in(text)]
 
     assert [] == asyncio.run(body())
     environ = {
@@ -169,8 +171,8 @@ def test_a_whole_run_and_every_command_tell_no_secret(ring: Ring, vault: Vault, 
     }
 
     assert {"stop"} >= {name for name, (code, *_) in ended.items() if code}, ended
-    assert {} == what_is_told_by(vault, ended)
-    assert {} == what_lies_in(vault, work)
+    assert {} == secrets_printed_by(vault, ended)
+    assert {} == secrets_in_files(vault, work)
     assert '"level": "debug"' in (work / "planner-0.err").read_text()
 
 
@@ -191,7 +193,7 @@ def test_no_program_that_is_refused_tells_the_password_or_a_key(vault: Vault, wo
         ended[name] = end_of(process)
 
     assert dict.fromkeys(ended, 3) == {name: code for name, (code, *_) in ended.items()}
-    assert {} == what_is_told_by(vault, ended)
+    assert {} == secrets_printed_by(vault, ended)
 
 
 @pytest.mark.parametrize("role", SERVICES)
@@ -209,4 +211,4 @@ def test_a_private_key_in_the_place_of_another_file_is_not_told(
     ended = end_of(start(role, cwd=work, environ={"bus": "kafka://127.0.0.1:9", **environ}))
 
     assert 2 == ended[0], ended
-    assert {} == what_is_told_by(vault, {role: ended})
+    assert {} == secrets_printed_by(vault, {role: ended})

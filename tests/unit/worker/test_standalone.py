@@ -5,9 +5,9 @@ import pytest
 
 from cos2p.errors import BudgetError
 from cos2p.model.cost import CostModel
-from cos2p_worker.alone import train_alone, units_alone
 from cos2p_worker.budget import energy_scores, even_scores, fill_budget
 from cos2p_worker.initial import initial_values
+from cos2p_worker.standalone import standalone_units, train_standalone
 from cos2p_worker.task import Dataset, Task
 
 
@@ -20,7 +20,7 @@ def test_the_submodel_fills_its_budget_and_no_more(task: Task, fraction: float) 
     cost = cost_of(task)
     memory_bytes = cost.memory_for_fraction(fraction)
 
-    units = units_alone(task, task.run, memory_bytes, "w")
+    units = standalone_units(task, task.run, memory_bytes, "w")
 
     largest = int(cost.trained_bytes[task.units.prunable].max())
     assert memory_bytes - 2 * largest <= cost.peak_bytes(units) <= memory_bytes
@@ -30,12 +30,12 @@ def test_the_submodel_fills_its_budget_and_no_more(task: Task, fraction: float) 
 def test_with_all_the_memory_it_is_the_whole_model(task: Task) -> None:
     memory_bytes = cost_of(task).memory_for_fraction(1.0)
 
-    assert tuple(range(len(task.units))) == units_alone(task, task.run, memory_bytes, "w")
+    assert tuple(range(len(task.units))) == standalone_units(task, task.run, memory_bytes, "w")
 
 
 def test_a_small_budget_leaves_blocks_out_and_keeps_the_others_wide(task: Task) -> None:
     cost = cost_of(task)
-    units = units_alone(task, task.run, cost.memory_for_fraction(0.3), "w")
+    units = standalone_units(task, task.run, cost.memory_for_fraction(0.3), "w")
 
     blocks = {int(b) for b in task.units.blocks[list(units)]} - {-1}
     assert 0 < len(blocks) < task.units.block_count
@@ -55,8 +55,8 @@ def test_a_budget_below_the_smallest_submodel_names_the_number_that_would_do(tas
     smallest = cost_of(task).smallest_bytes
 
     with pytest.raises(BudgetError, match=f"device-3: .*{smallest} bytes"):
-        units_alone(task, task.run, smallest - 1, "device-3")
-    assert units_alone(task, task.run, smallest, "device-3")
+        standalone_units(task, task.run, smallest - 1, "device-3")
+    assert standalone_units(task, task.run, smallest, "device-3")
 
 
 def test_the_units_with_more_energy_stay(task: Task) -> None:
@@ -73,10 +73,10 @@ def test_the_units_with_more_energy_stay(task: Task) -> None:
 
 
 def test_alone_a_device_learns_what_it_has_seen(task: Task) -> None:
-    units = units_alone(task, task.run, cost_of(task).memory_for_fraction(0.6), "w")
+    units = standalone_units(task, task.run, cost_of(task).memory_for_fraction(0.6), "w")
 
-    untrained = train_alone(task, task.shard(0, 2), units, task.run, steps=1, seed=0)
-    trained = train_alone(task, task.shard(0, 2), units, task.run, steps=80, seed=0)
+    untrained = train_standalone(task, task.shard(0, 2), units, task.run, steps=1, seed=0)
+    trained = train_standalone(task, task.shard(0, 2), units, task.run, steps=80, seed=0)
 
     assert untrained < 0.8 < trained
 
@@ -86,7 +86,7 @@ def test_alone_a_device_does_not_learn_what_it_has_not_seen(task: Task) -> None:
     half = Dataset(data.inputs[data.labels < 2], data.labels[data.labels < 2])
     units = tuple(range(len(task.units)))
 
-    accuracy = train_alone(task, half, units, task.run, steps=80, seed=0)
+    accuracy = train_standalone(task, half, units, task.run, steps=80, seed=0)
 
     assert accuracy == pytest.approx(0.5, abs=0.15)
     assert np.isfinite(accuracy)

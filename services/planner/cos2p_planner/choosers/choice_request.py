@@ -1,7 +1,7 @@
 """The question that a rule receives, and the interface of a rule.
 
-Invariant: an `Ask` is a function of the decision log, the devices' messages and what the aggregator
-has published. So a restarted planner asks the same question.
+Invariant: a `ChoiceRequest` is a function of the decision log, the devices' messages and what the
+aggregator has published. So a restarted planner asks the same question.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from cos2p.model.basket import Choice, Floats
 
 
 @dataclass(frozen=True)
-class Ask:
+class ChoiceRequest:
     """One device's question. Arrays are float64, shape (units,).
 
     Attributes:
@@ -59,6 +59,6 @@ class ChoiceRule(Protocol):
         """Budget with which every question has an answer; devices below it get no plans."""
         ...
 
-    def choose(self, ask: Ask) -> Choice | None:
+    def choose(self, request: ChoiceRequest) -> Choice | None:
         """Choose the units; None where none fit."""
         ...
