@@ -73,7 +73,7 @@ def written(value: Any, unit: str) -> str:
 def of_device(row: DeviceRow, run: HistoryState) -> dict[str, str]:
     """Write a device's figures, by the titles of their columns in tables of devices."""
     return {
-        figure.head: written(value_of(row, name, run), figure.unit)
+        figure.head: written(value_of(row, name, run.staleness), figure.unit)
         for name, figure in figures_of(DeviceRow).items()
         if figure.head
     }

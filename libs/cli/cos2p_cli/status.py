@@ -67,7 +67,7 @@ async def live(bus: Bus, prefix: str, clock: Clock) -> None:
     with RunProgress(Console(), "live", clock, leave, transient=False) as shown:
         while True:
             await reader.poll(wait_s=REFRESH_S)
-            shown.seen(reader.history, reader.notes)
+            shown.on_update(reader.history, reader.notes)
             if reader.history.phase == "finished":
                 return
             await clock.sleep(REFRESH_S / 2)

@@ -214,7 +214,7 @@ def test_a_repeated_report_is_refused_as_a_duplicate_and_ends_nothing(
     ("changes", "reason"),
     [
         ({"blob": {"byte_count": 7}}, "7 bytes"),
-        ({"blob": {"topic": "other"}}, "lies in other"),
+        ({"blob": {"topic": "other"}}, "is in other"),
         ({"blob": {"partition": 99}}, "[99]"),
         ({"blob": {"blob_id": "p000001.9"}}, "named"),
         ({"blob": {"chunk_count": 3}}, "chunks"),
