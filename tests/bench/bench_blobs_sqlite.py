@@ -13,7 +13,7 @@ from typing import TypeVar
 from rows import Row
 
 from cos2p.clock import SystemClock
-from cos2p.log.blobs import CHUNKS_PER_APPEND, read_blob, write_blob
+from cos2p.log.blobs import APPEND_BYTES, read_blob, write_blob
 from cos2p.log.bus import NewRecord, TopicSpec
 from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.log.topics import CHUNK_BYTES_MAX
@@ -30,6 +30,7 @@ SPECS = [
     TopicSpec("small", 1, 1_000_000),
 ]
 PAYLOAD = memoryview(os.urandom(BLOB_BYTES))
+CHUNKS_PER_APPEND = APPEND_BYTES // CHUNK_BYTES_MAX
 CHUNKS = [PAYLOAD[i : i + CHUNK_BYTES_MAX] for i in range(0, BLOB_BYTES, CHUNK_BYTES_MAX)]
 
 

@@ -29,8 +29,8 @@ from cos2p.model.payload import Buffer
 BLOB_HEADER = "cos2p-blob"
 CHUNK_HEADER = "cos2p-chunk"
 READ_BYTES_MAX = 2 << 20
-CHUNKS_PER_APPEND = 4
-"""Chunks given to the bus at once: enough to keep it busy, few enough to bound memory."""
+APPEND_BYTES = 4 * CHUNK_BYTES_MAX
+"""Bytes given to the bus at once: enough to keep it busy, few enough to bound memory."""
 
 
 async def write_blob(
@@ -73,7 +73,7 @@ async def write_chunks(
     """
     hasher = blake3()
     offsets: list[int] = []
-    byte_count = 0
+    byte_count = sent_bytes = 0
     group: list[NewRecord] = []
     async with _Turns(bus, topic, partition, offsets) as turns:
         for index, chunk in enumerate(chunks):
@@ -81,9 +81,9 @@ async def write_chunks(
                 hasher.update(chunk)
             byte_count += len(chunk)
             group.append(_record(blob_id, index, chunk))
-            if len(group) == CHUNKS_PER_APPEND:
+            if byte_count - sent_bytes >= APPEND_BYTES:
                 await turns.append(group)
-                group = []
+                group, sent_bytes = [], byte_count
         if group or not byte_count:
             await turns.append(group or [_record(blob_id, 0, b"")])
     return BlobRef(

@@ -29,8 +29,11 @@ from cos2p.model.payload import F32, Buffer
 from cos2p.model.unit_wire import pack_units, unpack_units
 from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 
-SHARED_BYTES = 128 << 10
-"""A chunk that holds this many bytes is complete. It bounds what a reader fetches in vain."""
+SHARED_BYTES = 8 << 10
+"""A chunk that holds this many bytes is complete, unless it holds a part of one large unit.
+
+A reader fetches at most this much in vain for each unit that it lacks.
+"""
 
 
 @dataclass(frozen=True)
