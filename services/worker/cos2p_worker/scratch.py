@@ -60,27 +60,50 @@ def own_folder(parent: Path, worker_id: str, run: str, keep: Callable[[], bool])
     """
     folder = parent / f"{OWN_PREFIX}{worker_id}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise StorageError(f"can't make the folder {folder}: {error}") from error
-    try:
-        if not _take(lock):
+        lock = _own_lock(folder)
+        if lock is None:
             raise StorageError(
                 f"another process works as {worker_id} in {folder}: "
                 "give each worker its own --worker-id, or its own --scratch-dir"
             )
-        if os.pread(lock, len(run.encode()) + 1, 0) != run.encode():
-            for entry in folder.iterdir():
-                if entry.name != LOCK:
-                    entry.unlink()
-            os.truncate(lock, 0)
-            os.pwrite(lock, run.encode(), 0)
+        _empty_for(run, folder, lock)
+    except OSError as error:
+        raise StorageError(f"can't make the folder {folder}: {error}") from error
+    try:
         yield folder
         if not keep():
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def _own_lock(folder: Path) -> int | None:
+    """Make a folder where there is none and take its lock; None if another process holds it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        if not _take(lock):
+            os.close(lock)
+            return None
+        # A process that has just left may have removed the folder since it was opened.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(folder / LOCK), os.fstat(lock)):
+                return lock
+        os.close(lock)
+
+
+def _empty_for(run: str, folder: Path, lock: int) -> None:
+    """Remove what another run left in a folder, and write this run's name into its lock."""
+    name = run.encode()
+    if os.pread(lock, len(name) + 1, 0) == name:
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+    os.truncate(lock, 0)
+    os.pwrite(lock, name, 0)
 
 
 def remove_abandoned(parent: Path) -> int:

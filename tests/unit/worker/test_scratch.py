@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cos2p.errors import StorageError
-from cos2p_worker.scratch import remove_abandoned, scratch_folder
+from cos2p_worker.scratch import own_folder, remove_abandoned, scratch_folder
 
 LIFE = """
 import sys
@@ -164,5 +164,48 @@ def test_a_folder_that_can_t_be_made_is_an_error_that_names_the_place(tmp_path: 
     with (
         pytest.raises(StorageError, match="file/below"),
         scratch_folder(tmp_path / "file" / "below"),
+    ):
+        pass
+
+
+def test_a_worker_s_own_folder_is_there_again_at_its_next_start(tmp_path: Path) -> None:
+    for _ in range(2):
+        with own_folder(tmp_path, "w0", "run-1", lambda: True) as folder:
+            before = sorted(entry.name for entry in folder.iterdir())
+            (folder / "unit").touch()
+
+    assert ["lock", "unit"] == before
+
+
+def test_a_worker_s_own_folder_goes_with_the_run(tmp_path: Path) -> None:
+    with own_folder(tmp_path, "w0", "run-1", lambda: False) as folder:
+        (folder / "unit").touch()
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_what_another_run_left_in_a_worker_s_own_folder_is_removed(tmp_path: Path) -> None:
+    with own_folder(tmp_path, "w0", "run-1", lambda: True) as folder:
+        (folder / "unit").touch()
+        (folder / "below").mkdir()
+    with own_folder(tmp_path, "w0", "run-2", lambda: True) as folder:
+        assert ["lock"] == [entry.name for entry in folder.iterdir()]
+
+
+def test_a_worker_s_own_folder_has_one_process(tmp_path: Path) -> None:
+    with (
+        own_folder(tmp_path, "w0", "run-1", lambda: True),
+        pytest.raises(StorageError, match="another process works as w0"),
+        own_folder(tmp_path, "w0", "run-1", lambda: True),
+    ):
+        pass
+
+
+def test_an_own_folder_that_can_t_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with (
+        pytest.raises(StorageError, match="can't make the folder"),
+        own_folder(tmp_path / "file", "w0", "run-1", lambda: True),
     ):
         pass
