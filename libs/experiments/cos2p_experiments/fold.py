@@ -99,7 +99,7 @@ class Fold:
             for s in spans
             if s.end_s > s.start_s
         )
-        return tuple(sorted(rounded, key=lambda s: (natural(s.worker_id), s.start_s)))
+        return tuple(sorted(rounded, key=lambda s: (natural(s.worker_id), s.start_s, s.end_s)))
 
     def devices(self, budgets: Mapping[str, float]) -> tuple[CellDevice, ...]:
         """Return a row per device, in natural order. `budgets` are their r, by worker id."""

@@ -204,7 +204,7 @@ class Script:
 
     def dispatched(self, plan: m.Plan, *, lacking: int = 0) -> m.Dispatched:
         units = sorted({*plan.trained, *plan.frozen})
-        blob = REF.model_copy(update={"topic": "t-submodels"})
+        blob = REF.model_copy(update={"topic": "t-submodels", "blob_id": f"{plan.plan_id}.s0"})
         where = one_blob(units[lacking:], blob)
         return m.Dispatched(
             run_id=RUN, decisions_offset=1, plan=plan, shard=0, shard_count=1, **where

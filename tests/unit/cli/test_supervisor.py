@@ -155,11 +155,11 @@ def test_a_service_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 import asyncio, os, signal
 from pathlib import Path
 from cos2p.clock import SystemClock
-from cos2p_cli.supervisor import Crew
+from cos2p_cli.supervisor import ChildProcesses
 from tests_children import waits
-crew = Crew(Path({str(tmp_path)!r}), SystemClock())
-a = crew.start_service("b", "a_module_that_waits", {{"PYTHONPATH": {str(tmp_path)!r}}})
-b = crew.fork("a", "worker", waits)
+children = ChildProcesses(Path({str(tmp_path)!r}), SystemClock())
+a = children.start_service("b", "a_module_that_waits", {{"PYTHONPATH": {str(tmp_path)!r}}})
+b = children.fork("a", "worker", waits)
 Path({str(tmp_path / "pids")!r}).write_text(f"{{a.process.pid}} {{b.process.pid}}")
 os.kill(os.getpid(), signal.SIGKILL)
 """

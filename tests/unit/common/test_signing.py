@@ -269,7 +269,7 @@ def test_a_key_is_kept_for_its_owner_alone_and_never_written_over(tmp_path: Path
 
     assert 0o600 == file.stat().st_mode & 0o777
     assert register_line("worker", "a", made) == register_line("worker", "a", private_key(file))
-    with pytest.raises(SettingsError, match="never written over"):
+    with pytest.raises(SettingsError, match="a key is never overwritten"):
         new_key(file)
 
 

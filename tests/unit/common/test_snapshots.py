@@ -149,7 +149,7 @@ def test_a_snapshot_of_another_run_is_skipped() -> None:
         await log.write(0, run_id="other")
 
         assert await log.newest() is None
-        assert "it is of run other" == log.skipped[0]
+        assert "it belongs to run other" == log.skipped[0]
 
     on_a_log(body)
 

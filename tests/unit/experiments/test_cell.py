@@ -174,7 +174,7 @@ def test_a_run_that_no_device_can_train_is_a_result_that_says_so(tmp_path: Path)
     result = run_cell(replace(SHORT, horizon_s=60.0, run=demand), tmp_path)
 
     assert "stalled" == result.end_reason
-    assert "16 of the 17 devices needed" in result.end_detail
+    assert "16 of the 17 required devices" in result.end_detail
 
 
 def test_an_unknown_policy_is_named() -> None:

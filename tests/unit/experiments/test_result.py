@@ -127,7 +127,16 @@ def test_the_busy_share_is_over_all_devices() -> None:
     assert 0.75 == RESULT.busy_share
 
 
-def test_results_in_the_archive_are_as_this_program_writes_them(tmp_path: Path) -> None:
+def kept_in(new: object, old: object) -> bool:
+    """Whether a document holds all that an older one holds. New figures may have come."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(key in new and kept_in(new[key], value) for key, value in old.items())
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(kept_in, new, old))
+    return old == new
+
+
+def test_results_in_the_archive_lose_nothing_when_this_program_writes_them(tmp_path: Path) -> None:
     archive = Path(__file__).parents[3] / "experiments/results/main.tar.xz"
     with tarfile.open(archive) as files:
         member = next(f for f in files if f.name.endswith(RESULT_FILE))
@@ -139,4 +148,4 @@ def test_results_in_the_archive_are_as_this_program_writes_them(tmp_path: Path) 
     found = read_result(tmp_path)
 
     RunConfig.model_validate(found.config)
-    assert text == write_result(found, tmp_path).read_bytes()
+    assert kept_in(json.loads(write_result(found, tmp_path).read_bytes()), json.loads(text))

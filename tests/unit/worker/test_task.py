@@ -73,8 +73,8 @@ def test_a_shard_that_is_not_there_is_refused(task: Task) -> None:
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
-        (torch.full((4,), 9), r"labels must lie in 0\.\.3"),
-        (torch.full((4,), -1), r"labels must lie in 0\.\.3"),
+        (torch.full((4,), 9), r"labels must be in 0\.\.3"),
+        (torch.full((4,), -1), r"labels must be in 0\.\.3"),
         (torch.zeros(4), "must be int64"),
         (torch.zeros(4, 2, dtype=torch.int64), "one per sample"),
     ],
