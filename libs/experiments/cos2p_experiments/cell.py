@@ -18,8 +18,9 @@ from cos2p.clock import LoopClock
 from cos2p.errors import RunFailedError
 from cos2p.log import codec
 from cos2p.log.archive import copy, extent_of
-from cos2p.log.bus import Bus, Record
-from cos2p.log.messages import Message, RunOpened
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import RunOpened
 from cos2p.log.topics import DECISIONS, FLEET, MODELS
 from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
@@ -166,9 +167,8 @@ class Cell:
         """Return the result, folded from the run's small records."""
         spec, ready = self.spec, self._ready
         fold = Fold(self._start_s)
-        for record, message in self._messages():
-            topic = record.topic.removeprefix(f"{PREFIX}-")
-            fold.take(topic, record.offset, record.timestamp_s, message)
+        for letter in self._letters():
+            fold.take(letter)
         if fold.ended is None or fold.table is None:
             raise RunFailedError(f"{spec.key} did not start: {fold.ended and fold.ended.detail}")
         return CellResult(
@@ -188,12 +188,15 @@ class Cell:
             effort=effort or Effort(),
         )
 
-    def _messages(self) -> list[tuple[Record, Message]]:
+    def _letters(self) -> list[Letter]:
         """Return the small records by time. At equal times causes come before effects."""
+        letters = [
+            Letter(topic, record.offset, record.timestamp_s, codec.decode(record))
+            for topic in (FLEET, DECISIONS, MODELS)
+            for record in self.bus.everything(topic)
+        ]
         # A stable sort: the topics are in causal order, and each topic is in its own order.
-        records = list(self.bus.everything(FLEET, DECISIONS, MODELS))
-        records.sort(key=lambda record: record.timestamp_s)
-        return [(record, codec.decode(record)) for record in records]
+        return sorted(letters, key=lambda letter: letter.timestamp_s)
 
     def _identity(self) -> Identity:
         spec = self.spec

@@ -5,6 +5,7 @@ dispatch to its report. Without a report, the device's next plan or the run's en
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cos2p.history.run import RunHistory
 from cos2p.history.state import Span
 from cos2p.history.version import VersionRow
 from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
 from cos2p.model.units import UnitTable
 from cos2p_experiments.result import CellDevice, CoverageMap, CurvePoint
 
@@ -44,12 +46,12 @@ class Fold:
         """The RunEnded message, with its time counted from the run's request."""
         return self._run.state.end
 
-    def take(self, topic: str, offset: int, at_s: float, message: m.Message) -> None:
-        """Fold the next record of a topic, appended at `at_s`."""
-        now = at_s - self._start_s
+    def take(self, letter: Letter) -> None:
+        """Fold the next record of a topic."""
+        message, now = letter.message, letter.timestamp_s - self._start_s
         if isinstance(message, m.Decision):
             message = message.model_copy(update={"at_s": message.at_s - self._start_s})
-        self._run.take(topic, offset, now, message)
+        self._run.take(replace(letter, timestamp_s=now, message=message))
         match message:
             case m.Dispatched():
                 self._dispatched(message.plan, now)

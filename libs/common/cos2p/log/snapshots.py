@@ -122,15 +122,6 @@ async def fitting_snapshots(
             yield snapshot
 
 
-async def newest_snapshot(
-    bus: Bus, prefix: str, of: Fold, run_id: str, skipped: Skipped
-) -> Snapshot | None:
-    """The newest snapshot that fits the run and its log; None if there is none."""
-    async for snapshot in fitting_snapshots(bus, prefix, of, run_id, skipped):
-        return snapshot
-    return None
-
-
 async def next_number(bus: Bus, prefix: str) -> int:
     """The number of the next snapshot: above all in the log, whether they count or not."""
     return max([part.number + 1 async for part in _parts(bus, prefix)], default=0)
