@@ -169,19 +169,20 @@ class Cell:
         fold = Fold(self._start_s)
         for letter in self._letters():
             fold.take(letter)
-        if fold.ended is None or fold.table is None:
-            raise RunFailedError(f"{spec.key} did not start: {fold.ended and fold.ended.detail}")
+        ended = fold.run.state.end
+        if ended is None or fold.run.table is None:
+            raise RunFailedError(f"{spec.key} did not start: {ended and ended.detail}")
         return CellResult(
             identity=self._identity(),
             config=ready.config.model_dump(mode="json"),
             horizon_s=spec.horizon_s,
-            ended_s=fold.ended.at_s,
-            end_reason=fold.ended.reason,
-            end_detail=fold.ended.detail,
-            versions=fold.ended.version,
+            ended_s=ended.at_s,
+            end_reason=ended.reason,
+            end_detail=ended.detail,
+            versions=ended.version,
             parameters=ready.task.units.parameter_count,
             curve=fold.curve(),
-            rounds=fold.rounds(),
+            rounds=tuple(fold.run.versions),
             devices=fold.devices({m.worker_id: m.budget for m in ready.fleet}),
             segments=fold.segments(),
             coverage=fold.coverage(),
