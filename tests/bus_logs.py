@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cos2p.clock import SystemClock
-from cos2p.log.bus import Bus, TopicSpec
+from cos2p.log.bus import Bus, NewRecord, TopicSpec
 from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.settings import BusSettings
@@ -83,9 +83,19 @@ class BusLog:
         if isinstance(bus, MemoryBus):
             bus.expire(self.topic, 0, before)
         elif isinstance(bus, SqliteBus):
-            await bus.apply_retention()
+            await run_retention(bus)
         else:
             await _delete_from_kafka(self.bootstrap, self.topic, before)
+
+
+async def run_retention(bus: SqliteBus) -> None:
+    """Appends to a topic of their own, which remove all that has expired from the other topics.
+
+    The bus must not have done so within the last minute.
+    """
+    await bus.create_topics([TopicSpec("retention", 1, 100)])
+    for _ in range(3):
+        await bus.append("retention", 0, [NewRecord(b"")])
 
 
 async def _delete_from_kafka(bootstrap: str, topic: str, before: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cos2p.history.run import RunHistory
 from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
 from cos2p.log.topics import CATALOGUE
 
 TOPIC_OF = {kind: topic for topic in CATALOGUE for kind in topic.messages}
@@ -20,15 +21,15 @@ class Fed(RunHistory):
 
     def apply(self, message: m.Message, at_s: float) -> bool:
         """Take a message as the next of its topic; whether it counts."""
-        topic = TOPIC_OF[type(message)].name
+        topic = TOPIC_OF[type(message)]
         if isinstance(message, m.Heartbeat):
             self.beat(message, at_s)
             return True
         if isinstance(message, m.Decision):
             update = {"at_s": at_s, "fleet_offset": self.ends["fleet"]}
             message = message.model_copy(update=update)
-        self.ends[topic] += 1
-        return self.take(topic, self.ends[topic] - 1, at_s, message, b"x")
+        self.ends[topic.name] += 1
+        return self.take(Letter(topic, self.ends[topic.name] - 1, at_s, message, b"x"))
 
 
 def fed(timed: Iterable[tuple[float, m.Message]], **options: Any) -> Fed:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from dispatching import one_blob
+from fed import TOPIC_OF
 from hand_run import CONFIG, REF, TABLE
 
 from cos2p.history.run import RunHistory
 from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
 from cos2p.model.cost import CostModel
 from cos2p.model.unit_wire import UnitColumns
 from cos2p.run_config import RunConfig
@@ -29,7 +31,8 @@ class Entry:
     message: m.Message
 
     def give(self, run: RunHistory) -> None:
-        run.take(self.topic, self.offset, self.at_s, self.message, b"x" * (self.offset % 7))
+        value = b"x" * (self.offset % 7)
+        run.take(Letter(TOPIC_OF[type(self.message)], self.offset, self.at_s, self.message, value))
 
 
 class RandomRun:

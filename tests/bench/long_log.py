@@ -275,7 +275,7 @@ class LongRun:
             for made in self._obey(decision, offset + 1):
                 self._put(MODELS, made)
                 self._planner.handle_model(made, self._clock.now())
-        self._planner.notices.clear()
+        self._planner.fleet.notices.clear()
 
     def _obey(self, decision: m.Decision, after: int) -> Iterator[m.Message]:
         """What an aggregator makes of a decision, where no update changes a byte."""

@@ -16,6 +16,7 @@ from cos2p.log import messages as m
 from cos2p.log.bus import NewRecord
 from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.buses.sqlite import SqliteBus
+from cos2p.log.mailbox import Letter
 from cos2p.log.snapshots import Position, Snapshot, write_snapshot
 from cos2p.log.state_codec import pack
 from cos2p.log.topics import Topic, specs
@@ -54,7 +55,7 @@ class Measured:
         self, topic: Topic, offset: int, at_s: float, message: m.Message, value: bytes
     ) -> None:
         """A record of a small topic."""
-        self.history.take(topic.name, offset, at_s, message, value)
+        self.history.take(Letter(topic, offset, at_s, message, value))
         self._waiting += 1
 
     async def flushed(self, version: int) -> None:

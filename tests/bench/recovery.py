@@ -32,7 +32,7 @@ from cos2p.log import messages as m
 from cos2p.log.bus import Bus
 from cos2p.log.buses.sqlite import SqliteBus
 from cos2p.log.mailbox import Outbox
-from cos2p.log.snapshots import newest_snapshot
+from cos2p.log.snapshots import fitting_snapshots
 from cos2p.log.topics import CATALOGUE, DECISIONS, FLEET, HEARTBEATS, SNAPSHOTS, specs
 from cos2p.service.open_bus import open_bus
 from cos2p.settings import BusSettings
@@ -127,7 +127,9 @@ async def _snapshot_written(place: Place) -> bool:
         name = SNAPSHOTS.full_name(PREFIX)
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            found = await newest_snapshot(bus, PREFIX, "planner", RUN, lambda n, reason: None)
+            found = await anext(
+                fitting_snapshots(bus, PREFIX, "planner", RUN, lambda n, reason: None), None
+            )
             if found is not None:
                 return True
             end = (await bus.end_offsets(name))[0].next

@@ -4,7 +4,6 @@ Invariants: everything on the page comes from the log. In the demo, the page als
 comparison that the demo measured. Text from the log is escaped.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,17 +42,14 @@ class ReportInput:
     shares: Mapping[str, float] | None = None
 
 
-def of_run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
+@options.blocking
+async def of_run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
     """Write the report of a run from its log, and print the file's path.
 
     Raises:
         SettingsError: there is no run, or the packages that draw the page are not installed.
         StorageError: the file can't be written.
     """
-    asyncio.run(_of_run(settings, out, as_json=as_json))
-
-
-async def _of_run(settings: BusSettings, out: Path, *, as_json: bool) -> None:
     async with options.opened(settings) as bus:
         run, audit = RunHistory(rows_max=None), Audit()
         await HistoryReader(bus, settings.prefix, history=run, taken=audit.take).poll()

@@ -5,7 +5,6 @@ aggregators still run here. Torch is then needed only for version 0 and the eval
 """
 
 import secrets
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +55,7 @@ def changes_of(config: Path | None) -> dict[str, Any]:
     Raises:
         SettingsError: the file can't be read, or holds an unknown setting.
     """
-    if config is None:
-        return {}
-    load_run_config(config)
-    return tomllib.loads(config.read_text())
+    return load_run_config(config).model_dump(exclude_unset=True) if config else {}
 
 
 def init(settings: BusSettings, chosen: StartOptions) -> None:

@@ -1,6 +1,5 @@
 """`cos2p status`: the state of a run, once or live, for people or for programs."""
 
-import asyncio
 import csv
 import sys
 from typing import Any, TextIO
@@ -25,16 +24,15 @@ ROWS_MAX = 20
 """The number of versions whose telemetry a status shows."""
 
 
-def show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry: bool = False) -> None:
+@options.blocking
+async def show(
+    settings: BusSettings, *, follow: bool, as_json: bool, telemetry: bool = False
+) -> None:
     """Print a run's state; with `follow` until it has finished, with `telemetry` its versions.
 
     Raises:
         Cos2pError: the bus can't be reached, or there is no run.
     """
-    asyncio.run(_show(settings, follow=follow, as_json=as_json, telemetry=telemetry))
-
-
-async def _show(settings: BusSettings, *, follow: bool, as_json: bool, telemetry: bool) -> None:
     clock = SystemClock()
     async with options.opened(settings) as bus:
         if telemetry:

@@ -13,17 +13,23 @@ Presets of the baselines turn Co-S2P's methods off.
 import math
 import tomllib
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cos2p.errors import SettingsError
 
+FormT = TypeVar("FormT", bound=BaseModel)
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+
+class Section(BaseModel):
+    """Base of a TOML file and of the sections in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Section(Section, allow_inf_nan=False):
+    """Base of a run file and of its sections."""
 
 
 class RoundConfig(_Section):
@@ -275,20 +281,23 @@ class RunConfig(_Section):
 
 
 def load_run_config(path: Path) -> RunConfig:
-    """Read a run's TOML file.
+    """Read a run's TOML file; see `read_toml` for the errors."""
+    return read_toml(RunConfig, path, "run file")
+
+
+def read_toml(form: type[FormT], path: Path, called: str) -> FormT:
+    """Read a TOML file of the given form. `called` names the file in an error.
 
     Raises:
         SettingsError: the file is missing, is not TOML, or holds a key or value that is not
             allowed.
     """
     try:
-        body = tomllib.loads(path.read_text())
+        return form.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
-        raise SettingsError(f"can't read the run file {path}: {error.strerror}") from error
+        raise SettingsError(f"can't read the {called} {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
-    try:
-        return RunConfig.model_validate(body)
     except ValidationError as error:
         raise SettingsError(f"{path}: {plain_validation(error)}") from error
 

@@ -18,8 +18,9 @@ from cos2p.clock import LoopClock
 from cos2p.errors import RunFailedError
 from cos2p.log import codec
 from cos2p.log.archive import copy, extent_of
-from cos2p.log.bus import Bus, Record
-from cos2p.log.messages import Message, RunOpened
+from cos2p.log.bus import Bus
+from cos2p.log.mailbox import Letter
+from cos2p.log.messages import RunOpened
 from cos2p.log.topics import DECISIONS, FLEET, MODELS
 from cos2p.service.logs import Log
 from cos2p.service.role import RoleContext
@@ -166,34 +167,37 @@ class Cell:
         """Return the result, folded from the run's small records."""
         spec, ready = self.spec, self._ready
         fold = Fold(self._start_s)
-        for record, message in self._messages():
-            topic = record.topic.removeprefix(f"{PREFIX}-")
-            fold.take(topic, record.offset, record.timestamp_s, message)
-        if fold.ended is None or fold.table is None:
-            raise RunFailedError(f"{spec.key} did not start: {fold.ended and fold.ended.detail}")
+        for letter in self._letters():
+            fold.take(letter)
+        ended = fold.run.state.end
+        if ended is None or fold.run.table is None:
+            raise RunFailedError(f"{spec.key} did not start: {ended and ended.detail}")
         return CellResult(
             identity=self._identity(),
             config=ready.config.model_dump(mode="json"),
             horizon_s=spec.horizon_s,
-            ended_s=fold.ended.at_s,
-            end_reason=fold.ended.reason,
-            end_detail=fold.ended.detail,
-            versions=fold.ended.version,
+            ended_s=ended.at_s,
+            end_reason=ended.reason,
+            end_detail=ended.detail,
+            versions=ended.version,
             parameters=ready.task.units.parameter_count,
             curve=fold.curve(),
-            rounds=fold.rounds(),
+            rounds=tuple(fold.run.versions),
             devices=fold.devices({m.worker_id: m.budget for m in ready.fleet}),
             segments=fold.segments(),
             coverage=fold.coverage(),
             effort=effort or Effort(),
         )
 
-    def _messages(self) -> list[tuple[Record, Message]]:
+    def _letters(self) -> list[Letter]:
         """Return the small records by time. At equal times causes come before effects."""
+        letters = [
+            Letter(topic, record.offset, record.timestamp_s, codec.decode(record))
+            for topic in (FLEET, DECISIONS, MODELS)
+            for record in self.bus.everything(topic)
+        ]
         # A stable sort: the topics are in causal order, and each topic is in its own order.
-        records = list(self.bus.everything(FLEET, DECISIONS, MODELS))
-        records.sort(key=lambda record: record.timestamp_s)
-        return [(record, codec.decode(record)) for record in records]
+        return sorted(letters, key=lambda letter: letter.timestamp_s)
 
     def _identity(self) -> Identity:
         spec = self.spec

@@ -236,9 +236,5 @@ def _ended(*outcomes: Outcome) -> Measure:
     return lambda cell: sum(d.outcomes[o] for d in cell.devices for o in outcomes)
 
 
-def _mean_until(end_s: float) -> Measure:
-    return lambda cell: statistics.mean_height(*measures.curve(cell), end_s)
-
-
 def _moved(cell: CellResult) -> float:
     return measures.spent(cell.curve[-1], "bytes") if cell.curve else 0.0

@@ -5,6 +5,7 @@ dispatch to its report. Without a report, the device's next plan or the run's en
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,8 @@ import numpy as np
 from cos2p.history.device import DeviceRow, natural
 from cos2p.history.run import RunHistory
 from cos2p.history.state import Span
-from cos2p.history.version import VersionRow
 from cos2p.log import messages as m
-from cos2p.model.units import UnitTable
+from cos2p.log.mailbox import Letter
 from cos2p_experiments.result import CellDevice, CoverageMap, CurvePoint
 
 COVERAGE_BINS = 40
@@ -25,38 +25,31 @@ class Fold:
 
     Args:
         start_s: the time of the run's request. All times count from it.
+
+    Attributes:
+        run: the run's history.
     """
 
     def __init__(self, start_s: float) -> None:
         self._start_s = start_s
-        self._run = RunHistory(rows_max=None)
+        self.run = RunHistory(rows_max=None)
         self._open: dict[str, tuple[str, float]] = {}  # the dispatched plan of each device, when
         self._lost: list[Span] = []
         self._spent: dict[int, dict[str, Any]] = {}  # until a version was first published
 
-    @property
-    def table(self) -> UnitTable | None:
-        """The model's units; None before the run has started."""
-        return self._run.table
-
-    @property
-    def ended(self) -> m.RunEnded | None:
-        """The RunEnded message, with its time counted from the run's request."""
-        return self._run.state.end
-
-    def take(self, topic: str, offset: int, at_s: float, message: m.Message) -> None:
-        """Fold the next record of a topic, appended at `at_s`."""
-        now = at_s - self._start_s
+    def take(self, letter: Letter) -> None:
+        """Fold the next record of a topic."""
+        message, now = letter.message, letter.timestamp_s - self._start_s
         if isinstance(message, m.Decision):
             message = message.model_copy(update={"at_s": message.at_s - self._start_s})
-        self._run.take(topic, offset, now, message)
+        self.run.take(replace(letter, timestamp_s=now, message=message))
         match message:
             case m.Dispatched():
                 self._dispatched(message.plan, now)
             case m.Report():
                 self._open.pop(message.worker_id, None)
             case m.VersionPublished() if message.version not in self._spent:
-                rows = self._run.devices.values()
+                rows = self.run.devices.values()
                 self._spent[message.version] = {
                     "virtual_s": now,
                     "bytes_up": sum(row.bytes_up for row in rows),
@@ -73,7 +66,7 @@ class Fold:
         plan_id, _ = self._open.get(plan.worker_id, (plan.plan_id, now))
         if plan_id != plan.plan_id:
             self._void(plan.worker_id, now)
-        if self.ended is None:
+        if self.run.state.end is None:
             self._open.setdefault(plan.worker_id, (plan.plan_id, now))
 
     def _void(self, worker_id: str, now: float) -> None:
@@ -84,16 +77,12 @@ class Fold:
 
     def curve(self) -> tuple[CurvePoint, ...]:
         """Return the evaluated versions, ascending."""
-        judged = self._run.accuracy
+        judged = self.run.accuracy
         return tuple(CurvePoint(**vars(v), **self._spent[v.version]) for v in judged)
-
-    def rounds(self) -> tuple[VersionRow, ...]:
-        """Return the closed versions, ascending."""
-        return tuple(self._run.versions)
 
     def segments(self) -> tuple[Span, ...]:
         """Return the spans of work, sorted by device and time."""
-        spans = [s for s in self._run.state.spans if s.activity != "idle"] + self._lost
+        spans = [s for s in self.run.state.spans if s.activity != "idle"] + self._lost
         rounded = (
             Span(s.worker_id, s.activity, round(s.start_s, 3), round(s.end_s, 3))
             for s in spans
@@ -103,28 +92,29 @@ class Fold:
 
     def devices(self, budgets: Mapping[str, float]) -> tuple[CellDevice, ...]:
         """Return a row per device, in natural order. `budgets` are their r, by worker id."""
-        return tuple(self._device(r, budgets[r.worker_id]) for r in self._run.devices.values())
+        return tuple(self._device(r, budgets[r.worker_id]) for r in self.run.devices.values())
 
     def _device(self, row: DeviceRow, budget: float) -> CellDevice:
-        assert self.ended is not None
+        assert self.run.state.end is not None
         lost_s = _seconds(s for s in self._lost if s.worker_id == row.worker_id)
         device = CellDevice(**vars(row), budget=budget, lost_s=lost_s)
-        device.idle_s = max(0.0, self.ended.at_s - device.busy_s)
+        device.idle_s = max(0.0, self.run.state.end.at_s - device.busy_s)
         return device
 
     def coverage(self) -> CoverageMap:
         """Return the merged updates per unit and bin of time."""
-        assert self.table is not None
-        assert self.ended is not None
-        edges = np.linspace(0.0, max(self.ended.at_s, 1e-9), COVERAGE_BINS + 1)
-        counts = np.zeros((len(self.table), COVERAGE_BINS), np.int64)
-        for row in self._run.versions:
+        table, ended = self.run.table, self.run.state.end
+        assert table is not None
+        assert ended is not None
+        edges = np.linspace(0.0, max(ended.at_s, 1e-9), COVERAGE_BINS + 1)
+        counts = np.zeros((len(table), COVERAGE_BINS), np.int64)
+        for row in self.run.versions:
             place = int(np.searchsorted(edges, row.closed_s, "right")) - 1
             # A version that closes at the run's end lies on the last edge.
             counts[:, min(COVERAGE_BINS - 1, place)] += row.counts
         return CoverageMap(
-            units=tuple(u.name for u in self.table.units),
-            prunable=tuple(self.table.prunable.tolist()),
+            units=tuple(u.name for u in table.units),
+            prunable=tuple(table.prunable.tolist()),
             edges_s=tuple(round(e, 6) for e in edges.tolist()),
             counts=tuple(map(tuple, counts.tolist())),
         )

@@ -5,15 +5,14 @@ suite compares all policies on the seeds that it has.
 """
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from cos2p.errors import SettingsError
-from cos2p.run_config import plain_validation
+from cos2p.run_config import Section, read_toml
 from cos2p_experiments.fleets import Scale
 from cos2p_experiments.retention import Keep
 from cos2p_experiments.spec import CellSpec, prepare
@@ -26,11 +25,7 @@ Sections = dict[str, Any]
 """Settings of a run, in sections as in a run file."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class SettingPart(_Part):
+class SettingPart(Section):
     """A setting in which the policies are compared."""
 
     task: str | None = None
@@ -42,7 +37,7 @@ class SettingPart(_Part):
     """Virtual seconds of a cell; None is the suite's."""
     horizons: tuple[float, ...] = ()
     """Early, middle and late horizon for the report, in virtual seconds."""
-    run: Sections = {}
+    run: Sections = Field(default_factory=dict)
 
     @field_validator("horizons")
     @classmethod
@@ -52,20 +47,20 @@ class SettingPart(_Part):
         return times
 
 
-class PolicyPart(_Part):
+class PolicyPart(Section):
     """A form of a registered policy."""
 
     policy: str | None = None
     """The registered name of the policy; None is the label."""
-    run: Sections = {}
+    run: Sections = Field(default_factory=dict)
     """Settings that override the policy's preset."""
-    settings: dict[Label, Sections] = {}
+    settings: dict[Label, Sections] = Field(default_factory=dict)
     """Settings that override `run`, by setting: the values tuned for that setting."""
-    grid: dict[str, tuple[Any, ...]] = {}
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Dotted names of settings with their values. Each combination makes one form."""
 
 
-class QuickPart(_Part):
+class QuickPart(Section):
     """Replacements that `--quick` uses; None keeps the suite's value."""
 
     seeds: tuple[int, ...] | None = None
@@ -76,7 +71,7 @@ class QuickPart(_Part):
     evaluate_count: int | None = Field(None, ge=1)
 
 
-class Suite(_Part):
+class Suite(Section):
     """A suite file."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")]
@@ -96,7 +91,7 @@ class Suite(_Part):
     """The number of samples to evaluate on, at even distances; None for all."""
     keep: Keep = "tail"
     scale: Scale = Scale()
-    run: Sections = {}
+    run: Sections = Field(default_factory=dict)
     """Settings of all cells. They override the task's; the policies' presets override them."""
     ours: str = "co-s2p"
     """The label of the policy whose goals the report checks."""
@@ -184,18 +179,9 @@ def load_suite(path: Path) -> Suite:
     """Read a suite file.
 
     Raises:
-        SettingsError: the file is missing, not TOML, or holds a key or value that is not allowed.
+        SettingsError: as by `read_toml`, or a policy has settings for an unknown setting.
     """
-    try:
-        body = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SettingsError(f"can't read the suite {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from error
-    try:
-        suite = Suite.model_validate(body)
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {plain_validation(error)}") from error
+    suite = read_toml(Suite, path, "suite")
     for label, form in suite.policies.items():
         for name in form.settings:
             if name not in suite.settings:

@@ -3,13 +3,12 @@
 Invariant: a case is a function of scenario and seed alone.
 """
 
-import tomllib
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from cos2p.errors import SettingsError
 from cos2p.run_config import (
@@ -19,7 +18,8 @@ from cos2p.run_config import (
     PlanConfig,
     RoundConfig,
     RunConfig,
-    plain_validation,
+    Section,
+    read_toml,
 )
 from cos2p_planner.baselines.policies import OURS_OFF
 from cos2p_planner.presets import merged, with_changes
@@ -28,11 +28,7 @@ Span = tuple[int, int]
 """Least and most value, both included."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class FleetPart(_Part):
+class FleetPart(Section):
     """The devices of a run."""
 
     devices: Span = (4, 8)
@@ -44,7 +40,7 @@ class FleetPart(_Part):
     """Share of devices that claim more memory than they have."""
 
 
-class RunPart(_Part):
+class RunPart(Section):
     """The run itself."""
 
     versions: Span = (4, 8)
@@ -56,7 +52,7 @@ class RunPart(_Part):
     """Sections of a run file. They override the settings that the seed draws."""
 
 
-class FaultPart(_Part):
+class FaultPart(Section):
     """The faults of the bus. Each share is a share of appends."""
 
     delay_s: float = 0.0
@@ -69,7 +65,7 @@ class FaultPart(_Part):
     """The records, or the first of them, are written, but the append fails."""
 
 
-class CrashPart(_Part):
+class CrashPart(Section):
     """The kills and stops of processes."""
 
     share: float = 0.0
@@ -90,7 +86,7 @@ class CrashPart(_Part):
     """This aggregator shard never starts."""
 
 
-class Scenario(_Part):
+class Scenario(Section):
     """One kind of run."""
 
     about: str
@@ -121,15 +117,11 @@ def load_scenario(name: str) -> Scenario:
     Raises:
         SettingsError: no scenario has this name, or its file is wrong.
     """
-    folder = resources.files("cos2p_sim") / "scenarios"
-    known = sorted(f.name.removesuffix(".toml") for f in folder.iterdir())
+    folder = Path(__file__).parent / "scenarios"
+    known = sorted(file.stem for file in folder.iterdir())
     if name not in known:
         raise SettingsError(f"no scenario {name!r}: there are {', '.join(known)}")
-    try:
-        return Scenario.model_validate(tomllib.loads((folder / f"{name}.toml").read_text()))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        text = plain_validation(error) if isinstance(error, ValidationError) else str(error)
-        raise SettingsError(f"scenario {name}: {text}") from error
+    return read_toml(Scenario, folder / f"{name}.toml", "scenario")
 
 
 def draw_case(scenario: Scenario, seed: int) -> Case:

@@ -10,7 +10,7 @@ from cos2p.clock import Clock
 from cos2p.log import codec
 from cos2p.log.bus import NewRecord, Record
 from cos2p.log.messages import Message, SnapshotPart
-from cos2p.log.snapshots import Snapshot, whole_snapshot
+from cos2p.log.snapshots import Snapshot, whole_snapshots
 from cos2p.log.topics import DEAD_LETTERS, DECISIONS, FLEET, MODELS, SNAPSHOTS
 from cos2p_sim.checkers import Checker, InvariantError
 from cos2p_sim.ring import RingLog
@@ -47,14 +47,12 @@ class WatchedLog(RingLog):
     @property
     def snapshots(self) -> list[Snapshot]:
         """Every snapshot that was written whole, including those that compaction has removed."""
-        parts: dict[tuple[int, bytes], dict[int, SnapshotPart]] = {}
-        for i, new in enumerate(self._parts):
-            record = Record("", 0, i, 0.0, new.key, bytes(new.value), new.headers)
-            part = codec.decode(record)
-            assert isinstance(part, SnapshotPart)
-            parts.setdefault((part.number, part.digest), {})[part.part] = part
-        whole = (whole_snapshot(found, lambda number, reason: None) for found in parts.values())
-        return [snapshot for snapshot in whole if snapshot is not None]
+        decoded = (
+            codec.decode(Record("", 0, i, 0.0, new.key, bytes(new.value), new.headers))
+            for i, new in enumerate(self._parts)
+        )
+        parts = (part for part in decoded if isinstance(part, SnapshotPart))
+        return whole_snapshots(parts, lambda number, reason: None)
 
     def acknowledge(self, places: Sequence[tuple[str, int, int]]) -> None:
         """Note the records whose appends returned, as (topic, partition, offset)."""

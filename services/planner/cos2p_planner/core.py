@@ -23,7 +23,7 @@ from cos2p_planner.rules.coverage_floor import FloorWatch
 from cos2p_planner.rules.stalls import waiting_for, why_expired
 from cos2p_planner.rules.weights import weigh
 from cos2p_planner.state.device import Device
-from cos2p_planner.state.fleet import Fleet, Notice
+from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.ledger import Ledger
 from cos2p_planner.state.run import Run
 
@@ -63,11 +63,6 @@ class PlannerCore:
         """The devices that have sent a Hello."""
         return self.known.fleet
 
-    @property
-    def notices(self) -> list[Notice]:
-        """Notices that the shell logs and clears."""
-        return self.known.fleet.notices
-
     # ------------------------------------------------------------ taking over
 
     def restore(self, letter: Letter) -> None:
@@ -88,7 +83,7 @@ class PlannerCore:
         self._begun_s = self._advanced_s = now
         self.fleet.shift_last_heard(max(0.0, now - self._heard_s))
         self.known.publications.resume(now)
-        self.notices.clear()
+        self.fleet.notices.clear()
 
     # ------------------------------------------------------------ working
 
@@ -196,7 +191,7 @@ class PlannerCore:
 
     def _start(self, request: m.RunRequested, now: float) -> None:
         if self.ledger.run is not None:
-            self.notices.append(
+            self.fleet.notices.append(
                 ("run_request_ignored", {"reason": "this prefix already runs a run"})
             )
             return

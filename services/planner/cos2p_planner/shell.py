@@ -196,10 +196,10 @@ class _Session:
         elif topic is MODELS:
             self._made.append(letter)
         else:
-            history.take_letter(letter)
+            history.take(letter)
         obeyed = history.offset(DECISIONS.name)
         while self._made and _obeys(self._made[0]) <= obeyed:
-            history.take_letter(self._made.popleft())
+            history.take(self._made.popleft())
 
     async def _snapshot(self) -> None:
         """Write a snapshot where one is due and what is known equals what the log holds."""
@@ -228,9 +228,9 @@ class _Session:
         self._appended = offsets[-1] + 1 if offsets else self._appended
         for decision in decisions:
             self._log_decision(decision)
-        for event, fields in self._core.notices:
+        for event, fields in self._core.fleet.notices:
             self._log.warning(event, **fields)
-        self._core.notices.clear()
+        self._core.fleet.notices.clear()
         self._log_stall(now)
 
     def _log_stall(self, now: float) -> None:

@@ -102,7 +102,7 @@ async def _fold_to(log: RunLog, folds: Folds, snapshot: Snapshot) -> None:
     for letters in (log.decided(), log.fleet_letters()):
         async for letter in letters:
             folds.known.take(letter)
-            folds.history.take_letter(letter)
+            folds.history.take(letter)
 
 
 def _log(

@@ -68,7 +68,7 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
         async for letter in log.decided():
             record_count += 1
             core.restore(letter)
-            history.take_letter(letter)
+            history.take(letter)
             message = letter.message
             if not isinstance(message, m.EpochStarted):
                 decided_s = max(decided_s, getattr(message, "at_s", 0.0))
@@ -91,7 +91,7 @@ async def take_over(intake: Intake, run_id: str, planner_id: str) -> TakenOver:
     pending: list[m.Decision] = []
     now = clock.now()
     async for letter in log.fleet_letters():
-        history.take_letter(letter)
+        history.take(letter)
         # What waited for a planner was done when it was written: the pace of a device must not
         # contain the planner's absence. The bounds keep a wrong clock within the log's time.
         at_s = min(now, max(decided_s, letter.timestamp_s))

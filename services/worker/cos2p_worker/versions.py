@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cos2p.errors import DigestError, SettingsError
+from cos2p.history.read import letters
 from cos2p.history.survival import Survival, first_version
 from cos2p.log.backwards import newest_first
 from cos2p.log.blobs import read_blob
 from cos2p.log.bus import Bus
-from cos2p.log.mailbox import HEAD_BYTES_MAX, Mailbox
 from cos2p.log.messages import RunOpened, VersionPublished
 from cos2p.log.run_request import VERSION_0
 from cos2p.log.topics import MODELS
@@ -77,11 +77,9 @@ async def run_opened(bus: Bus, prefix: str) -> RunOpened:
     Raises:
         SettingsError: there is no run.
     """
-    mailbox = Mailbox(bus, prefix, MODELS, reader="versions", dead_letters_from=None)
-    while letters := await mailbox.poll(bytes_max=HEAD_BYTES_MAX):
-        for letter in letters:
-            if isinstance(letter.message, RunOpened):
-                return letter.message
+    async for letter in letters(bus, prefix, MODELS):
+        if isinstance(letter.message, RunOpened):
+            return letter.message
     raise SettingsError(f"no run was opened under {prefix!r} yet")
 
 

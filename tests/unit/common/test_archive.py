@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bus_logs import JumpingClock
+from bus_logs import JumpingClock, run_retention
 
 from cos2p.errors import OffsetExpiredError, StorageError
 from cos2p.log import archive
@@ -70,7 +70,7 @@ class Stage:
     async def expire(self) -> None:
         """What is older than an hour goes from the submodels."""
         self.clock.ahead_s += 5.5 * HOUR_S
-        await self.bus.apply_retention()
+        await run_retention(self.bus)
 
     async def archived(self, topic: str) -> tuple[Offsets, list[Record]]:
         """Ends of a topic in the file, and all that a reader finds there."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from bus_logs import JumpingClock
+from bus_logs import JumpingClock, run_retention
 
 from cos2p.clock import SystemClock
 from cos2p.errors import (
@@ -423,7 +423,7 @@ def test_retention_spares_the_segment_that_another_bus_is_writing(tmp_path: Path
         await bus.create_topics([BLOBS])
         await bus.append("blobs", 0, [NewRecord(MEGABYTE)])
         clock.ahead_s += 10_000
-        await other.apply_retention()
+        await run_retention(other)
         assert ["00000001.seg"] == segments(path)
 
         await bus.append("blobs", 0, [NewRecord(b"y" * 10_000)])
@@ -432,7 +432,7 @@ def test_retention_spares_the_segment_that_another_bus_is_writing(tmp_path: Path
 
         await bus.close()
         clock.ahead_s += 10_000
-        await other.apply_retention()
+        await run_retention(other)
         assert [] == segments(path)
         await other.close()
 

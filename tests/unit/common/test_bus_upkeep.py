@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from bus_logs import JumpingClock
+from bus_logs import JumpingClock, run_retention
 
 from cos2p.errors import OffsetExpiredError
 from cos2p.log.bus import NewRecord, Offsets, Record, TopicSpec
@@ -423,7 +423,7 @@ def test_kills_while_segments_are_dropped_cost_no_byte(tmp_path: Path) -> None:
         assert ends.first > 0
         assert 0 == ends.next % 3, "appends are whole"
         await asyncio.sleep(2)
-        await bus.apply_retention()
+        await run_retention(bus)
         assert [] == list((path / "segments").glob("*")), "all has expired, and nothing is left"
         await bus.close()
 

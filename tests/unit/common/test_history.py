@@ -13,9 +13,11 @@ from cos2p.history.device import natural
 from cos2p.history.run import RunHistory
 from cos2p.history.state import HistoryState
 from cos2p.log import messages as m
+from cos2p.log.mailbox import Letter
 from cos2p.log.messages import Outcome
 from cos2p.log.snapshots import tail_of
 from cos2p.log.state_codec import pack, unpack
+from cos2p.log.topics import FLEET
 from cos2p.run_config import RoundConfig, RunConfig
 
 
@@ -96,7 +98,7 @@ def test_heartbeats_leave_no_trace_in_the_state(writer: Writer) -> None:
 
 def test_a_position_knows_its_last_record_again(writer: Writer) -> None:
     run = RunHistory()
-    run.take("fleet", 4, 1.0, writer.log[0][1], b"value")
+    run.take(Letter(FLEET, 4, 1.0, writer.log[0][1], b"value"))
 
     assert (5, tail_of(b"value")) == (run.positions["fleet"].offset, run.positions["fleet"].tail)
 

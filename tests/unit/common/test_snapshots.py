@@ -14,7 +14,7 @@ from cos2p.log.buses.memory import MemoryBus
 from cos2p.log.snapshots import (
     Position,
     Snapshot,
-    newest_snapshot,
+    fitting_snapshots,
     next_number,
     parts_of,
     snapshots_of,
@@ -52,7 +52,7 @@ class Log:
         await self.bus.append(TOPIC, 0, [codec.encode(found[i]) for i in parts])
 
     async def newest(self) -> Snapshot | None:
-        return await newest_snapshot(self.bus, "t", "planner", "r", self.note)
+        return await anext(fitting_snapshots(self.bus, "t", "planner", "r", self.note), None)
 
     def note(self, number: int, reason: str) -> None:
         self.skipped[number] = reason

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cos2p.model.cost import CostModel
+from cos2p.model.nested import FRACTIONS
 from cos2p.model.units import Unit, UnitTable
 from cos2p.run_config import RunConfig
 from cos2p_planner.baselines import depth, width
 from cos2p_planner.baselines.magnitude import MagnitudeRule
 from cos2p_planner.baselines.policies import BASELINES, Policy, policy_named
 from cos2p_planner.baselines.whole import SmallestRule, WholeRule
+from cos2p_planner.baselines.width import SkippingWidthRule, WidthRule
 from cos2p_planner.choosers.choice_request import ChoiceRequest, ChoiceRule
 
 HEADS, NEURONS = 4, 3
@@ -100,11 +102,11 @@ def test_the_smallest_budget_is_everybodys_submodel(smallest: int, expected: Ite
 def test_heterofl_keeps_the_first_units_at_the_largest_rate_that_fits(
     budget: int, expected: Iterable[int]
 ) -> None:
-    assert list(expected) == chosen(width.heterofl(costs_of()), request(budget))
+    assert list(expected) == chosen(WidthRule(costs_of(), width.first), request(budget))
 
 
 def test_heterofl_needs_every_block() -> None:
-    rule = width.heterofl(costs_of())
+    rule = WidthRule(costs_of(), width.first)
 
     assert rule.choose(request(7)) is None
     assert 8 * UNIT_BYTES == rule.least_bytes
@@ -115,14 +117,14 @@ def test_heterofl_needs_every_block() -> None:
 )
 def test_fjord_takes_the_largest_rate_of_its_grid(budget: int, heads: int, groups: int) -> None:
     """0.2 keeps 1 and 1, 0.4 keeps 2 and 2, 0.6 keeps 3 and 2, 0.8 and 1 all."""
-    units = chosen(width.fjord(costs_of()), request(budget))
+    units = chosen(WidthRule(costs_of(), width.first, FRACTIONS), request(budget))
 
     expected = [*range(2, 2 + heads), *range(6, 6 + groups)]
     assert cores(*expected, *(u + 8 for u in expected)) == units
 
 
 def test_fedrolex_moves_one_window_by_a_unit_per_version() -> None:
-    rule = width.fedrolex(costs_of())
+    rule = WidthRule(costs_of(), width.common_window)
     windows = [chosen(rule, replace(request(13), version=v, device=v)) for v in range(5)]
 
     assert cores(2, 3, 6, 7, 10, 11, 14, 15) == windows[0]
@@ -134,7 +136,7 @@ def test_fedrolex_moves_one_window_by_a_unit_per_version() -> None:
 
 def test_staggered_windows_start_apart_and_move_by_their_own_width() -> None:
     """Device 1: phases 0.618 and 0.988, so heads begin at 2 and 3, neurons at 1 and 2."""
-    rule = width.fedrolex_staggered(costs_of())
+    rule = WidthRule(costs_of(), width.staggered_window)
     first, second = (
         chosen(rule, replace(request(13), device=1, choice=c, version=7)) for c in range(2)
     )
@@ -145,7 +147,7 @@ def test_staggered_windows_start_apart_and_move_by_their_own_width() -> None:
 
 def test_a_device_too_small_for_a_part_of_every_block_may_move_over_the_depth_too() -> None:
     """Four blocks: 14 units are one of each everywhere, 12 two blocks at half, 7 one block."""
-    rule = width.fedrolex_staggered_skip(costs_of(4))
+    rule = SkippingWidthRule(costs_of(4), width.staggered_window)
 
     def blocks(budget: int, choice: int, device: int = 0) -> list[int]:
         units = chosen(rule, replace(request(budget, 34), choice=choice, device=device))
@@ -156,13 +158,13 @@ def test_a_device_too_small_for_a_part_of_every_block_may_move_over_the_depth_to
     assert [2, 3] == blocks(13, 0, device=1)
     assert [[0], [1], [2], [3], [0]] == [blocks(7, c) for c in range(5)]
     assert 5 * UNIT_BYTES == rule.least_bytes
-    assert chosen(width.fedrolex_staggered(costs_of(4)), request(30, 34)) == chosen(
+    assert chosen(WidthRule(costs_of(4), width.staggered_window), request(30, 34)) == chosen(
         rule, request(30, 34)
     )
 
 
 def test_federated_dropout_draws_anew_for_each_plan_and_ring_from_the_runs_seed() -> None:
-    rule = width.federated_dropout(costs_of(), seed=1)
+    rule = WidthRule(costs_of(), width.random_units(1))
     draws = [chosen(rule, replace(request(13), plan=p)) for p in range(1, 30)]
 
     for units in draws:
@@ -170,9 +172,9 @@ def test_federated_dropout_draws_anew_for_each_plan_and_ring_from_the_runs_seed(
         assert [2, 2, 2, 2] == kept
     assert 20 < len({tuple(d) for d in draws})
     assert any({u + 8 for u in d if 1 < u < 9} != {u for u in d if 9 < u < 17} for d in draws)
-    assert draws[0] == chosen(width.federated_dropout(costs_of(), seed=1), request(13))
+    assert draws[0] == chosen(WidthRule(costs_of(), width.random_units(1)), request(13))
     assert draws != [
-        chosen(width.federated_dropout(costs_of(), seed=2), replace(request(13), plan=p))
+        chosen(WidthRule(costs_of(), width.random_units(2)), replace(request(13), plan=p))
         for p in range(1, 30)
     ]
 

@@ -26,7 +26,7 @@ def test_a_second_request_is_ignored_with_a_notice(stage: Any) -> None:
     decided = stage.request()
 
     assert [] == decided
-    assert ["run_request_ignored"] == [event for event, _ in stage.core.notices]
+    assert ["run_request_ignored"] == [event for event, _ in stage.core.fleet.notices]
 
 
 def test_a_request_whose_version_0_has_a_wrong_size_fails_the_run(
@@ -411,7 +411,7 @@ def test_a_device_that_dies_of_two_plans_in_a_row_gets_a_smaller_one(
     decided = stage.hello("w1", 0.6, incarnation=3)
 
     assert the_only(decided, m.PlanIssued).plan.peak_bytes <= 0.8 * plan.peak_bytes
-    assert "device_died_at_work" in {event for event, _ in stage.core.notices}
+    assert "device_died_at_work" in {event for event, _ in stage.core.fleet.notices}
 
 
 def test_a_device_that_comes_back_after_its_plan_has_expired_has_died_of_it_too(

@@ -329,7 +329,7 @@ def test_an_update_with_wrong_scores_counts_and_its_device_is_named(
     assert plan.plan_id == the_only(made, m.UpdateAdmitted).plan_id
     fields = {"worker_id": "w1", "plan_id": plan.plan_id}
     reason = "samples of label 2, of which the device announced none"
-    assert [("scores_refused", fields | {"reason": reason})] == stage.core.notices
+    assert [("scores_refused", fields | {"reason": reason})] == stage.core.fleet.notices
 
 
 def test_of_equally_covered_units_the_device_gets_those_that_score(new_stage: New) -> None:

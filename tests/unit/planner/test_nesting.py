@@ -168,4 +168,4 @@ def test_a_floor_asks_nothing_of_blocks_that_wait(vit: Tables) -> None:
 
     assert len(first) >= 6
     assert {(0,)} == {tuple(blocks_of(run.table, p.trained)) for p in first}
-    assert "coverage_short" not in {event for event, _ in run.core.notices}
+    assert "coverage_short" not in {event for event, _ in run.core.fleet.notices}

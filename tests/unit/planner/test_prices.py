@@ -142,8 +142,8 @@ def test_a_device_counts_for_the_floor_until_its_plan_ends_without_an_answer(
 
 
 def floor_events(stage: Any) -> list[str]:
-    found = [event for event, _ in stage.core.notices if event.startswith("coverage")]
-    stage.core.notices.clear()
+    found = [event for event, _ in stage.core.fleet.notices if event.startswith("coverage")]
+    stage.core.fleet.notices.clear()
     return found
 
 
@@ -156,7 +156,7 @@ def test_a_floor_over_the_budgets_is_told_once_with_the_figures_and_the_units(
     for _ in range(3):
         stage.report(stage.plan_of("w1"))
 
-    [(event, fields)] = [n for n in stage.core.notices if n[0].startswith("coverage")]
+    [(event, fields)] = [n for n in stage.core.fleet.notices if n[0].startswith("coverage")]
     assert "coverage_short" == event
     assert "the 2 devices that can train make 1.2" in fields["reason"]
     assert "held 1 times at most" in fields["reason"]

@@ -20,7 +20,7 @@ from cos2p.log.backwards import newest_first
 from cos2p.log.bus import Bus
 from cos2p.log.mailbox import Letter
 from cos2p.log.messages import VersionPublished
-from cos2p.log.snapshots import newest_snapshot
+from cos2p.log.snapshots import fitting_snapshots
 from cos2p.log.state_codec import StateError, unpack
 from cos2p.log.topics import HEARTBEATS, MODELS
 
@@ -95,7 +95,7 @@ class HistoryReader:
         assert beats is not None
         async for letter in log.letters():
             count += 1
-            if history.take_letter(letter):
+            if history.take(letter):
                 self._taken(letter, history)
         await beats.extend()
         while await beats.head() is not None:
@@ -121,7 +121,8 @@ class HistoryReader:
         return True
 
     async def _restore(self, run_id: str) -> None:
-        snapshot = await newest_snapshot(self._bus, self._prefix, "history", run_id, self._skipped)
+        fitting = fitting_snapshots(self._bus, self._prefix, "history", run_id, self._skipped)
+        snapshot = await anext(fitting, None)
         if snapshot is None:
             return
         try:

@@ -90,29 +90,21 @@ class RunHistory(RunNow):
 
     # ------------------------------------------------------------ the fold
 
-    def take(
-        self,
-        topic: str,
-        offset: int,
-        at_s: float,
-        message: Message,
-        value: bytes | memoryview = b"",
-    ) -> bool:
-        """Take the next record of a topic.
-
-        A record that was taken already is skipped. A position recognises a record by its bytes,
-        `value`. The timestamp `at_s` is in seconds since the epoch.
+    def take(self, letter: Letter) -> bool:
+        """Take the next record of a topic. A record that was taken already is skipped.
 
         Returns:
             Whether the record counts; False also for a decision that the fence refuses.
         """
+        topic, offset, at_s = letter.topic.name, letter.offset, letter.timestamp_s
+        message = letter.message
         if offset < self._offsets.get(topic, 0):
             return False
         self._offsets[topic] = offset + 1
-        self._newest_values[topic] = value
+        self._newest_values[topic] = letter.value
         state = self.state
         state.run_id = state.run_id or message.run_id
-        self._weigh(topic, message, len(value))
+        self._weigh(topic, message, len(letter.value))
         if isinstance(message, m.Decision):
             if not self._admits(message):
                 return False
@@ -127,11 +119,6 @@ class RunHistory(RunNow):
         else:
             self._take_fleet_record(message, offset, at_s)
         return True
-
-    def take_letter(self, letter: Letter) -> bool:
-        """Take a record that a mailbox has read; see `take`."""
-        at_s, value = letter.timestamp_s, letter.value
-        return self.take(letter.topic.name, letter.offset, at_s, letter.message, value)
 
     def beat(self, message: Message, at_s: float) -> None:
         """Take a heartbeat appended at `at_s`; it does not change the state."""

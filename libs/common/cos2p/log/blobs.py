@@ -10,8 +10,8 @@ A missing, truncated, repeated or foreign chunk raises a typed error.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 from blake3 import blake3
 
@@ -147,14 +147,15 @@ async def read_blob(
     """
     hasher = blake3()
     count = byte_count = 0
-    async for data in _read_run(bus, ref, _Run(0, ref.chunk_count, ref.byte_count), wait_s):
+    whole = range(ref.chunk_count)
+    async for record in _read_run(bus, ref, whole, ref.byte_count, wait_s):
         count += 1
-        byte_count += len(data.value)
+        byte_count += len(record.value)
         if byte_count > ref.byte_count:
             raise ChunkForeignError(f"{_name(ref)} has more bytes than its reference declares")
         if verify:
-            hasher.update(data.value)
-        yield memoryview(data.value)
+            hasher.update(record.value)
+        yield memoryview(record.value)
     if count != ref.chunk_count or byte_count != ref.byte_count:
         raise ChunkMissingError(
             f"{_name(ref)}: {count} of {ref.chunk_count} chunks, "
@@ -180,49 +181,30 @@ async def read_chunks(
         ChunkForeignError: a chunk of this blob with a wrong or repeated index.
     """
     shift = 0
-    for run in _runs(needed):
-        index = run.first
-        async for record in _read_run(bus, ref, run, wait_s, shift=shift):
+    # Chunks that follow each other are read together: their distance to their place is equal.
+    for _, numbered in groupby(enumerate(needed), lambda each: each[1] - each[0]):
+        run = [index for _, index in numbered]
+        size, index = sum(needed[i] for i in run), run[0]
+        async for record in _read_run(bus, ref, run, size, wait_s, shift=shift):
             yield index, memoryview(record.value)
             # Other writers' records up to here: the next run begins at least as far behind.
             shift = record.offset - ref.first_offset - index
             index += 1
-        if index < run.first + run.count:
+        if index <= run[-1]:
             raise ChunkMissingError(f"{_name(ref)}: chunk {index} is missing")
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Chunks that follow each other: the number of the first, how many, and their bytes."""
-
-    first: int
-    count: int
-    byte_count: int
-
-
-def _runs(needed: Mapping[int, int]) -> Iterator[_Run]:
-    first = count = byte_count = 0
-    for index, size in needed.items():
-        if count and index != first + count:
-            yield _Run(first, count, byte_count)
-            count = byte_count = 0
-        first = first if count else index
-        count, byte_count = count + 1, byte_count + size
-    if count:
-        yield _Run(first, count, byte_count)
-
-
 async def _read_run(
-    bus: Bus, ref: BlobRef, run: _Run, wait_s: float, *, shift: int = 0
+    bus: Bus, ref: BlobRef, run: Sequence[int], size: int, wait_s: float, *, shift: int = 0
 ) -> AsyncGenerator[Record, None]:
-    """Stream the chunks of a run that lie between the blob's offsets."""
-    expected, byte_count = run.first, 0
+    """Stream chunks that follow each other, at least one, of `size` bytes together."""
+    expected, byte_count = run[0], 0
     # Only other writers' records can lie in between, so the first chunk is here or further on.
-    offset = ref.first_offset + run.first + shift
-    while offset <= ref.last_offset and expected < run.first + run.count:
+    offset = ref.first_offset + expected + shift
+    while offset <= ref.last_offset and expected <= run[-1]:
         try:
             # Read no more than is missing: records behind the run would be read in vain.
-            bytes_max = min(READ_BYTES_MAX, max(1, run.byte_count - byte_count))
+            bytes_max = min(READ_BYTES_MAX, max(1, size - byte_count))
             records = await bus.read(
                 ref.topic, ref.partition, offset, bytes_max=bytes_max, wait_s=wait_s
             )
@@ -233,34 +215,27 @@ async def _read_run(
             raise ChunkMissingError(f"{_name(ref)}: nothing at offset {offset} after {wait_s:g} s")
         for record in records:
             offset = record.offset + 1
-            if record.offset > ref.last_offset or expected == run.first + run.count:
+            if record.offset > ref.last_offset or expected > run[-1]:
                 break
             if record.headers.get(BLOB_HEADER) != ref.blob_id.encode():
                 continue
-            index = record.headers.get(CHUNK_HEADER, b"")
-            if expected == run.first and _comes_before(index, expected):
-                continue
-            _check_index(ref, index, expected)
+            text = bytes(record.headers.get(CHUNK_HEADER, b""))
+            index = int(text) if text.isdigit() and len(text) < 20 else -1
+            if expected == run[0] and 0 <= index < expected:
+                continue  # it lies before a run that was sought too early, among others' records
+            if index > expected:
+                raise ChunkMissingError(f"{_name(ref)}: chunk {expected} is missing")
+            if text != str(expected).encode():
+                raise ChunkForeignError(
+                    f"{_name(ref)}: chunk {text[:20]!r} where {expected} was due"
+                )
             expected += 1
             byte_count += len(record.value)
             yield record
 
 
-def _comes_before(text: bytes, expected: int) -> bool:
-    """Whether a chunk lies before a run that was sought too early, among others' records."""
-    return bytes(text).isdigit() and len(text) < 20 and int(text) < expected
-
-
 def _name(ref: BlobRef) -> str:
     return f"blob {ref.blob_id!r} in {ref.topic}[{ref.partition}]@{ref.first_offset}"
-
-
-def _check_index(ref: BlobRef, text: bytes, expected: int) -> None:
-    if bytes(text) == str(expected).encode():
-        return
-    if bytes(text).isdigit() and len(text) < 20 and int(text) > expected:
-        raise ChunkMissingError(f"{_name(ref)}: chunk {expected} is missing")
-    raise ChunkForeignError(f"{_name(ref)}: chunk {bytes(text)[:20]!r} where {expected} was due")
 
 
 def _chunks(parts: Iterable[Buffer], chunk_bytes: int) -> Iterator[Buffer]:

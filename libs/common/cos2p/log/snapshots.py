@@ -13,7 +13,7 @@ A snapshot is derived data.
 Without one, a reader folds the log from its start and reaches the same state.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -101,12 +101,7 @@ async def write_snapshot(bus: Bus, prefix: str, snapshot: Snapshot) -> None:
 
 async def snapshots_of(bus: Bus, prefix: str, of: Fold, skipped: Skipped) -> list[Snapshot]:
     """Read the whole snapshots of a fold in the log, of any run, newest first."""
-    found: dict[tuple[int, bytes], dict[int, SnapshotPart]] = {}
-    async for part in _parts(bus, prefix):
-        if part.of == of:
-            found.setdefault((part.number, part.digest), {})[part.part] = part
-    whole = (whole_snapshot(parts, skipped) for _, parts in sorted(found.items(), reverse=True))
-    return [snapshot for snapshot in whole if snapshot is not None]
+    return whole_snapshots([part async for part in _parts(bus, prefix) if part.of == of], skipped)
 
 
 async def fitting_snapshots(
@@ -120,15 +115,6 @@ async def fitting_snapshots(
             skipped(snapshot.number, fault)
         else:
             yield snapshot
-
-
-async def newest_snapshot(
-    bus: Bus, prefix: str, of: Fold, run_id: str, skipped: Skipped
-) -> Snapshot | None:
-    """The newest snapshot that fits the run and its log; None if there is none."""
-    async for snapshot in fitting_snapshots(bus, prefix, of, run_id, skipped):
-        return snapshot
-    return None
 
 
 async def next_number(bus: Bus, prefix: str) -> int:
@@ -151,13 +137,18 @@ async def _parts(bus: Bus, prefix: str) -> AsyncIterator[SnapshotPart]:
             yield message
 
 
-def whole_snapshot(parts: Mapping[int, SnapshotPart], skipped: Skipped) -> Snapshot | None:
-    """Join the parts of a snapshot; None if it does not count."""
-    try:
-        return _joined(next(iter(parts.values())), parts)
-    except MessageError as error:
-        skipped(next(iter(parts.values())).number, str(error))
-        return None
+def whole_snapshots(parts: Iterable[SnapshotPart], skipped: Skipped) -> list[Snapshot]:
+    """Join the parts of snapshots, and return those that count, newest first."""
+    found: dict[tuple[int, bytes], dict[int, SnapshotPart]] = {}
+    for part in parts:
+        found.setdefault((part.number, part.digest), {})[part.part] = part
+    whole = []
+    for (number, _), of_one in sorted(found.items(), reverse=True):
+        try:
+            whole.append(_joined(next(iter(of_one.values())), of_one))
+        except MessageError as error:
+            skipped(number, str(error))
+    return whole
 
 
 def _joined(head: SnapshotPart, parts: Mapping[int, SnapshotPart]) -> Snapshot:

@@ -74,16 +74,11 @@ def header_of(owner: str, units: Sequence[int], values: Sequence[NDArray[np.floa
     return Header(owner, tuple(units), 1, digests)
 
 
-def payload_bytes(table: UnitTable, header: Header) -> int:
-    """Number of bytes of the whole payload."""
-    data = int(table.sizes[list(header.units)].sum()) * F32.itemsize * header.states
-    return len(encode_header(header)) + data
-
-
 def expected_bytes(table: UnitTable, owner: str, units: Sequence[int], states: int = 1) -> int:
     """Number of bytes that a correct payload of these units has."""
     blank = (b"\0" * UNIT_DIGEST_BYTES,) * len(units)
-    return payload_bytes(table, Header(owner, tuple(units), states, blank))
+    header = encode_header(Header(owner, tuple(units), states, blank))
+    return len(header) + int(table.sizes[list(units)].sum()) * F32.itemsize * states
 
 
 def parts(header: Header, values: Sequence[NDArray[np.float32]]) -> Iterator[Buffer]:

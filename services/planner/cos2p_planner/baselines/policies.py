@@ -5,17 +5,19 @@ entry here. A run file overrides a policy's preset, so any choice of units can r
 rule.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from cos2p.errors import SettingsError
 from cos2p.model.cost import CostModel
+from cos2p.model.nested import FRACTIONS
 from cos2p.run_config import RunConfig
 from cos2p_planner.baselines import depth, width
 from cos2p_planner.baselines.magnitude import MagnitudeRule
 from cos2p_planner.baselines.whole import SmallestRule, WholeRule
+from cos2p_planner.baselines.width import SkippingWidthRule, WidthRule
 from cos2p_planner.choosers.choice_request import ChoiceRule
 from cos2p_planner.choosers.frozen import FrozenPrefixRule
 from cos2p_planner.choosers.knapsack import KnapsackRule
@@ -121,7 +123,8 @@ ASYNCHRONOUS = {
 }
 """s(tau) = (1 + tau) ** -0.5 on each delta, with equal weights for all devices."""
 FJORD = {"objective": "fjord", "exits": {"distillation": 0.0}}
-"""Ordered dropout alone. Its distillation variant costs the weakest devices twice the work."""
+"""Ordered dropout alone: p_max is 0.2, 0.4 .. 1, and each local step trains one p <= p_max.
+Its distillation variant costs the weakest devices twice the work."""
 DEPTHFL = {
     "objective": "depthfl",
     "exits": {"distillation": 1.0, "temperature": 1.0, "ramp": 0.3},
@@ -141,6 +144,11 @@ FEDAVG = "FedAvg, arXiv 1602.05629"
 def _of_costs(rule: Callable[[CostModel], ChoiceRule]) -> MakeRule:
     """Make a rule that needs no settings."""
     return lambda costs, _: rule(costs)
+
+
+def _width(keep: width.Keep, rates: Sequence[float] | None = None) -> MakeRule:
+    """Make a width rule, which needs no settings either."""
+    return lambda costs, _: WidthRule(costs, keep, rates)
 
 
 WHOLE, SMALLEST = _of_costs(WholeRule), _of_costs(SmallestRule)
@@ -163,15 +171,15 @@ SYNCHRONOUS = (
         _barrier(1, scaling="survival"),
         f"{FEDAVG}, the largest submodel that all can hold",
     ),
-    Policy("heterofl", _of_costs(width.heterofl), _barrier(0), "HeteroFL, arXiv 2010.01264"),
-    Policy("fjord", _of_costs(width.fjord), _barrier(1, FJORD), "FjORD, arXiv 2102.13451"),
+    Policy("heterofl", _width(width.first), _barrier(0), "HeteroFL, arXiv 2010.01264"),
+    Policy("fjord", _width(width.first, FRACTIONS), _barrier(1, FJORD), "FjORD, arXiv 2102.13451"),
     Policy(
         "federated-dropout",
-        lambda costs, config: width.federated_dropout(costs, config.seed),
+        lambda costs, config: WidthRule(costs, width.random_units(config.seed)),
         _barrier(0),
         "Federated Dropout, arXiv 1812.07210",
     ),
-    Policy("fedrolex", _of_costs(width.fedrolex), _barrier(0), "FedRolex, arXiv 2212.01548"),
+    Policy("fedrolex", _width(width.common_window), _barrier(0), "FedRolex, arXiv 2212.01548"),
     Policy("depthfl", _of_costs(depth.depthfl), _barrier(0, DEPTHFL, "mean"), "DepthFL, ICLR 2023"),
     Policy("scalefl", _of_costs(depth.scalefl), _barrier(0, SCALEFL, "mean"), "ScaleFL, CVPR 2023"),
     Policy("fiarse", _of_costs(MagnitudeRule), _barrier(0), "FIARSE, NeurIPS 2024, by whole units"),
@@ -214,13 +222,13 @@ IN_OUR_ROUNDS = {"plans": {**OURS_OFF["plans"], "hold_plans": 1}}
 """A baseline's units in our loop: our closing, weights, anchor and aligned steps stay on."""
 STAGGERED = Policy(
     "fedrolex-staggered",
-    _of_costs(width.fedrolex_staggered),
+    _width(width.staggered_window),
     IN_OUR_ROUNDS,
     "FedRolex, arXiv 2212.01548, each device at its own place, in our own rounds",
 )
 STAGGERED_SKIP = Policy(
     "fedrolex-staggered-skip",
-    _of_costs(width.fedrolex_staggered_skip),
+    lambda costs, _: SkippingWidthRule(costs, width.staggered_window),
     IN_OUR_ROUNDS,
     "the same, with blocks left out in turn by devices too small for a part of each",
 )

@@ -19,7 +19,6 @@ import numpy as np
 
 from cos2p.model.basket import Choice
 from cos2p.model.cost import CostModel
-from cos2p.model.nested import FRACTIONS
 from cos2p.model.units import Indices, Ring
 from cos2p_planner.choosers.choice_request import ChoiceRequest
 
@@ -149,39 +148,6 @@ def random_units(seed: int) -> Keep:
         return order[:count]
 
     return keep
-
-
-def heterofl(costs: CostModel) -> WidthRule:
-    """HeteroFL (arXiv 2010.01264): the first units of every ring at the device's rate."""
-    return WidthRule(costs, first)
-
-
-def fjord(costs: CostModel) -> WidthRule:
-    """FjORD's ordered dropout (arXiv 2102.13451): like HeteroFL, p_max on the grid 0.2, 0.4 .. 1.
-
-    The local loss (`local.objective`) chooses which p <= p_max a local step trains.
-    """
-    return WidthRule(costs, first, FRACTIONS)
-
-
-def federated_dropout(costs: CostModel, seed: int) -> WidthRule:
-    """Federated Dropout (arXiv 1812.07210) with per-device rates, as FedRolex's authors run it."""
-    return WidthRule(costs, random_units(seed))
-
-
-def fedrolex(costs: CostModel) -> WidthRule:
-    """FedRolex (arXiv 2212.01548): one common window that moves."""
-    return WidthRule(costs, common_window)
-
-
-def fedrolex_staggered(costs: CostModel) -> WidthRule:
-    """FedRolex (arXiv 2212.01548) with a separate window for each device."""
-    return WidthRule(costs, staggered_window)
-
-
-def fedrolex_staggered_skip(costs: CostModel) -> WidthRule:
-    """The same, with a window over the depth for devices that otherwise could not take part."""
-    return SkippingWidthRule(costs, staggered_window)
 
 
 def _window(ring: Ring, start: int, count: int) -> Indices:

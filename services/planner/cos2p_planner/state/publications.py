@@ -29,20 +29,17 @@ class Publications:
         """When this planner learned that a plan's last shard had cut its part."""
 
     @property
-    def shards(self) -> dict[int, int]:
-        """Newest version of each shard."""
-        return self.state.shards
-
-    @property
     def oldest(self) -> int:
         """The oldest version that a shard may still publish; none below it is published again."""
-        every = len(self.shards) >= self.state.shard_count
-        return min(self.shards.values(), default=0) if every else 0
+        every = len(self.state.shards) >= self.state.shard_count
+        return min(self.state.shards.values(), default=0) if every else 0
 
     def published(self, message: m.VersionPublished) -> None:
         """Note that a shard has made a version."""
         self.state.shard_count = message.shard_count
-        self.shards[message.shard] = max(message.version, self.shards.get(message.shard, 0))
+        self.state.shards[message.shard] = max(
+            message.version, self.state.shards.get(message.shard, 0)
+        )
 
     def dispatched(self, message: m.Dispatched, now: float) -> None:
         """Note that a shard has cut its part of an open plan."""
@@ -64,11 +61,11 @@ class Publications:
 
     def missing(self, version: int) -> str:
         """Name the aggregator that a version is waiting for; empty where there is none."""
-        if not self.shards:
+        if not self.state.shards:
             return f"no aggregator: version {version} was not published" + (
                 "" if version else " (the run's start)"
             )
-        late = [s for s in range(self.state.shard_count) if self.shards.get(s, -1) < version]
+        late = [s for s in range(self.state.shard_count) if self.state.shards.get(s, -1) < version]
         if not late:
             return ""
         if self.state.shard_count == 1:

@@ -13,7 +13,7 @@ This bus's own appends wake a waiting reader at once.
 Appends of other processes wake it within an eighth of the time it has waited, 1 to 20 ms.
 Expired records are removed within a minute, while some process appends.
 A blob's file is removed at most a quarter of its retention later.
-In a single file, retention runs only on request.
+In a single file, nothing expires.
 """
 
 import asyncio
@@ -170,15 +170,6 @@ class SqliteBus:
                 if log is not None:
                     # The last process to close copies the WAL into the file, which is slow.
                     await _in_thread(log.close)
-
-    # ------------------------------------------------------------ methods of this bus only
-
-    async def apply_retention(self) -> None:
-        """Remove expired records, and segment files that are no longer used."""
-        log = await self._opened()
-        self._segments.seal_old(self._clock.now())
-        while await self._expire(log):
-            pass
 
     # ------------------------------------------------------------ appending
 
