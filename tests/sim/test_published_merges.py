@@ -18,7 +18,7 @@ from cos2p_planner.baselines.policies import BASELINES
 from cos2p_planner.presets import config_of
 from cos2p_planner.rules.closing import OpenRound, closing_of
 from cos2p_planner.rules.pace import Pace
-from cos2p_planner.rules.weights import weigh
+from cos2p_planner.rules.update_weight import weigh
 from cos2p_planner.state.arrivals import Arrivals
 
 TABLE = UnitTable(

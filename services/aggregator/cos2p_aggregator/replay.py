@@ -30,7 +30,7 @@ from cos2p_aggregator.replay_plan import (
     seal_of,
     survey,
 )
-from cos2p_aggregator.staleness import Rule, staleness_rule
+from cos2p_aggregator.replay_staleness import Rule, staleness_rule
 from cos2p_aggregator.start import named_decisions
 from cos2p_aggregator.stream import load_checkpoint, merge_update
 

@@ -20,8 +20,8 @@ from cos2p_planner.planning import issue
 from cos2p_planner.rules.admission import judge, wrong_request
 from cos2p_planner.rules.closing import IdleDevice, OpenRound
 from cos2p_planner.rules.coverage_floor import FloorWatch
-from cos2p_planner.rules.stalls import waiting_for, why_expired
-from cos2p_planner.rules.weights import weigh
+from cos2p_planner.rules.update_weight import weigh
+from cos2p_planner.rules.waiting import waiting_for, why_expired
 from cos2p_planner.state.device import Device
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.ledger import Ledger

@@ -12,13 +12,13 @@ from blake3 import blake3
 from cos2p.log import messages as m
 from cos2p.model.basket import Choice
 from cos2p.model.cost import Workload
-from cos2p_planner.chooser import Chooser
 from cos2p_planner.rules.closing import Closing, OpenRound, closing_of
 from cos2p_planner.state.device import Device, Speed
 from cos2p_planner.state.fleet import Fleet
 from cos2p_planner.state.importance import Importance, ImportanceState
 from cos2p_planner.state.ledger import Ledger
 from cos2p_planner.state.run import Run
+from cos2p_planner.submodel_choice import Chooser
 
 SEED_MAX = 2**62 - 1
 

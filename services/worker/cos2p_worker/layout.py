@@ -6,6 +6,7 @@ module that holds only some of the units. That module is really smaller, not mas
 Invariants: the slices are disjoint and cover every parameter. A parameter is sliced along at most
 one dimension. A kept parameter's slices stay in ascending order. `cut` and `scatter` are inverse.
 It uses numpy only: tensors come in through the arrays that they share memory with.
+The layouts of the two model families are in `models/`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

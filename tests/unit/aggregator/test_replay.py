@@ -16,7 +16,7 @@ from cos2p.log.mailbox import Outbox
 from cos2p.log.topics import MODELS
 from cos2p_aggregator.replay import DigestDifference, ReplayResult, replay
 from cos2p_aggregator.replay_plan import survey
-from cos2p_aggregator.staleness import staleness_rule
+from cos2p_aggregator.replay_staleness import staleness_rule
 
 if TYPE_CHECKING:
     from unit.aggregator.conftest import NewScript, Script

@@ -7,6 +7,8 @@ Invariants:
 - Any other report ends its plan with exactly one outcome.
 - No part of a report is believed that the plan, the device's Hello or the unit table contradicts.
 - The aggregator checks the payload itself, unit by unit.
+
+`state/fleet.py` counts a device's failed checks, and `core.py` excludes the device.
 """
 
 from dataclasses import dataclass

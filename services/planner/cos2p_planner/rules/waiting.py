@@ -1,4 +1,7 @@
-"""What a run waits for: by name when it stalls, and for how long for a plan."""
+"""What a run waits for: by name when it stalls, and for how long for a plan.
+
+When a run counts as stalled is `liveness.stall_after_s`, in `core.py`.
+"""
 
 from cos2p.log import messages as m
 from cos2p_planner.rules.coverage_floor import out_of_reach

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cos2p.run_config import RunConfig
-from cos2p_planner.rules.weights import Weight, weigh
+from cos2p_planner.rules.update_weight import Weight, weigh
 
 
 def weight(steps: int = 10, staleness: int = 0, **rounds: Any) -> Weight:

@@ -1,4 +1,6 @@
-"""Which question a rule receives for a device, and whether it receives one: devices hold units.
+"""Chooses a device's submodel: the units that it holds, or those that the policy's rule chooses.
+
+Our own rule is `choosers/knapsack.py`; the rules of others are in `baselines/`.
 
 Invariants: a device keeps the units that it holds while the hold lasts and they fit. A question is
 a function of the decision log, the devices' messages and what the aggregator has published.
