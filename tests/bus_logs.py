@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from cos2p.clock import SystemClock
 from cos2p.log.bus import Bus, NewRecord, TopicSpec
 from cos2p.log.buses.memory import MemoryBus
@@ -78,8 +80,11 @@ class BusLog:
     async def expire(self, bus: Bus, before: int) -> None:
         """Let the log forget what retention allows: the records of partition 0 below `before`.
 
-        They must have been appended before `pass_retention`, the others after it.
+        They must have been appended before `pass_retention`, the others after it. A test of a log
+        in which nothing expires ends here.
         """
+        if self.kind == "sqlite-file":
+            pytest.skip("in a single file nothing expires: see test_bus_sqlite")
         if isinstance(bus, MemoryBus):
             bus.expire(self.topic, 0, before)
         elif isinstance(bus, SqliteBus):

@@ -416,6 +416,23 @@ def test_retention_runs_by_itself_and_frees_the_disk(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_in_a_single_file_nothing_expires(tmp_path: Path) -> None:
+    """An archive keeps the times of its records, and is read long after them."""
+
+    async def story() -> None:
+        clock = JumpingClock()
+        bus = SqliteBus(tmp_path / "run.sqlite", clock)
+        await bus.create_topics([BLOBS])
+        for _ in range(3):
+            await bus.append("blobs", 0, [NewRecord(b"old")])
+            clock.ahead_s += 10_000.0
+
+        assert {0: Offsets(0, 3)} == await bus.end_offsets("blobs")
+        await bus.close()
+
+    asyncio.run(story())
+
+
 def test_retention_spares_the_segment_that_another_bus_is_writing(tmp_path: Path) -> None:
     async def story() -> None:
         clock, path = JumpingClock(), tmp_path / "run"
