@@ -125,7 +125,8 @@ def memory_log(topic: str) -> BusLog:
 def sqlite_log(path: Path, topic: str) -> BusLog:
     """A log in a run's folder, or in a single file."""
     clock = JumpingClock()
-    return BusLog("sqlite", lambda: SqliteBus(path, clock), clock, topic)
+    kind = "sqlite-file" if path.suffix else "sqlite"
+    return BusLog(kind, lambda: SqliteBus(path, clock), clock, topic)
 
 
 def kafka_log(bootstrap: str, topic: str) -> BusLog:
