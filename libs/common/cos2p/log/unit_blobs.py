@@ -36,6 +36,13 @@ A reader fetches at most this much in vain for each unit that it lacks.
 """
 
 
+BRIDGED_BYTES = 32 << 10
+"""Chunks between two wanted ones are read, too, if they have at most this many bytes.
+
+To ask a broker again costs as much time: 18 ms on one machine, 26 ms at 10 Mbit/s.
+"""
+
+
 @dataclass(frozen=True)
 class ChunkPiece:
     """The values `start` to `stop` of a unit, within one chunk."""
@@ -164,12 +171,13 @@ async def read_units(
             f"blob {found.blob.blob_id!r} has {found.blob.chunk_count} chunks, "
             f"its units {len(chunks) + 1}"
         )
-    needed = {
-        index: sizes[index]
+    needed = [
+        index
         for index, chunk in enumerate(chunks, 1)
         if any(piece.stop > wanted.get(piece.unit, piece.stop) for piece in chunk)
-    }
-    async for index, data in read_chunks(bus, found.blob, needed, wait_s=wait_s):
+    ]
+    read = {index: sizes[index] for index in _bridged(needed, sizes)}
+    async for index, data in read_chunks(bus, found.blob, read, wait_s=wait_s):
         if len(data) != sizes[index]:
             raise ChunkForeignError(
                 f"chunk {index} of blob {found.blob.blob_id!r} has {len(data)} bytes, "
@@ -183,6 +191,15 @@ async def read_units(
                 pieces[piece] = values[start:stop]
             start = stop
         yield len(data), pieces
+
+
+def _bridged(needed: Sequence[int], sizes: Mapping[int, int]) -> Iterator[int]:
+    """Give the chunks to read: those needed, and the small ones between them."""
+    for before, index in zip([None, *needed], needed, strict=False):
+        between = range(before + 1, index) if before is not None else range(0)
+        if sum(sizes[i] for i in between) <= BRIDGED_BYTES:
+            yield from between
+        yield index
 
 
 def _view(piece: ChunkPiece, values: NDArray[np.float32]) -> memoryview:
