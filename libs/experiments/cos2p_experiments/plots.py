@@ -221,7 +221,7 @@ def gantt(cells: Sequence[CellResult]) -> Figure | None:
                 (d.worker_id, d.device_class)
                 for d in sorted(cell.devices, key=lambda d: (d.flops_per_s, natural(d.worker_id)))
             ],
-            # What is no work is idle.
+            # A device idles where it does not work.
             [*(Span(d.worker_id, "idle", 0.0, end) for d in cell.devices), *cell.segments],
             [row.closed_s for row in cell.rounds if row.closed_s < end],
         )

@@ -98,7 +98,7 @@ def run_cells(
 ) -> None:
     """Run cells in this order, in `jobs` processes of one thread each.
 
-    Each event is told as it happens, in this thread.
+    Each event is reported as it happens, in this thread.
 
     Raises:
         StorageError: the folder can't be written.

@@ -51,10 +51,13 @@ class UnitStore:
 
     def partial(self, digest: bytes) -> int:
         """Return how many values of a unit an earlier fetch has left here."""
+        part = self._part(digest)
         try:
-            return self._part(digest).stat().st_size // F32.itemsize
+            count = part.stat().st_size // F32.itemsize
         except FileNotFoundError:
             return 0
+        os.truncate(part, count * F32.itemsize)  # a killed process may have written half a value
+        return count
 
     def append(self, digest: bytes, values: NDArray[np.float32]) -> None:
         """Add the next values of a unit.

@@ -1,6 +1,7 @@
 """The units of a plan, fetched into the worker's store."""
 
 import asyncio
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,24 @@ def test_a_fetch_that_was_cut_goes_on_at_the_chunk_where_it_stopped(tmp_path: Pa
 
         assert 4 * 2 * SMALL == found.bytes_found
         assert HEAD + 4 * (TABLE.parameter_count - 2 * SMALL) - 900_000 == found.bytes_read
+        assert all((found.values[u] == base[u]).all() for u in base)
+
+    asyncio.run(go())
+
+
+def test_a_fetch_that_was_killed_within_a_value_goes_on_before_it(tmp_path: Path) -> None:
+    async def go() -> None:
+        site, base = Site(tmp_path), values(1.0)
+        blob = await site.write(base)
+        site.bus.left = 3
+        with pytest.raises(ConnectionError):
+            await site.fetch(blob)
+        [part] = tmp_path.glob("*.part")
+        os.truncate(part, part.stat().st_size - 3)
+        site.bus.left = 100
+        found = await site.fetch(blob)
+
+        assert HEAD + 4 * (BIG + SMALL) == found.bytes_read
         assert all((found.values[u] == base[u]).all() for u in base)
 
     asyncio.run(go())

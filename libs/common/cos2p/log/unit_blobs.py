@@ -30,10 +30,7 @@ from cos2p.model.unit_wire import pack_units, unpack_units
 from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 
 SHARED_BYTES = 8 << 10
-"""A chunk that holds this many bytes is complete, unless it holds a part of one large unit.
-
-A reader fetches at most this much in vain for each unit that it lacks.
-"""
+"""Small units share a chunk until it holds this many bytes."""
 
 
 BRIDGED_BYTES = 32 << 10

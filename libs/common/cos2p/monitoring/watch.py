@@ -12,7 +12,7 @@ class Watch:
     def blocked(self, cause: str, text: str) -> None:
         """Report that the role can't make progress for this cause, which is one word.
 
-        Each cause is blocked and freed separately. The text tells people what is missing.
+        Each cause is blocked and freed separately. The text says what is missing.
         """
 
     def unblocked(self, cause: str) -> None:

@@ -157,7 +157,7 @@ class SqliteLog:
     ) -> int:
         """Append in one transaction and return the first record's offset.
 
-        `log` is the partition's id, here and below. `places` tells where a segment holds each
+        `log` is the partition's id, here and below. `places` gives where a segment holds each
         record's value; None puts it in the row. `compacted` removes older records of these keys.
         """
         with self._transaction() as db:
