@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cos2p.log.blobs import write_chunks
 from cos2p.log.bus import Bus
 from cos2p.log.messages import BlobRef, Dispatched, UnitBlob
-from cos2p.log.unit_blobs import UnitsToWrite, read_units, write_units
+from cos2p.log.unit_blobs import UnitsToWrite, read_units
 from cos2p.model.unit_wire import pack_units, unpack_units
 from cos2p.model.units import UnitTable, unit_digest
 
@@ -30,9 +31,9 @@ async def written(
     bus: Bus, topic: str, partition: int, blob_id: str, units: UnitsToWrite
 ) -> UnitBlob:
     """Write units as the aggregator does."""
-    found = await write_units(bus, topic, partition, blob_id, units)
-    assert found is not None
-    return found
+    chunks, digest = units.chunks(), units.digest
+    blob = await write_chunks(bus, topic, partition, blob_id, chunks, digest=digest)
+    return UnitBlob(blob=blob, units=pack_units(units.values))
 
 
 async def weights(bus: Bus, table: UnitTable, message: Dispatched) -> dict[int, bytes]:

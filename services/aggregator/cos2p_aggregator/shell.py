@@ -10,10 +10,10 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator
 
 from cos2p.errors import TopicMissingError
-from cos2p.log.blobs import write_blob
+from cos2p.log.blobs import write_blob, write_chunks
 from cos2p.log.fence import EpochFence
 from cos2p.log.mailbox import HEAD_BYTES_MAX, Letter, Mailbox, Outbox
-from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted
+from cos2p.log.messages import BlobRef, Decision, Dispatched, RunStarted, UnitBlob
 from cos2p.log.run_request import require_run
 from cos2p.log.topics import (
     CHECKPOINTS,
@@ -24,8 +24,9 @@ from cos2p.log.topics import (
     Topic,
     partition_of,
 )
-from cos2p.log.unit_blobs import UnitsToWrite, write_units
+from cos2p.log.unit_blobs import UnitsToWrite
 from cos2p.model.payload import Buffer
+from cos2p.model.unit_wire import pack_units
 from cos2p.service.role import RoleContext
 from cos2p_aggregator.core import AggregatorCore
 from cos2p_aggregator.effects import Dispatch, Effect, Finish, Load, Merge, OpenRun, Publish
@@ -181,17 +182,17 @@ class _Shell:
 
     async def _write_units(self, effect: Dispatch, digests: dict[int, bytes]) -> None:
         store = effect.store
-        blob = await write_units(
+        units = UnitsToWrite(store.table, {unit: store.raw(unit) for unit in digests}, digests)
+        blob = await write_chunks(
             self._bus,
             SUBMODELS.full_name(self._prefix),
             partition_of(effect.plan.plan_id, self._partitions),
             f"{effect.plan.plan_id}.s{self._shard}.{self._start_id}",
-            UnitsToWrite(store.table, {unit: store.raw(unit) for unit in digests}, digests),
-            self._stop.is_set,
+            self._until_stop(units.chunks()),
+            digest=units.digest,
         )
-        if blob is None:
-            raise _StopAskedError
-        self._places.note(blob, digests, self._clock.now())
+        written = UnitBlob(blob=blob, units=pack_units(digests))
+        self._places.note(written, digests, self._clock.now())
 
     async def _merge(self, effect: Merge) -> None:
         fault = await merge_update(self._bus, effect, self._stop.is_set)

@@ -12,21 +12,20 @@ Each value is in exactly one chunk.
 A unit of `SHARED_BYTES` or more shares no chunk with another.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from cos2p.errors import BlobError, ChunkForeignError, DigestError
-from cos2p.log.blobs import read_chunks, write_chunks
+from cos2p.log.blobs import read_chunks
 from cos2p.log.bus import Bus
 from cos2p.log.topics import CHUNK_BYTES_MAX
 from cos2p.log.values import UnitBlob
 from cos2p.model.payload import F32, Buffer
-from cos2p.model.unit_wire import pack_units, unpack_units
+from cos2p.model.unit_wire import unpack_units
 from cos2p.model.units import UNIT_DIGEST_BYTES, UnitTable
 
 SHARED_BYTES = 8 << 10
@@ -85,43 +84,20 @@ class UnitsToWrite:
     digests: Mapping[int, bytes]
 
     @property
-    def head(self) -> bytes:
-        """The blob's first chunk."""
+    def _head(self) -> bytes:
         return b"".join(self.digests[unit] for unit in sorted(self.values))
 
+    @property
+    def digest(self) -> bytes:
+        """The digest of the blob's first chunk, which the reference to the blob must have."""
+        return blake3(self._head).digest()
+
     def chunks(self) -> Iterator[Buffer]:
-        """Give the blob's chunks, without copying what fills a chunk alone."""
-        yield self.head
+        """Give the blob's chunks for `write_chunks`, without copying what fills a chunk alone."""
+        yield self._head
         for chunk in chunks_of(self.table, sorted(self.values)):
             parts = [_view(piece, self.values[piece.unit]) for piece in chunk]
             yield parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def write_units(
-    bus: Bus,
-    topic: str,
-    partition: int,
-    blob_id: str,
-    units: UnitsToWrite,
-    halt: Callable[[], bool] = lambda: False,
-) -> UnitBlob | None:
-    """Append units as one blob. Their values must not change before this returns.
-
-    Args:
-        bus: bus that holds the topic.
-        topic: full name of the topic.
-        partition: partition for all chunks.
-        blob_id: the blob's id, which its chunks carry.
-        units: the units.
-        halt: asked before each chunk; once it is True the blob is abandoned, and None returned.
-
-    Raises:
-        Cos2pError: whatever the bus's append raises.
-    """
-    chunks = takewhile(lambda _: not halt(), units.chunks())
-    digest = blake3(units.head).digest()
-    blob = await write_chunks(bus, topic, partition, blob_id, chunks, digest=digest)
-    return None if halt() else UnitBlob(blob=blob, units=pack_units(units.values))
 
 
 async def read_digests(bus: Bus, found: UnitBlob, *, wait_s: float = 10.0) -> dict[int, bytes]:
